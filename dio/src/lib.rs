@@ -1,0 +1,1 @@
+//! Pinned buffers and direct I/O.

@@ -1,0 +1,1 @@
+//! Splice-read without a pipe-backed iterator.
