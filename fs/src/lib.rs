@@ -1,1 +1,3 @@
 //! The Inflight filesystem.
+
+pub mod gate;
