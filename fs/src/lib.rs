@@ -7,3 +7,5 @@
 pub mod errno;
 pub mod image;
 pub mod volume;
+
+pub mod gate;

@@ -1,0 +1,99 @@
+//! What the gate knows of a request: who asks for what, how far it got, how it goes on.
+
+use serde::{Deserialize, Serialize};
+
+/// How far a request got. Phases come in this order; a request need not have all of them.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Nothing was done.
+    Received,
+    /// Buffers are taken and pages pinned, no device I/O has started.
+    Prepared,
+    /// The operation was done, no reply was made.
+    Applied,
+    /// The reply's data is in a pipe and not yet spliced into /dev/fuse.
+    Piped,
+}
+
+impl Phase {
+    /// All phases, in order.
+    pub const ALL: [Phase; 4] = [Phase::Received, Phase::Prepared, Phase::Applied, Phase::Piped];
+
+    /// The name that rules and logs use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Received => "received",
+            Phase::Prepared => "prepared",
+            Phase::Applied => "applied",
+            Phase::Piped => "piped",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A FUSE request as the gate sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// `fuse_in_header.unique`.
+    pub unique: u64,
+    /// `fuse_in_header.opcode`, see [`super::opcode`].
+    pub opcode: u32,
+    /// `fuse_in_header.nodeid`: the inode, or the parent directory of a request by name.
+    pub ino: u64,
+    /// First byte of the range, 0 for requests without one.
+    pub offset: u64,
+    /// Bytes of the range, 0 for requests without one.
+    pub len: u64,
+    /// Process that asks, 0 when the kernel does (readahead, write-back).
+    pub pid: u32,
+    /// User that asks.
+    pub uid: u32,
+    /// New size in bytes of a SETATTR that changes it.
+    pub size: Option<u64>,
+}
+
+/// How a request goes on after a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// As if there were no gate.
+    Go,
+    /// Answer with this errno (positive). At `received` nothing is done; later, what was done stays.
+    Fail(i32),
+    /// Do and answer at most this many bytes. At `received` and `prepared` a WRITE writes no more than
+    /// that; at `applied` and `piped` only the reply is cut.
+    Short(u32),
+    /// Never answer. The requester waits until the connection is aborted.
+    Drop,
+}
+
+/// Who let a parked request go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleasedBy {
+    /// A client's command.
+    Client,
+    /// The end of a rule's delay.
+    Delay,
+    /// The end of a rule's time, or of the connection that owned it. Voids a verdict.
+    Watchdog,
+    /// The end of the gate itself, at unmount. Voids a verdict.
+    Shutdown,
+}

@@ -1,0 +1,488 @@
+//! The gate itself: rules in force, parked requests, the log, and who lets what go.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use parking_lot::{Condvar, Mutex};
+
+use super::log::{Hold, Log, Outcome, Record};
+use super::rule::{Action, Armed, Rule};
+use super::wire::{ParkedInfo, RuleInfo};
+use super::{Decision, GateError, Phase, ReleasedBy, Subject, Ticket, opcode, server, watchdog};
+
+/// Finds the node id of a path below the mount's root. Called outside every lock of the gate.
+pub type Resolve = Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
+
+/// Most rules at one time: a leaking client gets an error instead of a slow mount.
+const RULES_MAX: usize = 1024;
+
+/// The rest of a parked request.
+pub(super) type Continuation = Box<dyn FnOnce(Decision) + Send>;
+
+/// A gate: see the [module](super).
+pub struct Gate {
+    socket: PathBuf,
+    resolve: Resolve,
+    start_ns: u64,
+    listener: UnixListener,
+    state: Mutex<State>,
+    /// Something changed that a client may wait for.
+    changed: Condvar,
+    /// A deadline came closer, or the gate closed.
+    alarm: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    rules: BTreeMap<u64, Armed>,
+    parked: BTreeMap<u64, Parked>,
+    connections: BTreeMap<u64, UnixStream>,
+    last_rule: u64,
+    last_connection: u64,
+    watchdog_releases: u64,
+    closed: bool,
+    log: Log,
+}
+
+struct Parked {
+    rule: u64,
+    phase: Phase,
+    since_ns: u64,
+    due_ns: Option<u64>,
+    subject: Subject,
+    go: Continuation,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// Makes the control socket (mode 0600) and starts serving it. A stale socket file is replaced when
+    /// nobody listens on it. Call it in the process that serves requests: its threads do not survive a fork.
+    ///
+    /// # Errors
+    /// The socket is in use, is another kind of file, has too long a path, or cannot be made.
+    pub fn listen(socket: &Path, resolve: Resolve) -> Result<Arc<Gate>, GateError> {
+        let listener = server::bind(socket)?;
+        let gate = Arc::new(Gate {
+            socket: socket.to_owned(),
+            resolve,
+            start_ns: monotonic_ns(),
+            listener,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            alarm: Condvar::new(),
+        });
+        watchdog::start(&gate)?;
+        server::start(&gate)?;
+        Ok(gate)
+    }
+
+    /// A request arrived: opens its record.
+    pub fn arrive(self: &Arc<Self>, subject: Subject) -> Ticket {
+        let now_ns = self.now_ns();
+        let seq = self.state.lock().log.arrive(&subject, now_ns);
+        Ticket::new(Arc::clone(self), seq, subject)
+    }
+
+    /// Takes a request past `phase`, then runs `next`: at once on this thread when no rule acts on it;
+    /// otherwise the request is parked, this call returns at once, and `next` runs on another thread.
+    pub fn pass<F>(ticket: Ticket, phase: Phase, next: F)
+    where
+        F: FnOnce(Ticket, Decision) + Send + 'static,
+    {
+        let gate = Arc::clone(ticket.gate());
+        let mut state = gate.state.lock();
+        let now_ns = gate.now_ns();
+        if let Some(record) = state.log.open(ticket.seq()) {
+            record.times.phases[phase as usize] = Some(now_ns);
+        }
+        let Some((rule, action)) = state.acting(ticket.subject(), phase) else {
+            drop(state);
+            return next(ticket, Decision::Go);
+        };
+        let due_ns = match action {
+            Action::Park => None,
+            Action::Delay(ms) => Some(now_ns + ms * 1_000_000),
+            Action::Fail(errno) => {
+                drop(state);
+                return next(ticket, Decision::Fail(errno));
+            }
+            Action::Short(bytes) => {
+                drop(state);
+                return next(ticket, Decision::Short(bytes));
+            }
+        };
+        let seq = ticket.seq();
+        let subject = ticket.subject().clone();
+        let go: Continuation = Box::new(move |decision| next(ticket, decision));
+        state.park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, go });
+        drop(state);
+        gate.changed.notify_all();
+        if due_ns.is_some() {
+            gate.alarm.notify_all();
+        }
+    }
+
+    /// Removes every rule and releases every parked request.
+    pub fn open_all(&self, by: ReleasedBy) {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        state.rules.clear();
+        let seqs: Vec<u64> = state.parked.keys().copied().collect();
+        let going = state.release(&seqs, by, now_ns);
+        drop(state);
+        self.let_go(going, Decision::Go);
+    }
+
+    /// Opens everything, ends the control server and removes the socket. For unmount.
+    pub fn shutdown(&self) {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        for stream in std::mem::take(&mut state.connections).into_values() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        drop(state);
+        self.open_all(ReleasedBy::Shutdown);
+        self.alarm.notify_all();
+        server::stop(&self.listener);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    // What the control server does for its clients.
+
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    pub(super) fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(super) fn connect(&self, stream: UnixStream) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        state.last_connection += 1;
+        let id = state.last_connection;
+        state.connections.insert(id, stream);
+        Some(id)
+    }
+
+    pub(super) fn disconnect(&self, connection: u64) {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        state.connections.remove(&connection);
+        let going = state
+            .remove_rules(ReleasedBy::Watchdog, now_ns, |armed| armed.owner == Some(connection));
+        drop(state);
+        self.let_go(going, Decision::Go);
+    }
+
+    pub(super) fn arm(&self, rule: Rule, connection: u64) -> Result<u64, GateError> {
+        let opcode = rule.check()?;
+        let ino = match &rule.path {
+            Some(path) => {
+                let found = (self.resolve)(Path::new(path));
+                Some(found.ok_or_else(|| GateError::NoSuchPath(path.clone()))?)
+            }
+            None => rule.ino,
+        };
+        let ends_ns = self.now_ns() + rule.ttl_ms * 1_000_000;
+        let owner = (!rule.detached).then_some(connection);
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(GateError::Closed);
+        }
+        if state.rules.len() >= RULES_MAX {
+            return Err(GateError::TooManyRules(RULES_MAX));
+        }
+        state.last_rule += 1;
+        let id = state.last_rule;
+        state.rules.insert(id, Armed { rule, opcode, ino, owner, ends_ns, matched: 0, acted: 0 });
+        drop(state);
+        self.alarm.notify_all();
+        Ok(id)
+    }
+
+    pub(super) fn unpark(&self, rule: u64) -> Result<u64, GateError> {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        state.rules.remove(&rule).ok_or(GateError::NoSuchRule(rule))?;
+        let seqs = state.parked_by(rule);
+        let going = state.release(&seqs, ReleasedBy::Client, now_ns);
+        drop(state);
+        Ok(self.let_go(going, Decision::Go))
+    }
+
+    pub(super) fn release_rule(&self, rule: u64) -> Result<u64, GateError> {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        if !state.rules.contains_key(&rule) {
+            return Err(GateError::NoSuchRule(rule));
+        }
+        let seqs = state.parked_by(rule);
+        let going = state.release(&seqs, ReleasedBy::Client, now_ns);
+        drop(state);
+        Ok(self.let_go(going, Decision::Go))
+    }
+
+    pub(super) fn release_parked(&self) -> u64 {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        let seqs: Vec<u64> = state.parked.keys().copied().collect();
+        let going = state.release(&seqs, ReleasedBy::Client, now_ns);
+        drop(state);
+        self.let_go(going, Decision::Go)
+    }
+
+    pub(super) fn decide(&self, seq: u64, decision: Decision) -> Result<u64, GateError> {
+        let now_ns = self.now_ns();
+        let mut state = self.state.lock();
+        let going = state.release(&[seq], ReleasedBy::Client, now_ns);
+        drop(state);
+        if going.is_empty() {
+            return Err(GateError::NoSuchRequest(seq));
+        }
+        Ok(self.let_go(going, decision))
+    }
+
+    pub(super) fn rules(&self) -> Vec<RuleInfo> {
+        let now_ns = self.now_ns();
+        self.state.lock().rule_infos(now_ns)
+    }
+
+    pub(super) fn parked(&self, rule: Option<u64>) -> Vec<ParkedInfo> {
+        let now_ns = self.now_ns();
+        self.state.lock().parked_infos(rule, now_ns)
+    }
+
+    pub(super) fn watchdog_releases(&self) -> u64 {
+        self.state.lock().watchdog_releases
+    }
+
+    pub(super) fn last_seq(&self) -> u64 {
+        self.state.lock().log.last_seq()
+    }
+
+    /// Waits for `ready`, at most for `slice`. The caller repeats within its own bound.
+    pub(super) fn wait_for(&self, slice: Duration, ready: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.state.lock();
+        if !ready(&state) && !state.closed {
+            self.changed.wait_for(&mut state, slice);
+        }
+        ready(&state)
+    }
+
+    /// Finished records after the first `since`, how many were lost, the next `since`; open records.
+    pub(super) fn log(&self, since: u64, max: usize) -> (Vec<Record>, u64, u64, Vec<Record>) {
+        let state = self.state.lock();
+        let (records, lost, next) = state.log.since(since, max);
+        (records, lost, next, state.log.unfinished())
+    }
+
+    // What a ticket does.
+
+    pub(super) fn note(&self, seq: u64, edit: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.state.lock().log.open(seq) {
+            edit(record);
+        }
+    }
+
+    pub(super) fn finish(&self, seq: u64, outcome: Outcome) {
+        let now_ns = self.now_ns();
+        self.state.lock().log.finish(seq, outcome, now_ns);
+        self.changed.notify_all();
+    }
+
+    // What the watchdog does.
+
+    /// Ends what is over, then waits for the next deadline. `false` when the gate is closed.
+    pub(super) fn watch(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        let now_ns = self.now_ns();
+        let late = state.late(now_ns);
+        let mut going = state.release(&late, ReleasedBy::Delay, now_ns);
+        going.extend(
+            state.remove_rules(ReleasedBy::Watchdog, now_ns, |armed| armed.ends_ns <= now_ns),
+        );
+        if !going.is_empty() {
+            drop(state);
+            self.let_go(going, Decision::Go);
+            return true;
+        }
+        match state.next_deadline_ns() {
+            Some(at_ns) => {
+                let ns = at_ns.saturating_sub(now_ns).max(1_000);
+                self.alarm.wait_for(&mut state, Duration::from_nanos(ns));
+            }
+            None => self.alarm.wait(&mut state),
+        }
+        true
+    }
+
+    /// Runs continuations, each on a thread of its own: one may block on what another one does.
+    fn let_go(&self, going: Vec<Continuation>, decision: Decision) -> u64 {
+        let count = going.len() as u64;
+        for go in going {
+            run_elsewhere(go, decision);
+        }
+        self.changed.notify_all();
+        count
+    }
+
+    fn now_ns(&self) -> u64 {
+        monotonic_ns() - self.start_ns
+    }
+}
+
+impl State {
+    pub(super) fn parked_count(&self, rule: Option<u64>) -> u64 {
+        let of_rule = |parked: &&Parked| rule.is_none_or(|rule| parked.rule == rule);
+        self.parked.values().filter(of_rule).count() as u64
+    }
+
+    pub(super) fn is_finished(&self, seq: u64) -> bool {
+        self.log.is_finished(seq)
+    }
+
+    pub(super) fn finished_total(&self) -> u64 {
+        self.log.finished_total
+    }
+
+    /// The first rule that acts on the request, in the order in which they were made.
+    fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, Action)> {
+        let mut rules = self.rules.iter_mut();
+        rules.find_map(|(&id, armed)| armed.take(subject, phase).then_some((id, armed.rule.action)))
+    }
+
+    fn park(&mut self, seq: u64, parked: Parked) {
+        let Parked { rule, phase, since_ns, .. } = parked;
+        if let Some(record) = self.log.open(seq) {
+            record.holds.push(Hold { rule, phase, parked: since_ns, released: None, by: None });
+        }
+        self.parked.insert(seq, parked);
+    }
+
+    fn parked_by(&self, rule: u64) -> Vec<u64> {
+        let of_rule = self.parked.iter().filter(|(_, parked)| parked.rule == rule);
+        of_rule.map(|(&seq, _)| seq).collect()
+    }
+
+    /// Takes requests out of the table and logs who did it. The caller runs them outside the lock.
+    fn release(&mut self, seqs: &[u64], by: ReleasedBy, now_ns: u64) -> Vec<Continuation> {
+        let mut going = Vec::new();
+        for &seq in seqs {
+            let Some(parked) = self.parked.remove(&seq) else { continue };
+            if by == ReleasedBy::Watchdog {
+                self.watchdog_releases += 1;
+            }
+            if let Some(hold) = self.log.open(seq).and_then(|record| record.holds.last_mut()) {
+                hold.released = Some(now_ns);
+                hold.by = Some(by);
+            }
+            going.push(parked.go);
+        }
+        going
+    }
+
+    fn remove_rules(
+        &mut self,
+        by: ReleasedBy,
+        now_ns: u64,
+        over: impl Fn(&Armed) -> bool,
+    ) -> Vec<Continuation> {
+        let rules = self.rules.iter().filter(|(_, armed)| over(armed));
+        let ids: Vec<u64> = rules.map(|(&id, _)| id).collect();
+        let mut going = Vec::new();
+        for id in ids {
+            self.rules.remove(&id);
+            let seqs = self.parked_by(id);
+            going.extend(self.release(&seqs, by, now_ns));
+        }
+        going
+    }
+
+    fn late(&self, now_ns: u64) -> Vec<u64> {
+        let due = |parked: &Parked| parked.due_ns.is_some_and(|at_ns| at_ns <= now_ns);
+        self.parked.iter().filter(|(_, parked)| due(parked)).map(|(&seq, _)| seq).collect()
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        let rules = self.rules.values().map(|armed| armed.ends_ns);
+        rules.chain(self.parked.values().filter_map(|parked| parked.due_ns)).min()
+    }
+
+    fn rule_infos(&self, now_ns: u64) -> Vec<RuleInfo> {
+        let info = |(&id, armed): (&u64, &Armed)| RuleInfo {
+            id,
+            rule: armed.rule.clone(),
+            ino: armed.ino,
+            matched: armed.matched,
+            acted: armed.acted,
+            parked: self.parked_count(Some(id)),
+            left_ms: armed.ends_ns.saturating_sub(now_ns) / 1_000_000,
+        };
+        self.rules.iter().map(info).collect()
+    }
+
+    fn parked_infos(&self, rule: Option<u64>, now_ns: u64) -> Vec<ParkedInfo> {
+        let of_rule = |parked: &Parked| rule.is_none_or(|rule| parked.rule == rule);
+        let info = |(&id, parked): (&u64, &Parked)| ParkedInfo {
+            id,
+            rule: parked.rule,
+            unique: parked.subject.unique,
+            op: opcode::name(parked.subject.opcode).unwrap_or("?").to_owned(),
+            ino: parked.subject.ino,
+            offset: parked.subject.offset,
+            len: parked.subject.len,
+            pid: parked.subject.pid,
+            phase: parked.phase,
+            age_ms: now_ns.saturating_sub(parked.since_ns) / 1_000_000,
+        };
+        self.parked.iter().filter(|(_, parked)| of_rule(parked)).map(info).collect()
+    }
+}
+
+/// Runs one continuation on a new thread, or here when no thread can be had.
+fn run_elsewhere(go: Continuation, decision: Decision) {
+    let slot = Arc::new(Mutex::new(Some(go)));
+    let theirs = Arc::clone(&slot);
+    let run = move || {
+        if let Some(go) = theirs.lock().take() {
+            go(decision);
+        }
+    };
+    if std::thread::Builder::new().name("gate-release".to_owned()).spawn(run).is_err() {
+        let go = slot.lock().take();
+        if let Some(go) = go {
+            go(decision);
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in ns.
+///
+/// # Panics
+/// When the system has no such clock, which Linux always has.
+pub(super) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has CLOCK_MONOTONIC");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
