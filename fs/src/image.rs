@@ -15,6 +15,7 @@ pub mod lock;
 pub mod metastore;
 pub mod mkfs;
 pub mod pins;
+pub mod probe;
 pub mod space;
 pub mod store;
 pub mod superblock;

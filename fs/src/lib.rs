@@ -4,8 +4,12 @@
 //! function an operation, [`volume`] is inodes, extents and names, [`image`] is the file that
 //! holds it all. The [`gate`] stands between transport and ops and may park any request.
 
+pub mod cli;
 pub mod errno;
 pub mod image;
 pub mod volume;
 
 pub mod gate;
+pub mod ops;
+pub mod options;
+pub mod transport;

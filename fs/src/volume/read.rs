@@ -23,6 +23,20 @@ pub enum ReadPiece {
     },
 }
 
+impl ReadPiece {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            ReadPiece::Data { len, .. } | ReadPiece::Zeros { len } => *len,
+        }
+    }
+
+    /// True for a piece of no bytes, which no plan has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A read with its blocks pinned: whatever happens to the file meanwhile, the blocks are given to
 /// nobody else until this is dropped.
 #[derive(Debug)]
@@ -32,6 +46,20 @@ pub struct ReadPlan {
     /// Bytes in all parts; less than was asked for at the end of the file.
     pub len: usize,
     _pin: Pin,
+}
+
+impl ReadPlan {
+    /// Cuts the plan to its first `len` bytes.
+    pub fn cut(&mut self, len: usize) {
+        let mut rest = len.min(self.len);
+        self.len = rest;
+        for piece in &mut self.pieces {
+            let (ReadPiece::Data { len, .. } | ReadPiece::Zeros { len }) = piece;
+            *len = (*len).min(rest);
+            rest -= *len;
+        }
+        self.pieces.retain(|p| !p.is_empty());
+    }
 }
 
 impl Volume {
