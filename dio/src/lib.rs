@@ -4,6 +4,7 @@ mod buddy;
 mod buffer;
 mod engine;
 mod file;
+pub mod iter;
 mod mapping;
 mod pool;
 mod ring;
