@@ -213,3 +213,24 @@ fn zeroes_are_one_page_however_many() {
     assert!(page.iter().all(|&b| b == 0));
     assert!(std::ptr::eq(page, inflight_splice::zero_page().unwrap()));
 }
+
+#[test]
+fn a_pipe_that_is_not_empty_is_never_used_again() {
+    let pipes = PipePool::new(64 << 10, 4).unwrap();
+    let dirty = pipes.take().unwrap();
+    nix::unistd::write(dirty.writer(), b"left over").unwrap();
+    dirty.give_back();
+    assert_eq!((pipes.report().idle, pipes.report().discarded), (0, 1));
+    let clean = pipes.take().unwrap();
+    assert!(clean.is_empty().unwrap());
+    clean.give_back();
+    assert_eq!((pipes.report().idle, pipes.report().discarded), (1, 1));
+}
+
+#[test]
+fn no_more_idle_pipes_are_kept_than_asked() {
+    let pipes = PipePool::new(64 << 10, 1).unwrap();
+    let three: Vec<_> = (0..3).map(|_| pipes.take().unwrap()).collect();
+    three.into_iter().for_each(inflight_splice::PooledPipe::give_back);
+    assert_eq!((pipes.report().idle, pipes.report().opened), (1, 3));
+}
