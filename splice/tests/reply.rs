@@ -82,6 +82,18 @@ fn the_largest_reply_that_is_promised_fits() {
 }
 
 #[test]
+fn the_largest_reply_fits_from_a_huge_page_too() {
+    let (channel, out) = channel();
+    let pool = pool();
+    let mut fill = channel.begin(channel.max_payload()).unwrap();
+    let mut buf = pool.take(channel.max_payload());
+    buf.as_mut_slice().copy_from_slice(&pattern(channel.max_payload()));
+    fill.memory(buf, 0, channel.max_payload()).unwrap();
+    channel.send(&[1; 16], fill.finish().unwrap()).unwrap();
+    assert!(sent(&out)[16..] == pattern(channel.max_payload()));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_before_anything_is_done() {
     let pipes = PipePool::new(4 * page_size(), 4).unwrap();
     let slots = pipes.report().slots;
