@@ -10,6 +10,23 @@ fn pinned() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
+/// The flags of the mapping that holds `address`; "dc" is "do not copy area on fork"
+/// (proc_pid_smaps(5)).
+fn flags_of(address: usize) -> Vec<String> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in smaps.lines() {
+        let ends = line.split(' ').next().and_then(|range| range.split_once('-'));
+        if let Some((from, to)) = ends {
+            let number = |s| usize::from_str_radix(s, 16).unwrap_or(0);
+            inside = (number(from)..number(to)).contains(&address);
+        } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+            return flags.split_whitespace().map(str::to_owned).collect();
+        }
+    }
+    panic!("{address:#x} is not mapped");
+}
+
 #[test]
 fn pins_rise_with_the_pool_and_are_back_when_its_last_buffer_is_gone() {
     let before = pinned();
@@ -23,6 +40,7 @@ fn pins_rise_with_the_pool_and_are_back_when_its_last_buffer_is_gone() {
     assert_eq!(report.bytes, 2 * SLAB);
     assert_eq!(pinned(), before + 2 * SLAB);
     let buf = pool.take(4096);
+    assert!(flags_of(buf.as_ptr() as usize).contains(&"dc".to_owned()), "left out of a child");
     drop(pool);
     assert_eq!(pinned(), before + 2 * SLAB, "a live buffer keeps its slab pinned");
     drop(buf);
