@@ -1,9 +1,11 @@
-//! Random O_DIRECT reads with so many in flight: the engine's queue against a bare ring that one
-//! thread drives, and against as many threads with pread.
+//! Random O_DIRECT reads with so many in flight: the engine's queue, its completions taken from a
+//! channel or answered in the callback, against a bare ring that one thread drives, and against as
+//! many threads with pread.
 //!
 //!     cargo run --release -p inflight-dio --example queue_depth -- FILE     (at least 64 MiB)
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
@@ -19,23 +21,26 @@ const ROUNDS: usize = 5;
 fn main() -> Result<()> {
     let path = std::env::args().nth(1).context("usage: queue_depth FILE (at least 64 MiB)")?;
     let pool = Pool::new(PoolConfig { slabs: 64, ..PoolConfig::default() })?;
-    let engine = Engine::new(&pool)?;
+    let engine = Arc::new(Engine::new(&pool)?);
     let file = Arc::new(DirectFile::open(&path, false)?);
     ensure!(file.size()? >= SPAN, "{path} is shorter than 64 MiB");
     println!(
-        "{:>8} {:>4} {:>12} {:>12} {:>12}  MiB/s, median of {ROUNDS}, interleaved",
-        "bytes", "QD", "engine", "bare ring", "threads"
+        "{:>8} {:>4} {:>12} {:>12} {:>12} {:>12}  MiB/s, median of {ROUNDS}, interleaved",
+        "bytes", "QD", "by channel", "by callback", "bare ring", "threads"
     );
     for (len, count) in [(4096, 20_000), (1 << 20, 300)] {
         for depth in [1, 4, 16] {
-            let mut rates = [const { Vec::new() }; 3];
+            let mut rates = [const { Vec::new() }; 4];
             for _ in 0..ROUNDS {
                 let offsets = offsets(len, count);
                 rates[0].push(rate(len, count, || {
                     queued(&engine, &file, &pool, &offsets, len, depth)
                 })?);
-                rates[1].push(rate(len, count, || bare(&file, &pool, &offsets, len, depth))?);
-                rates[2].push(rate(len, count, || {
+                rates[1].push(rate(len, count, || {
+                    chained(&engine, &file, &pool, &offsets, len, depth)
+                })?);
+                rates[2].push(rate(len, count, || bare(&file, &pool, &offsets, len, depth))?);
+                rates[3].push(rate(len, count, || {
                     threads(&engine, &file, &pool, &offsets, len, depth)
                 })?);
             }
@@ -87,6 +92,54 @@ fn queued(
         rx.recv()?.result?;
     }
     Ok(())
+}
+
+/// Each completion submits the next request, as a server that replies from the callback does.
+struct Chain {
+    engine: Arc<Engine>,
+    file: Arc<DirectFile>,
+    offsets: Vec<u64>,
+    next: AtomicUsize,
+    len: usize,
+    over: mpsc::Sender<std::io::Result<()>>,
+}
+
+impl Chain {
+    fn step(self: Arc<Self>, buf: Buffer) {
+        let Some(&offset) = self.offsets.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+            return drop(self.over.send(Ok(())));
+        };
+        let (engine, file, len) = (Arc::clone(&self.engine), Arc::clone(&self.file), self.len);
+        let request = Request { file, buf, offset, len, op: Op::Read };
+        engine.submit(
+            request,
+            Box::new(move |c| match c.result {
+                Ok(_) => self.step(c.buf),
+                Err(e) => drop(self.over.send(Err(e))),
+            }),
+        );
+    }
+}
+
+fn chained(
+    engine: &Arc<Engine>,
+    file: &Arc<DirectFile>,
+    pool: &Pool,
+    offsets: &[u64],
+    len: usize,
+    depth: usize,
+) -> Result<()> {
+    let (over, rx) = mpsc::channel();
+    let chain = Arc::new(Chain {
+        engine: Arc::clone(engine),
+        file: Arc::clone(file),
+        offsets: offsets.to_vec(),
+        next: AtomicUsize::new(0),
+        len,
+        over,
+    });
+    (0..depth).for_each(|_| Arc::clone(&chain).step(pool.take(len)));
+    rx.iter().take(depth).try_for_each(|end| Ok(end?))
 }
 
 #[allow(unsafe_code)]
