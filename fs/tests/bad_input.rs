@@ -20,7 +20,9 @@ fn mkfs_refuses_what_it_cannot_make_and_leaves_nothing_behind() {
     let said = refused(1, &["mkfs", "--size", "16777217", image]);
     assert!(said.contains("not a multiple of 4096") && said.contains("16777216"), "{said}");
     let label = "x".repeat(64);
-    assert!(refused(1, &["mkfs", "--size", "16M", "--label", &label, image]).contains("at most 63"));
+    assert!(
+        refused(1, &["mkfs", "--size", "16M", "--label", &label, image]).contains("at most 63")
+    );
     assert!(!place.image.exists(), "no file is left of what was not made");
     assert!(refused(1, &["mkfs", "--size", "16M", "/nowhere/a.img"]).contains("/nowhere/a.img"));
 }
@@ -51,7 +53,9 @@ fn mount_names_what_is_wrong_with_the_image() {
     File::create(&place.image).and_then(|f| f.set_len(1 << 24)).expect("zeros");
     assert!(refused(1, &["mount", image, dir]).contains("not an Inflight image"));
     ok(&["mkfs", "--size", "16M", "--force", image]);
-    assert!(refused(1, &["mount", "-o", "writebak", image, dir]).contains("did you mean 'writeback'"));
+    assert!(
+        refused(1, &["mount", "-o", "writebak", image, dir]).contains("did you mean 'writeback'")
+    );
     assert!(refused(1, &["mount", image, "/nowhere"]).contains("mount point /nowhere"));
     let file = place.dir.path().join("file");
     fs::write(&file, b"").expect("write");
@@ -116,10 +120,9 @@ fn a_mounted_image_is_nobody_elses() {
     let other = tempfile::tempdir().expect("a folder");
     let dir = other.path().to_str().expect("path");
     let holder = format!("process {}", mount.server());
-    for args in [
-        vec!["mount", place.image(), dir],
-        vec!["mkfs", "--size", "16M", "--force", place.image()],
-    ] {
+    for args in
+        [vec!["mount", place.image(), dir], vec!["mkfs", "--size", "16M", "--force", place.image()]]
+    {
         let said = refused(1, &args);
         assert!(said.contains("in use by") && said.contains(&holder), "{said}");
         assert!(said.contains(mount.dir.to_str().expect("path")), "{said}");

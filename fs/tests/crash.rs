@@ -20,7 +20,13 @@ struct Synced {
 
 /// Makes, overwrites, renames and removes files until the server dies; returns what was durable.
 /// A file counts only while nothing happened to it since its fsync returned.
-fn load(dir: &Path, worker: usize, seed: u64, stop: &AtomicBool, done: &AtomicUsize) -> Vec<Synced> {
+fn load(
+    dir: &Path,
+    worker: usize,
+    seed: u64,
+    stop: &AtomicBool,
+    done: &AtomicUsize,
+) -> Vec<Synced> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ worker as u64);
     let mut durable: Vec<Synced> = Vec::new();
     let mut number = 0;
@@ -40,8 +46,10 @@ fn load(dir: &Path, worker: usize, seed: u64, stop: &AtomicBool, done: &AtomicUs
             }
         }
         // Unsynced noise: what becomes of it is not promised, what it does to others is.
-        let _ = fs::write(dir.join(format!("noise-{worker}")), pattern(rng.random_range(0..50_000), 1));
-        let _ = fs::rename(dir.join(format!("noise-{worker}")), dir.join(format!("moved-{worker}")));
+        let _ =
+            fs::write(dir.join(format!("noise-{worker}")), pattern(rng.random_range(0..50_000), 1));
+        let _ =
+            fs::rename(dir.join(format!("noise-{worker}")), dir.join(format!("moved-{worker}")));
     }
     durable
 }

@@ -42,6 +42,7 @@ fn a_full_image_answers_and_deletes_make_room() {
     let mut file = File::create(mount.path("again")).expect("there is room again");
     file.write_all(&pattern(5_000_000, 9)).expect("for data too");
     file.sync_all().expect("sync");
+    drop(file);
     mount.umount();
     ok(&["fsck", place.image()]);
     let mount = place.mount("", &[]);
@@ -63,6 +64,7 @@ fn what_does_not_fit_as_a_whole_leaves_no_blocks_behind() {
     let e = nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 1 << 30);
     assert_eq!(e, Err(nix::errno::Errno::ENOSPC));
     assert_eq!(free(), before);
+    drop(file);
     mount.umount();
     ok(&["fsck", place.image()]);
 }

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes as _;
 /// Inode number of the root directory, fixed by FUSE (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 /// Smallest image, in bytes.
-pub const SIZE_MIN: u64 = 8 << 20;
+pub const SIZE_MIN: u64 = 16 << 20;
 
 /// What to make.
 #[derive(Clone, Debug, Default)]
@@ -163,7 +163,7 @@ fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsErr
 }
 
 fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Superblock, Error> {
-    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(256, 4096) };
+    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(768, 4096) };
     let superblock = Superblock {
         version: VERSION,
         compat: 0,
