@@ -311,7 +311,7 @@ pub fn fixed_runs(chunks: &[Chunk], total: u64) -> impl Iterator<Item = Run> + '
     ends.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
 }
 
-fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
+pub(crate) fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
     let want = if space.is_low() { min } else { want };
     let run = space.allocate(want, None, Class::Metadata)?;
     if run.blocks < min {
