@@ -8,12 +8,15 @@ mod thread;
 mod uring;
 
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Buffer;
 use crate::verdict::Stop;
 
 /// Which system calls carry an I/O.
@@ -71,6 +74,24 @@ pub struct Io {
     pub len: usize,
     /// Where in the file.
     pub offset: u64,
+}
+
+impl Io {
+    /// A read into a range of a buffer.
+    pub fn read(file: &File, buffer: &Buffer, range: Range<usize>, offset: u64) -> Io {
+        Io::new(Way::Read, file, buffer, range, offset)
+    }
+
+    /// A write from a range of a buffer.
+    pub fn write(file: &File, buffer: &Buffer, range: Range<usize>, offset: u64) -> Io {
+        Io::new(Way::Write, file, buffer, range, offset)
+    }
+
+    fn new(way: Way, file: &File, buffer: &Buffer, range: Range<usize>, offset: u64) -> Io {
+        let (fd, memory, len) = (file.as_raw_fd(), buffer.at(range.start), range.len());
+        assert!(range.end <= buffer.len(), "{range:?} of a buffer of {}", buffer.len());
+        Io { fd, way, memory, len, offset }
+    }
 }
 
 /// What an I/O returned.

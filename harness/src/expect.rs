@@ -67,8 +67,12 @@ pub fn settle(faults: &[Fault], row: Option<&Expected>) -> Verdict {
     }
 }
 
-/// Whether `text` matches a pattern in which `*` stands for anything.
-pub fn matches(pattern: &str, text: &str) -> bool {
+/// Whether `text` matches one of the patterns between `|`, in which `*` stands for anything.
+pub fn matches(patterns: &str, text: &str) -> bool {
+    patterns.split('|').any(|pattern| matches_one(pattern, text))
+}
+
+fn matches_one(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = text.strip_prefix(first) else { return false };
@@ -127,6 +131,7 @@ mod tests {
     #[test]
     fn patterns() {
         assert!(matches("*", "") && matches("a*c", "abc") && matches("a*c*", "abcd"));
+        assert!(matches("x|a*", "abc") && !matches("x|b*", "abc"));
         assert!(matches("abc", "abc") && !matches("abc", "abcd") && !matches("a*c", "abd"));
     }
 }

@@ -1,0 +1,20 @@
+//! The cases, one file each. A new one needs its file and its line here.
+
+use crate::case::Case;
+
+macro_rules! cases {
+    ($($file:ident),* $(,)?) => {
+        $(mod $file;)*
+        /// Every case, in the order in which they are run.
+        pub const ALL: &[Case] = &[$($file::CASE),*];
+    };
+}
+
+cases! {
+    fork_touch,
+    fork_read_read,
+    meta_fail,
+    meta_hang,
+    meta_skip,
+    meta_control,
+}
