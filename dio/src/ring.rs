@@ -1,0 +1,87 @@
+//! The io_uring instance that holds the pool's registration.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use io_uring::IoUring;
+
+use crate::mapping::{Mapping, SLAB};
+
+/// Submission queue entries of a ring; the completion queue is twice as long (io_uring_setup(2)).
+pub(crate) const DEPTH: u32 = 256;
+
+/// A ring with the first `registered` slabs of a pool as its fixed buffers 0..registered.
+///
+/// Registration is `FOLL_PIN | FOLL_LONGTERM` on every page (io_uring/rsrc.c,
+/// `io_pin_pages`): the pages stay where they are, and a fork copies them for the child at once.
+pub(crate) struct Ring {
+    pub(crate) uring: IoUring,
+    registered: usize,
+    claimed: AtomicBool,
+}
+
+impl Ring {
+    /// A ring without fixed buffers.
+    ///
+    /// # Errors
+    /// `EPERM` when kernel.io_uring_disabled forbids it, `ENOSYS` on a kernel without io_uring or
+    /// under a seccomp filter, `ENOMEM` when memlock is exhausted (Linux before 5.12).
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder.setup_clamp().dontfork();
+        let uring = builder.build(DEPTH)?;
+        Ok(Self { uring, registered: 0, claimed: AtomicBool::new(false) })
+    }
+
+    /// Registers as many slabs of `memory` as the memlock limit lets through: all, else the
+    /// largest power-of-two fraction. Returns that number.
+    ///
+    /// # Errors
+    /// What io_uring_register(2) said when not even one slab could be registered.
+    pub(crate) fn register(&mut self, memory: &Mapping) -> io::Result<usize> {
+        let mut want = memory.len() / SLAB;
+        loop {
+            let slabs: Vec<libc::iovec> = (0..want)
+                .map(|i| libc::iovec {
+                    iov_base: memory.base().as_ptr().wrapping_add(i * SLAB).cast(),
+                    iov_len: SLAB,
+                })
+                .collect();
+            // SAFETY: every iovec lies inside `memory`. The pool that owns both drops the ring
+            // (which unregisters) before the mapping.
+            match unsafe { self.uring.submitter().register_buffers(&slabs) } {
+                Ok(()) => {
+                    self.registered = want;
+                    return Ok(want);
+                }
+                Err(e) if e.raw_os_error() == Some(libc::ENOMEM) && want > 1 => want /= 2,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Slabs that are fixed buffers of this ring.
+    pub(crate) fn registered(&self) -> usize {
+        self.registered
+    }
+
+    /// Makes the caller the one user of the queues. False when somebody is already.
+    pub(crate) fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn release(&self) {
+        self.claimed.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // Closing the ring would unpin too, but later and from a kernel worker: whoever dropped
+        // the pool may look at nr_foll_pin_released next.
+        if self.registered > 0 {
+            let _ = self.uring.submitter().unregister_buffers();
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What mount(8) calls for `-t fuse.inflight`: `mount.fuse.inflight IMAGE DIR [-sfnv] [-o OPTIONS]`.
+
+use crate::cli::mount::{self, MountArgs};
+use anyhow::{Context as _, bail};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let (mut paths, mut options, mut fake) = (Vec::new(), Vec::new(), false);
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("-o") => {
+                let list = args.next().context("-o needs a list of options")?;
+                options.push(list.to_string_lossy().into_owned());
+            }
+            // Namespace and type: mount(8) has seen to them.
+            Some("-N" | "-t") => drop(args.next()),
+            Some(flags) if flags.starts_with('-') => fake |= flags.contains('f'),
+            _ => paths.push(PathBuf::from(arg)),
+        }
+    }
+    let [image, dir] = <[PathBuf; 2]>::try_from(paths)
+        .map_err(|_| anyhow::anyhow!("usage: mount.fuse.inflight IMAGE DIR [-o OPTIONS]"))?;
+    super::log::init(0);
+    if options.iter().flat_map(|o| o.split(',')).any(|o| o == "remount") {
+        bail!("{} cannot be remounted: unmount it first", dir.display());
+    }
+    if !fake {
+        mount::run(&MountArgs::for_helper(image, dir, options), 0)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,149 @@
+//! `inflight mount`: in the background by default, in a process of its own.
+
+use crate::options::Options;
+use crate::transport::server::{MountRequest, Server};
+use anyhow::{Context as _, bail};
+use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What to mount, and how.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Mount options, separated by commas; see the README.
+    #[arg(short, value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Serve from this process instead of one in the background.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Park requests on command, over this socket.
+    #[arg(long, value_name = "SOCKET")]
+    gate: Option<PathBuf>,
+    /// Where the background server writes its messages.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Serve, and report on standard output whether the mount answers.
+    #[arg(long, hide = true)]
+    report: bool,
+    /// File or block device.
+    image: PathBuf,
+    /// Directory.
+    mountpoint: PathBuf,
+}
+
+impl MountArgs {
+    /// As mount(8) passes them to a helper.
+    pub(super) fn for_helper(image: PathBuf, mountpoint: PathBuf, options: Vec<String>) -> Self {
+        MountArgs {
+            options,
+            foreground: false,
+            gate: None,
+            log: None,
+            report: false,
+            image,
+            mountpoint,
+        }
+    }
+}
+
+pub(super) fn run(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
+    if !args.foreground && !args.report {
+        return in_background(args, verbose);
+    }
+    let ready = args.report.then(|| report_ready as fn(&MountArgs) -> anyhow::Result<()>);
+    match (serve(args, ready), args.report) {
+        (Err(e), true) => {
+            // The parent prints it; after the mount was reported nobody reads this any more.
+            let _ = write!(std::io::stdout(), "{e:#}");
+            tracing::error!("{e:#}");
+            std::process::exit(1)
+        }
+        (result, _) => result,
+    }
+}
+
+fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
+    let mut options = Options::default();
+    args.options.iter().try_for_each(|list| options.add(list))?;
+    let dir = &args.mountpoint;
+    let mountpoint =
+        std::fs::canonicalize(dir).with_context(|| format!("mount point {}", dir.display()))?;
+    if !mountpoint.is_dir() {
+        bail!("mount point {} is not a directory", dir.display());
+    }
+    Ok(MountRequest { image: args.image.clone(), mountpoint, options, gate: args.gate.clone() })
+}
+
+fn serve(
+    args: &MountArgs,
+    ready: Option<fn(&MountArgs) -> anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let request = request(args)?;
+    // Blocked before the first thread starts, so that only the watcher below gets them.
+    let mut signals = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
+    signals.thread_block()?;
+    let mountpoint = request.mountpoint.clone();
+    let server = Server::start(request)?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            tracing::info!("{signal}: unmounting {}", mountpoint.display());
+            super::umount::detach(&mountpoint);
+        }
+    })?;
+    if let Some(ready) = ready {
+        ready(args)?;
+    }
+    Ok(server.run()?)
+}
+
+/// Tells the parent that the mount is there, and lets go of its terminal.
+fn report_ready(args: &MountArgs) -> anyhow::Result<()> {
+    print!("ok");
+    std::io::stdout().flush()?;
+    let quiet = match &args.log {
+        Some(path) => File::options().append(true).create(true).open(path)?,
+        None => File::options().read(true).write(true).open("/dev/null")?,
+    };
+    nix::unistd::dup2_stderr(quiet.as_fd())?;
+    nix::unistd::dup2_stdout(quiet.as_fd())?;
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
+fn in_background(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
+    request(args)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::iter::repeat_n("-v", usize::from(verbose)));
+    command.args(["mount", "--report"]);
+    for options in &args.options {
+        command.args(["-o", options]);
+    }
+    for (flag, path) in [("--gate", &args.gate), ("--log", &args.log)] {
+        if let Some(path) = path {
+            command.arg(flag).arg(absolute(path)?);
+        }
+    }
+    command.arg(absolute(&args.image)?).arg(&args.mountpoint);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    // Its own group: Ctrl-C in this terminal is not for the server.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn().context("cannot start the server")?;
+    let mut said = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        out.read_to_string(&mut said)?;
+    }
+    match said.as_str() {
+        "ok" => Ok(()),
+        "" => bail!("the server ended without a word ({})", child.wait()?),
+        why => bail!("{why}"),
+    }
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    Ok(std::path::absolute(path)?)
+}

@@ -1,0 +1,79 @@
+//! `inflight umount`: returns when the image is clean and unlocked.
+
+use crate::image::lock::{self, ImageLock};
+use anyhow::{Context as _, bail};
+use clap::Args;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What to unmount.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Detach now and finish when the last file is closed.
+    #[arg(short, long)]
+    lazy: bool,
+    /// Directory.
+    mountpoint: PathBuf,
+}
+
+pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
+    // Not canonicalize: a dead server would make stat(2) of the mount point fail.
+    let dir = std::path::absolute(&args.mountpoint)?;
+    let image = image_of(&dir)
+        .with_context(|| format!("{} is not an Inflight mount point", dir.display()))?;
+    match unmount(&dir, args.lazy) {
+        Ok(()) => {}
+        Err(Errno::EBUSY) => bail!("{} is busy: files on it are open; try --lazy", dir.display()),
+        Err(e) => bail!("cannot unmount {}: {}", dir.display(), e.desc()),
+    }
+    if args.lazy {
+        return Ok(());
+    }
+    let Ok(file) = File::open(&image) else { return Ok(()) };
+    // The server holds the lock until the last commit is durable.
+    match ImageLock::acquire(&file, &image, lock::PATIENCE) {
+        Ok(_released_at_once) => Ok(()),
+        Err(e) => bail!("{} is unmounted, but {} is still {e}", dir.display(), image.display()),
+    }
+}
+
+/// The image that is mounted on `dir`.
+pub fn image_of(dir: &Path) -> Option<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table.lines().rev().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let path = lock::unescape(left.split(' ').nth(4)?);
+        let mut right = right.split(' ');
+        let ours = right.next()? == "fuse.inflight" && Path::new(&path) == dir;
+        ours.then(|| right.next().map(|source| PathBuf::from(lock::unescape(source)))).flatten()
+    })
+}
+
+fn unmount(dir: &Path, lazy: bool) -> Result<(), Errno> {
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(dir, flags) {
+        Err(Errno::EPERM) => by_helper(dir, lazy),
+        other => other,
+    }
+}
+
+/// An ordinary user unmounts through fusermount3(1).
+fn by_helper(dir: &Path, lazy: bool) -> Result<(), Errno> {
+    let flag = if lazy { "-uz" } else { "-u" };
+    let status = Command::new("fusermount3").args(["-q", flag, "--"]).arg(dir).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(Errno::EBUSY),
+        Err(_) => Err(Errno::EPERM),
+    }
+}
+
+/// Unmounts on a signal: at once if nothing is open, else as soon as nothing is.
+pub(super) fn detach(dir: &Path) {
+    if unmount(dir, false).is_err() && unmount(dir, true).is_err() {
+        tracing::error!("{} cannot be unmounted", dir.display());
+    }
+}

@@ -1,0 +1,30 @@
+//! The image layer: one file or block device that holds everything.
+//!
+//! `fs/FORMAT.md` draws the map. From the bottom up:
+//!
+//! * [`device`]: reads, writes, flushes and punches bytes of the image.
+//! * [`lock`]: one owner at a time, and the owner's name for everyone else.
+//! * [`superblock`]: what the image is, in two checksummed copies.
+//! * [`metastore`]: the byte range that the metadata database lives in.
+//! * [`tables`]: the rows of that database.
+//! * [`space`]: which blocks are free, freed, or still under I/O.
+//! * [`store`]: the running transaction, and the commit that makes it durable.
+
+pub mod device;
+pub mod lock;
+pub mod metastore;
+pub mod mkfs;
+pub mod pins;
+pub mod probe;
+pub mod space;
+pub mod store;
+pub mod superblock;
+pub mod tables;
+
+/// Bytes in a block, the unit of allocation.
+pub const BLOCK: u64 = 4096;
+
+/// The number of blocks that `bytes` touch when they begin at a block boundary.
+pub const fn blocks_for(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK)
+}

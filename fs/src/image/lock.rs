@@ -1,0 +1,146 @@
+//! One owner of an image at a time.
+//!
+//! flock(2) on the image itself: the lock goes with the process however it dies, works on block
+//! devices, and /proc/locks names the holder.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// How long a mount, mkfs or fsck waits for a server that is still writing after its umount(2).
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Held for as long as the image is in use.
+#[derive(Debug)]
+pub struct ImageLock {
+    _file: Flock<File>,
+}
+
+/// Why the image is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else has it.
+    #[error("in use by {holder}")]
+    Held {
+        /// Process, command and mount point, as far as they are known.
+        holder: String,
+    },
+    /// The lock could not be asked for.
+    #[error("cannot be locked: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl ImageLock {
+    /// Locks `file`. A holder that has the image mounted is reported at once; any other one (a
+    /// server that is finishing, a check) is waited for up to `patience`.
+    pub fn acquire(file: &File, path: &Path, patience: Duration) -> Result<ImageLock, LockError> {
+        let deadline = Instant::now() + patience;
+        let mut file = file.try_clone()?;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(ImageLock { _file: lock }),
+                Err((back, Errno::EWOULDBLOCK)) => file = back,
+                Err((_, errno)) => return Err(LockError::Io(errno.into())),
+            }
+            let mounted = mount_of(path);
+            if mounted.is_some() || Instant::now() >= deadline {
+                return Err(LockError::Held { holder: describe(&file, mounted) });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where `image` is mounted as an Inflight filesystem in this mount namespace.
+pub fn mount_of(image: &Path) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut right = right.split(' ');
+        let (kind, source) = (right.next()?, right.next()?);
+        let ours = kind == "fuse.inflight" && Path::new(&unescape(source)) == image;
+        ours.then(|| left.split(' ').nth(4).map(unescape)).flatten()
+    })
+}
+
+/// Undoes the octal escapes of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+pub fn unescape(field: &str) -> String {
+    let bytes = field.as_bytes();
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while at < bytes.len() {
+        let code = bytes
+            .get(at + 1..at + 4)
+            .filter(|_| bytes[at] == b'\\')
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
+        out.push(code.unwrap_or(bytes[at]));
+        at += if code.is_some() { 4 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn describe(file: &File, mounted: Option<String>) -> String {
+    let holder = holder_of(file).map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid} ({})", command_of(pid).unwrap_or_else(|| "gone".into())),
+    );
+    match mounted {
+        Some(dir) => format!("{holder}, mounted on {dir}"),
+        None => holder,
+    }
+}
+
+fn holder_of(file: &File) -> Option<u32> {
+    let meta = file.metadata().ok()?;
+    let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+    let object = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let table = std::fs::read_to_string("/proc/locks").ok()?;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let ours = fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&object.as_str());
+        ours.then(|| fields.get(4)?.parse().ok()).flatten()
+    })
+}
+
+fn command_of(pid: u32) -> Option<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+    Some(words.join(" ").trim().to_owned())
+}
+
+/// True when the kernel itself uses the block device: mounted, swapped on, part of an array.
+/// A regular file never is.
+pub fn kernel_uses(path: &Path) -> bool {
+    let block = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+    // Without O_CREAT, O_EXCL on a block device claims it against the kernel's own users (open(2)).
+    let flags = nix::fcntl::OFlag::O_EXCL | nix::fcntl::OFlag::O_RDONLY;
+    let claim = || nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
+    block && claim().is_err_and(|e| e == Errno::EBUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_owner_is_told_who_the_first_one_is() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let held = ImageLock::acquire(file.as_file(), file.path(), Duration::ZERO).expect("free");
+        let other = File::open(file.path()).expect("open");
+        let refused = ImageLock::acquire(&other, file.path(), Duration::ZERO).expect_err("held");
+        assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        drop(held);
+        ImageLock::acquire(&other, file.path(), Duration::ZERO).expect("free again");
+    }
+
+    #[test]
+    fn mountinfo_escapes_are_undone() {
+        assert_eq!(unescape(r"/a\040b\134c"), r"/a b\c");
+        assert_eq!(unescape(r"/a\0"), r"/a\0");
+    }
+}

@@ -1,0 +1,121 @@
+//! Finding out what an image is before anything relies on it.
+
+use crate::image::BLOCK;
+use crate::image::device::Device;
+use crate::image::superblock::{Superblock, Unusable};
+use std::io;
+use std::path::PathBuf;
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// open(2) or the first read failed.
+    #[error("{path}: {source}")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too short to hold anything.
+    #[error(
+        "{path}: not an Inflight image ({size} bytes are too few); make one with inflight mkfs"
+    )]
+    TooSmall {
+        /// The image.
+        path: PathBuf,
+        /// Bytes it has.
+        size: u64,
+    },
+    /// Neither superblock can be used.
+    #[error("{path}: {source}{hint}")]
+    Unusable {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with the first one.
+        source: Unusable,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The file is shorter than the filesystem.
+    #[error(
+        "{path}: the image has {have} bytes, its filesystem needs {need}: it was cut; restore it to that size"
+    )]
+    Cut {
+        /// The image.
+        path: PathBuf,
+        /// Bytes there are.
+        have: u64,
+        /// Bytes there should be.
+        need: u64,
+    },
+    /// Features that may be read but not written.
+    #[error("{path}: unknown features {bits:#x} forbid writing: mount it with -o ro")]
+    ReadOnly {
+        /// The image.
+        path: PathBuf,
+        /// The unknown bits.
+        bits: u64,
+    },
+}
+
+/// Reads the superblock; the second copy when the first is damaged, and says so.
+pub fn superblock(device: &Device, for_writing: bool) -> Result<Superblock, ProbeError> {
+    let path = || device.path().to_owned();
+    let open = |source| ProbeError::Open { path: path(), source };
+    let have = device.size().map_err(open)?;
+    if have < 3 * BLOCK {
+        return Err(ProbeError::TooSmall { path: path(), size: have });
+    }
+    let sb = newest(device, have)?;
+    let need = sb.total_blocks * BLOCK;
+    if have < need {
+        return Err(ProbeError::Cut { path: path(), have, need });
+    }
+    let bits = sb.unknown_ro_compat();
+    if for_writing && bits != 0 {
+        return Err(ProbeError::ReadOnly { path: path(), bits });
+    }
+    Ok(sb)
+}
+
+/// Both copies, decoded: the first block, and the last block of a file of `have` bytes.
+pub fn copies(device: &Device, have: u64) -> io::Result<[Result<Superblock, Unusable>; 2]> {
+    let read = |block: u64| -> io::Result<Result<Superblock, Unusable>> {
+        let mut bytes = vec![0; BLOCK as usize];
+        device.read(block * BLOCK, &mut bytes)?;
+        Ok(Superblock::decode(&bytes))
+    };
+    let first = read(0)?;
+    // The first copy knows where the second one is, even when the file has grown since.
+    let last = first.as_ref().map_or(have / BLOCK, |sb| sb.total_blocks.min(have / BLOCK)) - 1;
+    Ok([first, read(last)?])
+}
+
+fn newest(device: &Device, have: u64) -> Result<Superblock, ProbeError> {
+    let path = device.path().to_owned();
+    let copies =
+        copies(device, have).map_err(|source| ProbeError::Open { path: path.clone(), source })?;
+    match copies {
+        [Ok(first), Ok(second)]
+            if second.uuid == first.uuid && second.sequence > first.sequence =>
+        {
+            Ok(second)
+        }
+        [Ok(first), _] => Ok(first),
+        [Err(e @ (Unusable::Newer { .. } | Unusable::UnknownFeatures { .. })), _] => {
+            Err(ProbeError::Unusable { path, source: e, hint: "" })
+        }
+        [Err(e), Ok(second)] => {
+            tracing::warn!("{}: {e}; the second copy is used", path.display());
+            Ok(second)
+        }
+        [Err(Unusable::NotOurs), Err(_)] => {
+            let hint = "; make one with inflight mkfs";
+            Err(ProbeError::Unusable { path, source: Unusable::NotOurs, hint })
+        }
+        [Err(source), Err(_)] => {
+            Err(ProbeError::Unusable { path, source, hint: "; both copies are unusable" })
+        }
+    }
+}

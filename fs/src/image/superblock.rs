@@ -1,0 +1,306 @@
+//! The superblock: what the image is and where its metadata lives.
+//!
+//! Block 0 and the last block hold the same 4096 bytes. Both are rewritten, each followed by a
+//! flush, whenever a field changes, so a torn write leaves one good copy. All integers are
+//! little-endian.
+
+use crate::image::BLOCK;
+use zerocopy::little_endian::{I64, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// First eight bytes of an image.
+pub const MAGIC: [u8; 8] = *b"INFLIGHT";
+/// The format this code writes. A larger number in an image is refused.
+pub const VERSION: u32 = 1;
+/// Most pieces that the metadata area may consist of.
+pub const CHUNKS_MAX: usize = 236;
+/// Feature bits that a reader may ignore.
+pub const COMPAT_KNOWN: u64 = 0;
+/// Feature bits that a reader may ignore as long as it writes nothing.
+pub const RO_COMPAT_KNOWN: u64 = 0;
+/// Feature bits that nobody may ignore.
+pub const INCOMPAT_KNOWN: u64 = 0;
+/// Bytes of a label, the terminating zero not included.
+pub const LABEL_MAX: usize = 63;
+
+/// Set in `state` while the image is mounted for writing.
+pub const STATE_MOUNTED: u32 = 1;
+
+/// The on-disk form, exactly one block.
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Raw {
+    magic: [u8; 8],
+    version: U32,
+    block_size: U32,
+    compat: U64,
+    ro_compat: U64,
+    incompat: U64,
+    uuid: [u8; 16],
+    label: [u8; 64],
+    total_blocks: U64,
+    created_secs: I64,
+    sequence: U64,
+    metadata_bytes: U64,
+    state: U32,
+    chunk_count: U32,
+    hash_key: [u8; 16],
+    reserved: [u8; 128],
+    chunks: [RawChunk; CHUNKS_MAX],
+    padding: [u8; BLOCK as usize - 304 - 16 * CHUNKS_MAX - 4],
+    crc: U32,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct RawChunk {
+    start: U64,
+    blocks: U64,
+}
+
+const _: () = assert!(size_of::<Raw>() == BLOCK as usize);
+
+/// A contiguous piece of the metadata area, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Chunk {
+    /// First block in the image.
+    pub start: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+}
+
+/// The decoded superblock.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Superblock {
+    /// Format version.
+    pub version: u32,
+    /// Compatible feature bits.
+    pub compat: u64,
+    /// Feature bits that forbid writing when unknown.
+    pub ro_compat: u64,
+    /// Feature bits that forbid use when unknown.
+    pub incompat: u64,
+    /// Identity of the image.
+    pub uuid: [u8; 16],
+    /// Name given by the user, at most [`LABEL_MAX`] bytes.
+    pub label: String,
+    /// Size of the filesystem in blocks, both superblocks included.
+    pub total_blocks: u64,
+    /// When mkfs made it, seconds since the epoch.
+    pub created_secs: i64,
+    /// Rises with every rewrite; the larger of two valid copies wins.
+    pub sequence: u64,
+    /// Logical length of the metadata area in bytes; its chunks may back less.
+    pub metadata_bytes: u64,
+    /// [`STATE_MOUNTED`] or 0.
+    pub state: u32,
+    /// Key of the hash that orders names in a directory.
+    pub hash_key: [u8; 16],
+    /// The pieces of the metadata area, in logical order.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Why 4096 bytes are not a usable superblock.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unusable {
+    /// The magic is missing.
+    #[error("not an Inflight image")]
+    NotOurs,
+    /// The checksum does not match.
+    #[error("damaged superblock (checksum does not match)")]
+    Damaged,
+    /// Written by a later version.
+    #[error("format version {found}, this program knows up to {VERSION}: use a newer inflight")]
+    Newer {
+        /// The version in the image.
+        found: u32,
+    },
+    /// Uses features that this program does not know.
+    #[error("unknown incompatible features {bits:#x}: use a newer inflight")]
+    UnknownFeatures {
+        /// The unknown bits.
+        bits: u64,
+    },
+    /// A checksummed field contradicts another one.
+    #[error("superblock field {0} is out of range")]
+    Implausible(&'static str),
+}
+
+impl Superblock {
+    /// Encodes for disk.
+    ///
+    /// # Panics
+    /// When there are more than [`CHUNKS_MAX`] chunks or the label is too long: callers bound both.
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.chunks.len() <= CHUNKS_MAX && self.label.len() <= LABEL_MAX);
+        let mut raw = Raw::new_zeroed();
+        raw.magic = MAGIC;
+        raw.version = self.version.into();
+        raw.block_size = (BLOCK as u32).into();
+        raw.compat = self.compat.into();
+        raw.ro_compat = self.ro_compat.into();
+        raw.incompat = self.incompat.into();
+        raw.uuid = self.uuid;
+        raw.label[..self.label.len()].copy_from_slice(self.label.as_bytes());
+        raw.total_blocks = self.total_blocks.into();
+        raw.created_secs = self.created_secs.into();
+        raw.sequence = self.sequence.into();
+        raw.metadata_bytes = self.metadata_bytes.into();
+        raw.state = self.state.into();
+        raw.hash_key = self.hash_key;
+        raw.chunk_count = (self.chunks.len() as u32).into();
+        for (slot, chunk) in raw.chunks.iter_mut().zip(&self.chunks) {
+            *slot = RawChunk { start: chunk.start.into(), blocks: chunk.blocks.into() };
+        }
+        let body = raw.as_bytes();
+        raw.crc = crc32c::crc32c(&body[..body.len() - 4]).into();
+        raw.as_bytes().to_vec()
+    }
+
+    /// Decodes one copy and checks every field that other code relies on.
+    pub fn decode(block: &[u8]) -> Result<Superblock, Unusable> {
+        let raw = Raw::read_from_bytes(block).map_err(|_| Unusable::NotOurs)?;
+        if raw.magic != MAGIC {
+            return Err(Unusable::NotOurs);
+        }
+        if crc32c::crc32c(&block[..block.len() - 4]) != raw.crc.get() {
+            return Err(Unusable::Damaged);
+        }
+        if raw.version.get() > VERSION {
+            return Err(Unusable::Newer { found: raw.version.get() });
+        }
+        let unknown = raw.incompat.get() & !INCOMPAT_KNOWN;
+        if unknown != 0 {
+            return Err(Unusable::UnknownFeatures { bits: unknown });
+        }
+        let sb = raw.unpack()?;
+        sb.check_chunks()?;
+        Ok(sb)
+    }
+
+    fn check_chunks(&self) -> Result<(), Unusable> {
+        let last = self.total_blocks.saturating_sub(1);
+        for chunk in &self.chunks {
+            let end = chunk.start.checked_add(chunk.blocks);
+            if chunk.start == 0 || chunk.blocks == 0 || end.is_none_or(|end| end > last) {
+                return Err(Unusable::Implausible("chunks"));
+            }
+        }
+        let mut sorted = self.chunks.clone();
+        sorted.sort_by_key(|c| c.start);
+        if sorted.windows(2).any(|w| w[0].start + w[0].blocks > w[1].start) {
+            return Err(Unusable::Implausible("chunks (they overlap)"));
+        }
+        Ok(())
+    }
+
+    /// Bytes that the chunks back.
+    pub fn backed_bytes(&self) -> u64 {
+        self.chunks.iter().map(|c| c.blocks).sum::<u64>() * BLOCK
+    }
+
+    /// Feature bits that allow reading but forbid writing.
+    pub fn unknown_ro_compat(&self) -> u64 {
+        self.ro_compat & !RO_COMPAT_KNOWN
+    }
+}
+
+impl Raw {
+    fn unpack(&self) -> Result<Superblock, Unusable> {
+        if u64::from(self.block_size.get()) != BLOCK {
+            return Err(Unusable::Implausible("block_size"));
+        }
+        let count = self.chunk_count.get() as usize;
+        if count == 0 || count > CHUNKS_MAX {
+            return Err(Unusable::Implausible("chunk_count"));
+        }
+        if self.total_blocks.get() < 3 || self.total_blocks.get() > 1 << 50 {
+            return Err(Unusable::Implausible("total_blocks"));
+        }
+        let end = self.label.iter().position(|b| *b == 0).unwrap_or(LABEL_MAX);
+        let label = std::str::from_utf8(&self.label[..end])
+            .map_err(|_| Unusable::Implausible("label"))?
+            .to_owned();
+        Ok(Superblock {
+            version: self.version.get(),
+            compat: self.compat.get(),
+            ro_compat: self.ro_compat.get(),
+            incompat: self.incompat.get(),
+            uuid: self.uuid,
+            label,
+            total_blocks: self.total_blocks.get(),
+            created_secs: self.created_secs.get(),
+            sequence: self.sequence.get(),
+            metadata_bytes: self.metadata_bytes.get(),
+            state: self.state.get(),
+            hash_key: self.hash_key,
+            chunks: self.chunks[..count]
+                .iter()
+                .map(|c| Chunk { start: c.start.get(), blocks: c.blocks.get() })
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Superblock {
+        Superblock {
+            version: VERSION,
+            compat: 0,
+            ro_compat: 0,
+            incompat: 0,
+            uuid: [7; 16],
+            label: "scratch".into(),
+            total_blocks: 1 << 20,
+            created_secs: 1_700_000_000,
+            sequence: 3,
+            metadata_bytes: 1 << 20,
+            state: STATE_MOUNTED,
+            hash_key: [9; 16],
+            chunks: vec![Chunk { start: 1, blocks: 256 }, Chunk { start: 9000, blocks: 64 }],
+        }
+    }
+
+    #[test]
+    fn a_superblock_survives_its_encoding() {
+        assert_eq!(Superblock::decode(&sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn one_flipped_bit_anywhere_is_noticed() {
+        let good = sample().encode();
+        for at in 8..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            assert_eq!(Superblock::decode(&bad), Err(Unusable::Damaged), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn newer_versions_and_unknown_features_are_refused_by_name() {
+        let mut newer = sample();
+        newer.version = VERSION + 1;
+        assert_eq!(Superblock::decode(&newer.encode()), Err(Unusable::Newer { found: 2 }));
+        let mut strange = sample();
+        strange.incompat = 1 << 40;
+        let refused = Superblock::decode(&strange.encode());
+        assert_eq!(refused, Err(Unusable::UnknownFeatures { bits: 1 << 40 }));
+    }
+
+    #[test]
+    fn chunks_outside_the_image_or_over_each_other_are_refused() {
+        for chunks in [
+            vec![Chunk { start: 0, blocks: 4 }],
+            vec![Chunk { start: 5, blocks: 1 << 20 }],
+            vec![Chunk { start: u64::MAX, blocks: 2 }],
+            vec![Chunk { start: 5, blocks: 10 }, Chunk { start: 14, blocks: 10 }],
+        ] {
+            let mut sb = sample();
+            sb.chunks = chunks;
+            assert!(matches!(Superblock::decode(&sb.encode()), Err(Unusable::Implausible(_))));
+        }
+    }
+}

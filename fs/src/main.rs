@@ -1,0 +1,5 @@
+//! The `inflight` command.
+
+fn main() -> std::process::ExitCode {
+    inflight::cli::main()
+}

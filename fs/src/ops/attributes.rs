@@ -1,0 +1,111 @@
+//! lookup, forget, getattr, setattr, readlink.
+
+use crate::errno::Errno;
+use crate::image::tables::Time;
+use crate::ops::{Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// UTIME_NOW.
+    Now,
+    /// This one.
+    At(Time),
+}
+
+impl SetTime {
+    fn get(self) -> Time {
+        match self {
+            SetTime::Now => Time::now(),
+            SetTime::At(time) => time,
+        }
+    }
+}
+
+/// What setattr is to change; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of the contents.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything: only the kernel sets it, when it caches writes.
+    pub ctime: Option<Time>,
+}
+
+impl Fs {
+    /// The entry behind a name. The kernel gets a reference.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Entry> {
+        // "." and ".." come from open_by_handle_at(2), which knows inodes without a name.
+        let ino = match name {
+            b"." => parent,
+            b".." => self.inode(parent)?.attr().parent,
+            _ => match self.volume.lookup(parent, name)? {
+                Some(ino) => ino,
+                None if !self.inode(parent)?.attr().is_dir() => return Err(Errno::ENOTDIR),
+                None => return Err(Errno::ENOENT),
+            },
+        };
+        Ok(self.known_entry(&*self.inode(ino)?))
+    }
+
+    /// The kernel gives back `n` references.
+    pub fn forget(&self, ino: u64, n: u64) {
+        if let Err(e) = self.volume.forget(ino, n) {
+            tracing::error!("inode {ino} could not be reclaimed: {e}");
+        }
+    }
+
+    /// Attributes.
+    pub fn getattr(&self, ino: u64) -> Answer<Entry> {
+        Ok(self.entry(&*self.inode(ino)?))
+    }
+
+    /// Changes attributes.
+    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Answer<Entry> {
+        let inode = self.inode(ino)?;
+        let attr = inode.attr();
+        let only_now = *set == SetAttr { atime: set.atime, mtime: set.mtime, ..SetAttr::default() }
+            && [set.atime, set.mtime].iter().flatten().all(|t| *t == SetTime::Now);
+        if attr.flags & IMMUTABLE != 0 || !only_now && set.ctime.is_none() {
+            check_unfrozen(&attr)?;
+        }
+        if let Some(size) = set.size {
+            match attr.mode & libc::S_IFMT {
+                libc::S_IFREG => self.volume.set_size(&inode, size)?,
+                libc::S_IFDIR => return Err(Errno::EISDIR),
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        if let Some(mode) = set.mode {
+            self.chmod_acl(&inode, mode)?;
+        }
+        self.volume.set_attr(&inode, |attr| {
+            attr.ctime = set.ctime.unwrap_or_else(Time::now);
+            if let Some(mode) = set.mode {
+                attr.mode = attr.mode & libc::S_IFMT | mode & 0o7777;
+            }
+            attr.uid = set.uid.unwrap_or(attr.uid);
+            attr.gid = set.gid.unwrap_or(attr.gid);
+            attr.atime = set.atime.map_or(attr.atime, SetTime::get);
+            attr.mtime = set.mtime.map_or(attr.mtime, SetTime::get);
+        })?;
+        Ok(self.entry(&inode))
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Answer<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        let target = self.volume.target(ino)?;
+        self.accessed(&inode);
+        Ok(target)
+    }
+}

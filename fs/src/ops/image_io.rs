@@ -1,0 +1,141 @@
+//! The data paths between the server's memory and the image: through the image's page cache, or
+//! with O_DIRECT through pinned buffers.
+
+use crate::errno::Result;
+use crate::image::device::Device;
+use crate::volume::ReadPiece;
+use inflight_dio::{Buffer, DirectFile, Engine, Pool};
+use inflight_splice::PipePool;
+use inflight_splice::direct::{self, Piece, Segment};
+use std::ops::Range;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+/// Everything that moves data.
+pub struct ImageIo {
+    device: Arc<Device>,
+    direct: Option<Arc<DirectFile>>,
+    engine: Engine,
+    pool: Pool,
+    pipes: PipePool,
+}
+
+impl ImageIo {
+    /// Data paths to `device`. Where O_DIRECT is refused the page cache serves everything, and
+    /// one line says so.
+    pub fn new(device: Arc<Device>, pool: Pool, pipes: PipePool) -> std::io::Result<ImageIo> {
+        let direct = match DirectFile::reopen(device.as_fd()) {
+            Ok(file) => Some(Arc::new(file)),
+            Err(e) => {
+                tracing::warn!("{}: no direct I/O to the image: {e}", device.path().display());
+                None
+            }
+        };
+        let engine = Engine::new(&pool)?;
+        Ok(ImageIo { device, direct, engine, pool, pipes })
+    }
+
+    /// The buffers.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The pipes.
+    pub fn pipes(&self) -> &PipePool {
+        &self.pipes
+    }
+
+    /// The direct engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The image.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// True when the image takes O_DIRECT.
+    pub fn has_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The image, opened for O_DIRECT.
+    pub fn direct(&self) -> Option<&Arc<DirectFile>> {
+        self.direct.as_ref()
+    }
+
+    /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.
+    pub fn read_cached(&self, pieces: &[ReadPiece], buf: &mut Buffer) -> Result<()> {
+        let total = pieces.iter().map(ReadPiece::len).sum();
+        buf.set_len(total);
+        let mut rest = buf.as_mut_slice();
+        for piece in pieces {
+            let (part, tail) = rest.split_at_mut(piece.len());
+            match piece {
+                ReadPiece::Data { offset, .. } => self.device.read(*offset, part)?,
+                ReadPiece::Zeros { .. } => part.fill(0),
+            }
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Reads `pieces` with O_DIRECT; `None` when the image does not take it.
+    pub fn read_direct(&self, pieces: &[ReadPiece]) -> Result<Option<Vec<Piece>>> {
+        let Some(file) = &self.direct else { return Ok(None) };
+        let segments: Vec<Segment> = pieces.iter().map(segment).collect();
+        Ok(Some(direct::read(&self.engine, file, &self.pool, &segments)?))
+    }
+
+    /// Writes through the page cache.
+    pub fn write_cached(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        Ok(self.device.write(offset, bytes)?)
+    }
+
+    /// Writes with O_DIRECT what is aligned, and the edges through the page cache, which merges
+    /// them with the rest of their blocks; the caller holds the range.
+    pub fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &self.direct else { return self.write_cached(offset, bytes) };
+        let step = file.alignment().offset as u64;
+        let (from, to) =
+            (offset.next_multiple_of(step), (offset + bytes.len() as u64) / step * step);
+        if from >= to {
+            return self.write_cached(offset, bytes);
+        }
+        let (head, rest) = bytes.split_at((from - offset) as usize);
+        let (middle, tail) = rest.split_at((to - from) as usize);
+        if !head.is_empty() {
+            self.write_cached(offset, head)?;
+        }
+        let mut buf = self.pool.take(middle.len());
+        buf.set_len(middle.len());
+        buf.as_mut_slice().copy_from_slice(middle);
+        let (_buf, result) = self.engine.write_at(file, buf, from, middle.len());
+        result?;
+        if !tail.is_empty() {
+            self.write_cached(to, tail)?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros over a range of the image that is smaller than a block or two.
+    pub fn zero(&self, range: Range<u64>) -> Result<()> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut at = range.start;
+        while at < range.end {
+            let n = (range.end - at).min(ZEROS.len() as u64);
+            self.device.write(at, &ZEROS[..n as usize])?;
+            at += n;
+        }
+        Ok(())
+    }
+}
+
+/// A piece of a read plan in the terms of the splice crate.
+pub fn segment(piece: &ReadPiece) -> Segment {
+    match *piece {
+        ReadPiece::Data { offset, len } => Segment::Data { offset, len },
+        ReadPiece::Zeros { len } => Segment::Hole { len },
+    }
+}

@@ -1,0 +1,45 @@
+//! unlink, rmdir, rename.
+
+use crate::errno::Errno;
+use crate::ops::{Answer, Caller, Fs};
+
+impl Fs {
+    /// Removes a name that is not a directory.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Answer<()> {
+        Ok(self.volume.remove(parent, name, false)?)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Answer<()> {
+        match name {
+            b"." => Err(Errno::EINVAL),
+            b".." => Err(Errno::ENOTEMPTY),
+            _ => Ok(self.volume.remove(parent, name, true)?),
+        }
+    }
+
+    /// renameat2(2) with its RENAME_* flags.
+    ///
+    /// # Errors
+    /// EINVAL for flags that are unknown or contradict each other.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        flags: u32,
+    ) -> Answer<()> {
+        let (no_replace, exchange, whiteout) = (
+            flags & libc::RENAME_NOREPLACE != 0,
+            flags & libc::RENAME_EXCHANGE != 0,
+            flags & libc::RENAME_WHITEOUT != 0,
+        );
+        let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+        if flags & !known != 0 || exchange && (no_replace || whiteout) {
+            return Err(Errno::EINVAL);
+        }
+        let white =
+            whiteout.then(|| self.new_inode(caller, from.0, libc::S_IFCHR, 0)).transpose()?;
+        Ok(self.volume.rename(from, to, no_replace, exchange, white.as_ref())?)
+    }
+}

@@ -1,0 +1,343 @@
+//! read, in the steps between which the gate may park it.
+//!
+//! ```text
+//! Prepared: blocks pinned, way chosen       (nothing read)
+//! Applied:  data in buffers or in pipe A     (nothing sent)
+//! Ready:    bytes, or a pipe of known length (nothing sent)
+//! ```
+//!
+//! Every step owns what it needs, so a parked read is a value in a table. Dropping any of them
+//! gives buffers, pipes and pins back.
+
+use crate::errno::{Errno, Error};
+use crate::ops::{Answer, Fs};
+use crate::options::ReadMode;
+use crate::volume::inode::Inode;
+use crate::volume::{ReadPiece, ReadPlan};
+use inflight_dio::Buffer;
+use inflight_splice::direct::{self, Piece};
+use inflight_splice::{FillError, Filled, Filling};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+/// A read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadArgs {
+    /// File.
+    pub ino: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes at most.
+    pub len: usize,
+    /// The opener asked for O_DIRECT.
+    pub direct: bool,
+}
+
+/// The way from the image to the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Image page cache -> buffer -> /dev/fuse.
+    Copy,
+    /// Image -> pinned buffer with O_DIRECT -> /dev/fuse, copied.
+    CopyDirect,
+    /// Image page cache -> pipe -> /dev/fuse; no copy in the server.
+    SpliceBuffered,
+    /// Image -> pinned buffer with O_DIRECT -> pipe -> /dev/fuse; no copy in the server.
+    SpliceDirect,
+    /// The broken pipe-backed iterator, for tests of the tests.
+    PipeBacked,
+}
+
+impl Way {
+    /// The name that logs and reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Copy => "copy",
+            Way::CopyDirect => "copy-direct",
+            Way::SpliceBuffered => "splice-buffered",
+            Way::SpliceDirect => "splice-direct",
+            Way::PipeBacked => "pipe-backed",
+        }
+    }
+}
+
+/// Replies up to this size are copied: two splices and a pipe cost more than the copy. Measured
+/// with `scripts/bench`: at 16 KiB the copy was ahead, at 64 KiB the splice.
+const COPY_MAX: usize = 32 << 10;
+
+/// Blocks are pinned; nothing is read.
+#[derive(Debug)]
+pub struct Prepared {
+    inode: Arc<Inode>,
+    plan: ReadPlan,
+    way: Way,
+    wanted: usize,
+}
+
+/// The data is read.
+pub struct Applied {
+    plan: ReadPlan,
+    data: Data,
+    way: Way,
+}
+
+enum Data {
+    Buffer(Buffer),
+    Pieces(Vec<Piece>),
+    Filling(Filling),
+    Filled(Filled),
+}
+
+/// The data is ready to be sent. The pins last until this is dropped.
+pub struct Ready {
+    plan: ReadPlan,
+    /// What to send.
+    pub body: Body,
+    /// How it came.
+    pub way: Way,
+}
+
+/// What a read reply carries.
+pub enum Body {
+    /// To be written.
+    Bytes(Buffer),
+    /// To be spliced.
+    Pipe(Filled),
+}
+
+impl Fs {
+    /// Finds and pins the blocks and chooses the way.
+    pub fn read_prepare(&self, args: &ReadArgs) -> Answer<Prepared> {
+        let inode = self.inode(args.ino)?;
+        match inode.read().attr.mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+        let plan = self.volume.plan_read(&inode, args.offset, args.len)?;
+        let way = self.choose(args, plan.len);
+        Ok(Prepared { inode, plan, way, wanted: args.len })
+    }
+
+    fn choose(&self, args: &ReadArgs, len: usize) -> Way {
+        let direct = match self.options.read {
+            ReadMode::Copy => return Way::Copy,
+            ReadMode::PipeBacked => return Way::PipeBacked,
+            ReadMode::Auto => args.direct,
+            ReadMode::Direct => true,
+            ReadMode::Buffered => false,
+        } && self.io.has_direct();
+        let forced = self.options.read != ReadMode::Auto;
+        let fits = len <= self.io.pipes().max_payload() && self.options.splices;
+        match (direct, fits && len > 0 && (forced || len > COPY_MAX)) {
+            (true, true) => Way::SpliceDirect,
+            (true, false) => Way::CopyDirect,
+            (false, true) => Way::SpliceBuffered,
+            (false, false) => Way::Copy,
+        }
+    }
+}
+
+impl Prepared {
+    /// How it will be served.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Bytes that will be read.
+    pub fn len(&self) -> usize {
+        self.plan.len
+    }
+
+    /// True at the end of the file.
+    pub fn is_empty(&self) -> bool {
+        self.plan.len == 0
+    }
+
+    /// Reads at most `len` bytes.
+    pub fn cut(&mut self, len: usize) {
+        self.plan.cut(len);
+    }
+
+    /// Reads.
+    pub fn apply(self, fs: &Fs) -> Answer<Applied> {
+        let Prepared { inode, plan, way, wanted } = self;
+        let (data, way) = match fs.fetch(&plan, way, wanted) {
+            // A pipe that is too small, or none to be had, is no reason to fail the read.
+            Err(Error::Refused(Errno::EXFULL)) => {
+                let way = if way == Way::SpliceDirect { Way::CopyDirect } else { Way::Copy };
+                (fs.fetch(&plan, way, wanted)?, way)
+            }
+            other => (other?, way),
+        };
+        fs.accessed(&inode);
+        Ok(Applied { plan, data, way })
+    }
+}
+
+impl Fs {
+    fn fetch(&self, plan: &ReadPlan, way: Way, wanted: usize) -> Result<Data, Error> {
+        match way {
+            Way::Copy => {
+                let mut buf = self.io.pool().take(plan.len);
+                self.io.read_cached(&plan.pieces, &mut buf)?;
+                Ok(Data::Buffer(buf))
+            }
+            Way::CopyDirect => {
+                let mut buf = self.io.pool().take(plan.len);
+                gather(self.pieces(plan)?, &mut buf);
+                Ok(Data::Buffer(buf))
+            }
+            Way::SpliceDirect => Ok(Data::Pieces(self.pieces(plan)?)),
+            Way::SpliceBuffered => Ok(Data::Filling(self.fill_cached(plan)?)),
+            Way::PipeBacked => self.pipe_backed(plan, wanted),
+        }
+    }
+
+    fn pieces(&self, plan: &ReadPlan) -> Result<Vec<Piece>, Error> {
+        let pieces = self.io.read_direct(&plan.pieces)?.ok_or(Errno::EIO)?;
+        let read: usize = pieces.iter().map(Piece::len).sum();
+        if read != plan.len {
+            let text = format!("image ends inside a file: {read} of {} bytes read", plan.len);
+            return Err(Error::Corrupt(text));
+        }
+        Ok(pieces)
+    }
+
+    fn fill_cached(&self, plan: &ReadPlan) -> Result<Filling, Error> {
+        let mut filling = self.io.pipes().begin(plan.len).map_err(full)?;
+        for piece in &plan.pieces {
+            match *piece {
+                ReadPiece::Zeros { len } => filling.zeros(len).map_err(full)?,
+                ReadPiece::Data { offset, len } => {
+                    let got = filling.file(self.io.device().as_fd(), offset, len).map_err(full)?;
+                    if got != len {
+                        let text =
+                            format!("image ends at byte {}, inside a file", offset + got as u64);
+                        return Err(Error::Corrupt(text));
+                    }
+                }
+            }
+        }
+        Ok(filling)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn pipe_backed(&self, _plan: &ReadPlan, _wanted: usize) -> Result<Data, Error> {
+        Err(Errno::EINVAL.into())
+    }
+
+    #[cfg(feature = "mutants")]
+    fn pipe_backed(&self, plan: &ReadPlan, wanted: usize) -> Result<Data, Error> {
+        use inflight_splice::pipe_backed::{Revert, read};
+        let file = self.io.direct().ok_or(Errno::EIO)?;
+        let segments: Vec<_> = plan.pieces.iter().map(crate::ops::image_io::segment).collect();
+        let (pipes, engine, pool) = (self.io.pipes(), self.io.engine(), self.io.pool());
+        Ok(Data::Filled(read(pipes, engine, file, pool, &segments, wanted, Revert::FreeTail)?))
+    }
+}
+
+/// A pipe that does not take the data is EXFULL, which [`Prepared::apply`] turns into a copy.
+fn full(e: FillError) -> Error {
+    match e {
+        FillError::Full { .. } => Errno::EXFULL.into(),
+        FillError::Io(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            Errno::EXFULL.into()
+        }
+        other => Error::Image(other.into()),
+    }
+}
+
+fn gather(pieces: Vec<Piece>, buf: &mut Buffer) {
+    buf.set_len(pieces.iter().map(Piece::len).sum());
+    let mut rest = buf.as_mut_slice();
+    for piece in pieces {
+        let (part, tail) = rest.split_at_mut(piece.len());
+        match piece {
+            Piece::Data { buf, from, len } => {
+                part.copy_from_slice(&buf.as_slice()[from..from + len])
+            }
+            Piece::Zeros { .. } => part.fill(0),
+        }
+        rest = tail;
+    }
+}
+
+impl Applied {
+    /// How the data came.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Cuts the reply to `len` bytes. What is in a pipe cannot be cut, so it is read again.
+    pub fn cut(mut self, fs: &Fs, len: usize) -> Answer<Applied> {
+        self.plan.cut(len);
+        match &mut self.data {
+            Data::Buffer(buf) => buf.truncate(len.min(buf.len())),
+            _ => self.data = fs.fetch(&self.plan, self.way, len)?,
+        }
+        Ok(self)
+    }
+
+    /// Puts what is in buffers into the pipe.
+    pub fn pipe(self, fs: &Fs) -> Answer<Ready> {
+        let Applied { plan, data, way } = self;
+        let body = match data {
+            Data::Buffer(buf) => Body::Bytes(buf),
+            Data::Filled(filled) => Body::Pipe(filled),
+            Data::Filling(filling) => Body::Pipe(finish(filling)?),
+            Data::Pieces(pieces) => match fs.io.pipes().begin(plan.len) {
+                Ok(filling) => fill(fs, filling, pieces, &plan)?,
+                Err(_) => copied(fs, pieces, &plan),
+            },
+        };
+        Ok(Ready { plan, body, way })
+    }
+}
+
+fn fill(fs: &Fs, mut filling: Filling, pieces: Vec<Piece>, plan: &ReadPlan) -> Answer<Body> {
+    match direct::fill(&mut filling, pieces).map_err(full) {
+        Ok(()) => Ok(Body::Pipe(finish(filling)?)),
+        Err(Error::Refused(Errno::EXFULL)) => {
+            drop(filling);
+            Ok(copied(fs, fs.pieces(plan)?, plan))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn copied(fs: &Fs, pieces: Vec<Piece>, plan: &ReadPlan) -> Body {
+    let mut buf = fs.io.pool().take(plan.len);
+    gather(pieces, &mut buf);
+    Body::Bytes(buf)
+}
+
+fn finish(filling: Filling) -> Answer<Filled> {
+    Ok(filling.finish().map_err(|e| Error::Image(e.into()))?)
+}
+
+impl Ready {
+    /// Bytes of data.
+    pub fn len(&self) -> usize {
+        match &self.body {
+            Body::Bytes(buf) => buf.len(),
+            Body::Pipe(filled) => filled.len(),
+        }
+    }
+
+    /// True at the end of the file.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Cuts the reply to `len` bytes.
+    pub fn cut(self, fs: &Fs, len: usize) -> Answer<Ready> {
+        let Ready { plan, body, way } = self;
+        let data = match body {
+            Body::Bytes(buf) => Data::Buffer(buf),
+            Body::Pipe(filled) => Data::Filled(filled),
+        };
+        Applied { plan, data, way }.cut(fs, len)?.pipe(fs)
+    }
+}

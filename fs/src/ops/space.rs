@@ -1,0 +1,112 @@
+//! statfs, fallocate, lseek, FITRIM.
+
+use crate::errno::Errno;
+use crate::image::BLOCK;
+use crate::image::pins::Run;
+use crate::image::store::Recovery;
+use crate::image::tables::INODES_USED;
+use crate::ops::{Answer, Fs, IMMUTABLE, check_unfrozen};
+use crate::volume::{Fallocate, NAME_MAX};
+
+/// What statfs(2) answers, sizes in blocks of 4096 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct StatFs {
+    /// All blocks.
+    pub blocks: u64,
+    /// Free ones.
+    pub free: u64,
+    /// Free ones that file data may use.
+    pub available: u64,
+    /// Inodes: those in use and as many as there could still be.
+    pub files: u64,
+    /// Inodes that could still be made.
+    pub files_free: u64,
+    /// Longest name.
+    pub name_max: u32,
+}
+
+impl Fs {
+    /// Numbers about the whole filesystem.
+    pub fn statfs(&self) -> Answer<StatFs> {
+        use redb::ReadableTable as _;
+        let usage = self.volume.store().space().usage();
+        let used = self
+            .volume
+            .store()
+            .read(|t| Ok(t.counters.get(INODES_USED)?.map_or(0, |v| v.value())))?;
+        // An inode and its name take about 256 bytes of the metadata area.
+        let files_free = usage.free * (BLOCK / 256);
+        Ok(StatFs {
+            blocks: usage.total,
+            free: usage.free,
+            available: usage.available,
+            files: used + files_free,
+            files_free,
+            name_max: NAME_MAX as u32,
+        })
+    }
+
+    /// fallocate(2) with its FALLOC_FL_* mode.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for modes that this filesystem does not have.
+    pub fn fallocate(&self, ino: u64, mode: i32, offset: u64, len: u64) -> Answer<()> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Fallocate::Allocate { keep_size },
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Fallocate::Punch,
+            libc::FALLOC_FL_ZERO_RANGE => Fallocate::Zero { keep_size },
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        let inode = self.inode(ino)?;
+        let attr = inode.attr();
+        match attr.mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(Errno::EISDIR),
+            _ => return Err(Errno::ENODEV),
+        }
+        if what == (Fallocate::Allocate { keep_size }) {
+            if attr.flags & IMMUTABLE != 0 {
+                return Err(Errno::EPERM);
+            }
+        } else {
+            check_unfrozen(&attr)?;
+        }
+        Ok(self.volume.fallocate(&inode, what, offset, len)?)
+    }
+
+    /// SEEK_DATA and SEEK_HOLE of lseek(2).
+    pub fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Answer<u64> {
+        let inode = self.inode(ino)?;
+        let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        match whence {
+            libc::SEEK_DATA => Ok(self.volume.seek(&inode, offset, true)?),
+            libc::SEEK_HOLE => Ok(self.volume.seek(&inode, offset, false)?),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Gives free space of at least `min_len` bytes in `[start, start + len)` back to whatever
+    /// holds the image; returns the bytes given back.
+    pub fn trim(&self, start: u64, len: u64, min_len: u64) -> Answer<u64> {
+        let store = self.volume.store();
+        store.check_writable()?;
+        // What was freed a moment ago is only free after a commit.
+        self.volume.commit_if_changed(Recovery::Walk)?;
+        let (from, to) = (start.div_ceil(BLOCK), start.saturating_add(len) / BLOCK);
+        let runs = store.space().take_free_runs(from, to, min_len.div_ceil(BLOCK));
+        let mut trimmed = 0;
+        let mut result = Ok(());
+        for Run { start, blocks } in runs {
+            if result.is_ok() {
+                result = store.device().discard(start * BLOCK, blocks * BLOCK);
+                trimmed += if result.is_ok() { blocks * BLOCK } else { 0 };
+            }
+            store.space().unallocate(Run { start, blocks });
+        }
+        match result {
+            Ok(()) => Ok(trimmed),
+            Err(e) => Err(e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the server counts, for `inflight stat`.
+
+use crate::image::space::Usage;
+use crate::ops::Fs;
+use crate::ops::read::Way;
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+const WAYS: [Way; 5] =
+    [Way::Copy, Way::CopyDirect, Way::SpliceBuffered, Way::SpliceDirect, Way::PipeBacked];
+
+/// Counters of one mount.
+#[derive(Debug, Default)]
+pub struct Stats {
+    reads: [Counter; WAYS.len()],
+    writes: [Counter; 2],
+    in_flight: AtomicU64,
+    operations: Mutex<BTreeMap<&'static str, Histogram<u64>>>,
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counter {
+    fn add(&self, bytes: usize) {
+        self.requests.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    fn get(&self) -> Count {
+        Count { requests: self.requests.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+}
+
+impl Stats {
+    /// A read was answered.
+    pub fn read(&self, way: Way, bytes: usize) {
+        self.reads[way as usize].add(bytes);
+    }
+
+    pub(super) fn wrote(&self, direct: bool, bytes: usize) {
+        self.writes[usize::from(direct)].add(bytes);
+    }
+
+    /// A request arrived.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// A request was answered, `after` its arrival.
+    pub fn end(&self, operation: &'static str, after: Duration) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        let mut operations = self.operations.lock();
+        let histogram = operations.entry(operation).or_insert_with(|| {
+            Histogram::new_with_max(60_000_000_000, 2).expect("constant, valid bounds")
+        });
+        histogram.saturating_record(after.as_nanos() as u64);
+    }
+}
+
+/// Requests and bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Count {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Latency of one operation, in microseconds from arrival to reply.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many.
+    pub count: u64,
+    /// Median.
+    pub p50_us: f64,
+    /// 99th percentile.
+    pub p99_us: f64,
+    /// Longest.
+    pub max_us: f64,
+}
+
+/// Everything, as `inflight stat --json` prints it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Path of the image.
+    pub image: String,
+    /// Server process.
+    pub pid: u32,
+    /// Which transport serves, and why.
+    pub transport: String,
+    /// Replies to READ, by the way they took.
+    pub reads: BTreeMap<&'static str, Count>,
+    /// WRITE payloads: to the image's page cache, and past it.
+    pub writes: BTreeMap<&'static str, Count>,
+    /// Requests that have no answer yet.
+    pub in_flight: u64,
+    /// Reads that hold blocks against reuse.
+    pub pins: usize,
+    /// Blocks.
+    pub space: Usage,
+    /// Inodes in memory.
+    pub inodes_cached: usize,
+    /// Commits so far.
+    pub commits: u64,
+    /// Buffers.
+    pub pool: inflight_dio::PoolReport,
+    /// Pipes.
+    pub pipes: inflight_splice::PipeReport,
+    /// Latencies, by operation.
+    pub operations: BTreeMap<&'static str, Latency>,
+}
+
+impl Fs {
+    /// The counters of now.
+    pub fn report(&self) -> Report {
+        let stats = &self.stats;
+        let store = self.volume.store();
+        let reads = WAYS.iter().map(|w| (w.name(), stats.reads[*w as usize].get())).collect();
+        let writes = [("buffered", stats.writes[0].get()), ("direct", stats.writes[1].get())];
+        let micros = |ns: u64| ns as f64 / 1000.0;
+        let operations = stats.operations.lock();
+        let latency = |h: &Histogram<u64>| Latency {
+            count: h.len(),
+            p50_us: micros(h.value_at_quantile(0.5)),
+            p99_us: micros(h.value_at_quantile(0.99)),
+            max_us: micros(h.max()),
+        };
+        Report {
+            image: store.device().path().display().to_string(),
+            pid: std::process::id(),
+            transport: self.options.transport_chosen(),
+            reads,
+            writes: writes.into_iter().collect(),
+            in_flight: stats.in_flight.load(Relaxed),
+            pins: store.space().pins().held(),
+            space: store.space().usage(),
+            inodes_cached: self.volume.inodes_cached(),
+            commits: store.durable(),
+            pool: self.io.pool().report(),
+            pipes: self.io.pipes().report(),
+            operations: operations.iter().map(|(name, h)| (*name, latency(h))).collect(),
+        }
+    }
+}

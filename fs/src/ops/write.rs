@@ -1,0 +1,64 @@
+//! write.
+
+use crate::errno::Errno;
+use crate::image::BLOCK;
+use crate::ops::{APPEND, Answer, Fs, IMMUTABLE};
+use crate::options::WriteMode;
+use crate::volume::inode::Inode;
+use std::sync::Arc;
+
+/// A write, without its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteArgs {
+    /// File.
+    pub ino: u64,
+    /// First byte.
+    pub offset: u64,
+    /// The opener asked for O_DIRECT.
+    pub direct: bool,
+    /// The opener asked for O_APPEND; `offset` is where the kernel thinks the end is.
+    pub append: bool,
+}
+
+impl Fs {
+    /// Writes all of `payload`; returns its length.
+    pub fn write(&self, args: &WriteArgs, payload: &[u8]) -> Answer<usize> {
+        let inode = self.inode(args.ino)?;
+        self.check_write(&inode, args)?;
+        let direct = match self.options.write {
+            WriteMode::Direct => true,
+            WriteMode::Buffered => false,
+            WriteMode::Auto => args.direct,
+        };
+        let write = self.volume.write(&inode, args.offset, payload.len())?;
+        for zeros in &write.zeros {
+            self.io.zero(zeros.clone())?;
+        }
+        for part in &write.data {
+            let bytes = &payload[part.payload.clone()];
+            if direct {
+                self.io.write_direct(part.offset, bytes)?;
+            } else {
+                self.io.write_cached(part.offset, bytes)?;
+            }
+        }
+        write.finish()?;
+        self.stats.wrote(direct && self.io.has_direct(), payload.len());
+        Ok(payload.len())
+    }
+
+    fn check_write(&self, inode: &Arc<Inode>, args: &WriteArgs) -> Answer<()> {
+        let st = inode.read();
+        match st.attr.mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+        // A block that the kernel cached may begin before the end that it appends to.
+        let overwrites = args.offset.saturating_add(BLOCK) < st.attr.size && !args.append;
+        if st.attr.flags & IMMUTABLE != 0 || st.attr.flags & APPEND != 0 && overwrites {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! Mount options, as `-o` and fstab(5) write them.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How reads are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// As the opener asked: O_DIRECT files directly, others through the page cache.
+    Auto,
+    /// Always the buffered splice-read.
+    Buffered,
+    /// Always the direct splice-read.
+    Direct,
+    /// Always copied, through the page cache.
+    Copy,
+    /// The broken path, in builds with the `mutants` feature.
+    PipeBacked,
+}
+
+/// How payloads reach the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// As the opener asked.
+    Auto,
+    /// Through the image's page cache.
+    Buffered,
+    /// With O_DIRECT.
+    Direct,
+}
+
+/// When access times change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atime {
+    /// noatime
+    Never,
+    /// nodiratime: as relatime, directories never
+    NoDirectories,
+    /// relatime
+    Relative,
+    /// strictatime
+    Strict,
+}
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportMode {
+    /// The best that there is.
+    Auto,
+    /// The fuser crate.
+    Fuser,
+}
+
+/// Everything `-o` can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// No writes, not even of access times.
+    pub read_only: bool,
+    /// Others than the mounting user may use it.
+    pub allow_other: bool,
+    /// The kernel checks permissions.
+    pub default_permissions: bool,
+    /// How reads are served.
+    pub read: ReadMode,
+    /// How payloads reach the image.
+    pub write: WriteMode,
+    /// How requests come from the kernel.
+    pub transport: TransportMode,
+    /// The kernel gathers writes before it sends them.
+    pub writeback: bool,
+    /// Every file is opened with FOPEN_DIRECT_IO. For the race cases; see the README.
+    pub direct_io: bool,
+    /// The kernel asks for every open and close instead of remembering that it need not.
+    pub open_messages: bool,
+    /// Server threads.
+    pub threads: usize,
+    /// read_ahead_kb of the mount, KiB.
+    pub max_readahead: u32,
+    /// How long the kernel may keep attributes.
+    pub attr_timeout: Duration,
+    /// How long the kernel may keep names.
+    pub entry_timeout: Duration,
+    /// When access times change.
+    pub atime: Atime,
+    /// Slabs of 2 MiB in the buffer pool.
+    pub slabs: usize,
+    /// Replies may be spliced: the transport has a device that takes it.
+    pub splices: bool,
+    /// Passed on to mount(2): nosuid, nodev, noexec, sync, dirsync.
+    pub kernel: Vec<String>,
+}
+
+/// The image has one owner, so what the kernel knows stays true: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Options {
+            read_only: false,
+            allow_other: false,
+            default_permissions: true,
+            read: ReadMode::Auto,
+            write: WriteMode::Auto,
+            transport: TransportMode::Auto,
+            writeback: true,
+            direct_io: false,
+            open_messages: false,
+            threads: (2 * cores).max(4),
+            max_readahead: 1024,
+            attr_timeout: FOREVER,
+            entry_timeout: FOREVER,
+            atime: Atime::Relative,
+            slabs: 8,
+            splices: true,
+            kernel: Vec::new(),
+        }
+    }
+}
+
+/// Names of all options, for messages about unknown ones.
+const NAMES: &[&str] = &[
+    "ro",
+    "rw",
+    "allow_other",
+    "default_permissions",
+    "no_default_permissions",
+    "read=",
+    "write=",
+    "transport=",
+    "writeback",
+    "nowriteback",
+    "direct_io",
+    "open_messages",
+    "threads=",
+    "max_readahead=",
+    "attr_timeout=",
+    "entry_timeout=",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "slabs=",
+    "nosuid",
+    "nodev",
+    "noexec",
+];
+
+/// What is wrong with an option.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OptionError {
+    /// There is none of that name.
+    #[error("unknown mount option '{name}'{hint}")]
+    Unknown {
+        /// As it was written.
+        name: String,
+        /// The nearest known one, as a sentence.
+        hint: String,
+    },
+    /// The value is not one of those allowed.
+    #[error("mount option '{name}': '{value}' is not {expected}")]
+    Value {
+        /// The option.
+        name: &'static str,
+        /// As it was written.
+        value: String,
+        /// What would be.
+        expected: &'static str,
+    },
+}
+
+impl Options {
+    /// Adds a comma-separated list; a later option wins.
+    pub fn add(&mut self, list: &str) -> Result<(), OptionError> {
+        list.split(',').filter(|o| !o.is_empty()).try_for_each(|option| self.add_one(option))
+    }
+
+    fn add_one(&mut self, option: &str) -> Result<(), OptionError> {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "allow_other" => self.allow_other = true,
+            "default_permissions" => self.default_permissions = true,
+            "no_default_permissions" => self.default_permissions = false,
+            "writeback" => self.writeback = true,
+            "nowriteback" => self.writeback = false,
+            "direct_io" => self.direct_io = true,
+            "open_messages" => self.open_messages = true,
+            "noatime" => self.atime = Atime::Never,
+            "nodiratime" => self.atime = Atime::NoDirectories,
+            "relatime" | "atime" | "diratime" => self.atime = Atime::Relative,
+            "strictatime" => self.atime = Atime::Strict,
+            "read" => self.read = read_mode(value)?,
+            "write" => self.write = write_mode(value)?,
+            "transport" => self.transport = transport_mode(value)?,
+            "threads" => {
+                self.threads = number("threads", value, 1, 1024, "a number from 1 to 1024")?
+            }
+            "slabs" => self.slabs = number("slabs", value, 0, 1024, "a number from 0 to 1024")?,
+            "max_readahead" => {
+                let what = "a number of KiB from 0 to 1048576";
+                self.max_readahead = number("max_readahead", value, 0, 1 << 20, what)?;
+            }
+            "attr_timeout" => self.attr_timeout = seconds("attr_timeout", value)?,
+            "entry_timeout" => self.entry_timeout = seconds("entry_timeout", value)?,
+            "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "sync" | "async"
+            | "dirsync" => {
+                self.kernel.push(name.to_owned());
+            }
+            // What mount(8), fstab(5) and systemd add for themselves.
+            "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "_netdev"
+            | "nofail" | "lazytime" | "nolazytime" | "loud" | "silent" | "iversion"
+            | "noiversion" | "rootcontext" | "context" | "mand" | "nomand" | "nosymfollow"
+            | "X-mount.mkdir" => {}
+            _ if name.starts_with("x-") || name.starts_with("comment") => {}
+            _ => return Err(unknown(option)),
+        }
+        Ok(())
+    }
+
+    /// The transport that serves, and why.
+    pub fn transport_chosen(&self) -> String {
+        match self.transport {
+            TransportMode::Auto => "fuser (the only one in this version)".to_owned(),
+            TransportMode::Fuser => "fuser (asked for)".to_owned(),
+        }
+    }
+}
+
+fn unknown(option: &str) -> OptionError {
+    let name = option.split('=').next().unwrap_or(option);
+    let near = NAMES
+        .iter()
+        .map(|known| (strsim::jaro_winkler(name, known.trim_end_matches('=')), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.8);
+    let hint = match near {
+        Some((_, known)) => format!("; did you mean '{known}'?"),
+        None => format!("; known ones are {}", NAMES.join(" ")),
+    };
+    OptionError::Unknown { name: option.to_owned(), hint }
+}
+
+fn read_mode(value: &str) -> Result<ReadMode, OptionError> {
+    match value {
+        "auto" => Ok(ReadMode::Auto),
+        "buffered" => Ok(ReadMode::Buffered),
+        "direct" => Ok(ReadMode::Direct),
+        "copy" => Ok(ReadMode::Copy),
+        "pipe-backed" if cfg!(feature = "mutants") => Ok(ReadMode::PipeBacked),
+        _ => Err(wrong("read", value, "auto, buffered, direct or copy")),
+    }
+}
+
+fn write_mode(value: &str) -> Result<WriteMode, OptionError> {
+    match value {
+        "auto" => Ok(WriteMode::Auto),
+        "buffered" => Ok(WriteMode::Buffered),
+        "direct" => Ok(WriteMode::Direct),
+        _ => Err(wrong("write", value, "auto, buffered or direct")),
+    }
+}
+
+fn transport_mode(value: &str) -> Result<TransportMode, OptionError> {
+    match value {
+        "auto" => Ok(TransportMode::Auto),
+        "fuser" => Ok(TransportMode::Fuser),
+        _ => Err(wrong("transport", value, "auto or fuser")),
+    }
+}
+
+fn number<T: FromStr + PartialOrd>(
+    name: &'static str,
+    value: &str,
+    min: T,
+    max: T,
+    expected: &'static str,
+) -> Result<T, OptionError> {
+    let parsed = value.parse().ok().filter(|n| *n >= min && *n <= max);
+    parsed.ok_or_else(|| wrong(name, value, expected))
+}
+
+fn seconds(name: &'static str, value: &str) -> Result<Duration, OptionError> {
+    let expected = "a number of seconds from 0 to 31536000";
+    Ok(Duration::from_secs_f64(number(name, value, 0.0, 31_536_000.0, expected)?))
+}
+
+fn wrong(name: &'static str, value: &str, expected: &'static str) -> OptionError {
+    OptionError::Value { name, value: value.to_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_option_wins_and_strangers_are_named() {
+        let mut o = Options::default();
+        o.add("ro,noatime,read=direct,threads=3,rw,x-systemd.automount").expect("valid");
+        assert!(!o.read_only && o.read == ReadMode::Direct && o.threads == 3);
+        let e = o.add("writebak").expect_err("no such option");
+        assert_eq!(e.to_string(), "unknown mount option 'writebak'; did you mean 'writeback'?");
+        let e = o.add("threads=0").expect_err("out of range");
+        assert!(e.to_string().contains("'0' is not a number from 1 to 1024"), "{e}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The fuser crate as a transport: decodes nothing itself, maps fuser's types to those of `ops`.
+
+mod adapter;
+mod convert;
+mod reply;
+
+pub use adapter::Adapter;

@@ -1,0 +1,123 @@
+//! Replies: what `ops` answered, in fuser's reply objects; and read replies that fuser cannot send.
+
+use crate::errno::Errno;
+use crate::ops::read::{Body, Ready};
+use crate::ops::{Answer, Entry};
+use crate::options::Options;
+use crate::transport::fuser::convert;
+use fuser::{Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyXattr};
+use inflight_splice::{ReplyChannel, SendError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Where spliced replies go. Set when the session exists, which is before the first request.
+pub type Channel = Arc<OnceLock<ReplyChannel>>;
+
+/// How long the kernel may believe us.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Attributes.
+    pub attr: Duration,
+    /// Names, those that do not exist included.
+    pub entry: Duration,
+}
+
+impl Timeouts {
+    /// From the mount options.
+    pub fn new(options: &Options) -> Timeouts {
+        Timeouts { attr: options.attr_timeout, entry: options.entry_timeout }
+    }
+}
+
+/// The generation of an entry, for open_by_handle_at(2).
+pub fn generation(entry: &Entry) -> Generation {
+    Generation(u64::from(entry.attr.generation))
+}
+
+/// Nothing, or an errno.
+pub fn empty(reply: ReplyEmpty, answer: Answer<()>) {
+    match answer {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(convert::errno(e)),
+    }
+}
+
+/// Attributes.
+pub fn attr(reply: ReplyAttr, timeouts: Timeouts, answer: Answer<Entry>) {
+    match answer {
+        Ok(entry) => reply.attr(&timeouts.attr, &convert::attr(&entry)),
+        Err(e) => reply.error(convert::errno(e)),
+    }
+}
+
+/// An entry that was made.
+pub fn entry(reply: ReplyEntry, timeouts: Timeouts, answer: Answer<Entry>) {
+    match answer {
+        Ok(entry) => {
+            let attr = convert::attr(&entry);
+            reply.entry_with_ttls(&timeouts.attr, &timeouts.entry, &attr, generation(&entry));
+        }
+        Err(e) => reply.error(convert::errno(e)),
+    }
+}
+
+/// An entry that was looked up: the kernel also remembers what is not there.
+pub fn looked_up(reply: ReplyEntry, timeouts: Timeouts, answer: Answer<Entry>) {
+    match answer {
+        Err(Errno::ENOENT) if !timeouts.entry.is_zero() => {
+            let none = convert::negative();
+            reply.entry_with_ttls(&Duration::ZERO, &timeouts.entry, &none, Generation(0));
+        }
+        other => entry(reply, timeouts, other),
+    }
+}
+
+/// A value or its size, as getxattr(2) asks with `size` 0.
+pub fn xattr(reply: ReplyXattr, size: u32, answer: Answer<Vec<u8>>) {
+    match answer {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(convert::errno(e)),
+    }
+}
+
+/// Bytes that are at hand.
+pub fn data(reply: ReplyData, answer: Answer<Vec<u8>>) {
+    match answer {
+        Ok(bytes) => reply.data(&bytes),
+        Err(e) => reply.error(convert::errno(e)),
+    }
+}
+
+/// A read: written, or spliced past fuser.
+pub fn read(reply: ReplyData, channel: &Channel, unique: u64, answer: Answer<Ready>) {
+    match answer {
+        Err(e) => reply.error(convert::errno(e)),
+        Ok(ready) => match ready.body {
+            Body::Bytes(ref buf) => reply.data(buf.as_slice()),
+            Body::Pipe(filled) => {
+                let Some(channel) = channel.get() else { return reply.error(fuser::Errno::EIO) };
+                let header = out_header(unique, filled.len());
+                match channel.send(&header, filled) {
+                    // The reply is sent, or nobody waits for it; fuser would send a second one.
+                    Ok(()) | Err(SendError::Gone | SendError::Disconnected) => {
+                        std::mem::forget(reply);
+                    }
+                    Err(e) => {
+                        tracing::error!("spliced reply: {e}");
+                        reply.error(fuser::Errno::EIO);
+                    }
+                }
+            }
+        },
+    }
+}
+
+/// struct fuse_out_header of linux/fuse.h: length of everything, error 0, unique.
+fn out_header(unique: u64, data: usize) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&(data as u32 + 16).to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    header
+}

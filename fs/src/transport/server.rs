@@ -1,0 +1,216 @@
+//! A mount from start to end: image, operations, gate, session, and everything closed again.
+
+use crate::errno::Error;
+use crate::gate::{Gate, GateError};
+use crate::image::device::Device;
+use crate::image::lock::{ImageLock, LockError, PATIENCE};
+use crate::image::metastore::MetaStore;
+use crate::image::probe::{self, ProbeError};
+use crate::image::store::{Recovery, Store};
+use crate::ops::{Fs, ImageIo};
+use crate::options::Options;
+use crate::transport::fuser::Adapter;
+use crate::transport::mount;
+use crate::transport::service::Service;
+use crate::volume::Volume;
+use inflight_dio::{Pool, PoolConfig};
+use inflight_splice::{PipePool, ReplyChannel};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How often changes become durable without anybody asking, as in ext4.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of a pipe: what a user without CAP_SYS_RESOURCE may have (pipe(7)).
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The image cannot be used.
+    #[error(transparent)]
+    Image(#[from] ProbeError),
+    /// Somebody else has it.
+    #[error("{image} is {source}")]
+    Locked {
+        /// The image.
+        image: PathBuf,
+        /// Who has it.
+        source: LockError,
+    },
+    /// Its metadata cannot be used.
+    #[error("{image}: {source}")]
+    Metadata {
+        /// The image.
+        image: PathBuf,
+        /// What is wrong.
+        source: Error,
+    },
+    /// Memory, pipes or threads.
+    #[error("cannot prepare data paths: {0}")]
+    Resources(String),
+    /// The gate's socket.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// mount(2) or fusermount3(1).
+    #[error("cannot mount on {mountpoint}: {reason}")]
+    Mount {
+        /// Where.
+        mountpoint: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// What to mount, and where.
+#[derive(Clone, Debug)]
+pub struct MountRequest {
+    /// The image.
+    pub image: PathBuf,
+    /// The directory, canonical.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub options: Options,
+    /// Socket of the gate, if there is to be one.
+    pub gate: Option<PathBuf>,
+}
+
+/// A mount that answers requests once [`Server::run`] is called.
+pub struct Server {
+    session: ::fuser::Session<Adapter>,
+    fs: Arc<Fs>,
+    gate: Option<Arc<Gate>>,
+    request: MountRequest,
+}
+
+impl Server {
+    /// Opens the image and mounts it.
+    pub fn start(request: MountRequest) -> Result<Server, MountError> {
+        let fs = Arc::new(open(&request.image, &request.options)?);
+        let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose()?;
+        let channel = Arc::new(OnceLock::new());
+        let service = Service::new(fs.clone(), gate.clone());
+        let adapter = Adapter::new(service, channel.clone());
+        let image = fs.volume().store().device().path().to_owned();
+        let config = mount::config(&image, &request.options);
+        let session = ::fuser::Session::new(adapter, &request.mountpoint, &config);
+        let session = match session {
+            Ok(session) => session,
+            Err(e) => {
+                if let Some(gate) = gate {
+                    gate.shutdown();
+                }
+                close(&fs).map_err(|source| MountError::Metadata { image, source })?;
+                return Err(refused(&request.mountpoint, &e));
+            }
+        };
+        let sink = session.as_fd().try_clone_to_owned();
+        let sink = sink.map_err(|e| MountError::Resources(e.to_string()))?;
+        let _ = channel.set(ReplyChannel::new(sink, fs.io().pipes().clone()));
+        mount::apply_readahead(&request.mountpoint, &request.options);
+        mount::apply_atime(&request.mountpoint, &request.options);
+        Ok(Server { session, fs, gate, request })
+    }
+
+    /// The operations, for tests.
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    /// Serves until the filesystem is unmounted, then commits and closes the image.
+    pub fn run(self) -> Result<(), MountError> {
+        let Server { session, fs, gate, request } = self;
+        let (stop, stopped) = mpsc::channel::<()>();
+        let committer = {
+            let fs = fs.clone();
+            std::thread::Builder::new().name("commit".into()).spawn(move || {
+                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(COMMIT_EVERY) {
+                    commit(&fs);
+                }
+            })
+        };
+        let served = session.run();
+        drop(stop);
+        if let Ok(thread) = committer {
+            let _ = thread.join();
+        }
+        if let Some(gate) = gate {
+            gate.shutdown();
+        }
+        let image = request.image;
+        close(&fs).map_err(|source| MountError::Metadata { image, source })?;
+        served.map_err(|e| MountError::Mount {
+            mountpoint: request.mountpoint,
+            reason: format!("the session ended with an error: {e}"),
+        })
+    }
+}
+
+/// Opens an image for use; the caller closes it with [`close`].
+pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
+    let device = Device::open(image, !options.read_only)
+        .map_err(|source| ProbeError::Open { path: image.into(), source })?;
+    let locked = |source| MountError::Locked { image: image.into(), source };
+    let lock = ImageLock::acquire(device.file(), device.path(), PATIENCE).map_err(locked)?;
+    let superblock = probe::superblock(&device, !options.read_only)?;
+    let device = Arc::new(device);
+    let meta = Arc::new(MetaStore::new(device.clone(), superblock));
+    let metadata = |source| MountError::Metadata { image: image.into(), source };
+    let store = Store::open(device.clone(), meta, Some(lock)).map_err(metadata)?;
+    let volume = Volume::open(store).map_err(metadata)?;
+    let resources = |e: io::Error| MountError::Resources(e.to_string());
+    let config = PoolConfig { slabs: options.slabs, ..PoolConfig::default() };
+    let pool = Pool::new(config).map_err(|e| MountError::Resources(e.to_string()))?;
+    let pipes = PipePool::new(PIPE_BYTES, 2 * options.threads).map_err(resources)?;
+    let io = ImageIo::new(device, pool, pipes).map_err(resources)?;
+    Ok(Fs::new(volume, io, options.clone()))
+}
+
+/// Commits and closes what [`open`] opened.
+pub fn close(fs: &Fs) -> Result<(), Error> {
+    fs.volume().close()
+}
+
+fn commit(fs: &Fs) {
+    if fs.volume().store().check_writable().is_err() {
+        return;
+    }
+    if let Err(e) = fs.volume().commit_if_changed(Recovery::Quick) {
+        tracing::error!("periodic commit: {e}");
+    }
+}
+
+fn listen(socket: &Path, fs: &Arc<Fs>) -> Result<Arc<Gate>, GateError> {
+    // The gate outlives no mount, but a strong reference would keep the image open through it.
+    let fs = Arc::downgrade(fs);
+    Gate::listen(socket, Box::new(move |path| resolve(&*fs.upgrade()?, path)))
+}
+
+/// The inode number of a path below the root of the mount.
+fn resolve(fs: &Fs, path: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt as _;
+    path.components().try_fold(crate::image::mkfs::ROOT, |ino, part| match part {
+        std::path::Component::Normal(name) => fs.volume().lookup(ino, name.as_bytes()).ok()?,
+        std::path::Component::RootDir | std::path::Component::CurDir => Some(ino),
+        _ => None,
+    })
+}
+
+fn refused(mountpoint: &Path, e: &io::Error) -> MountError {
+    let reason = match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) if !Path::new("/dev/fuse").exists() => {
+            "there is no /dev/fuse; load the module with modprobe fuse".to_owned()
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            format!(
+                "{e}; an ordinary user needs fusermount3 (package fuse3) and a directory of their own"
+            )
+        }
+        Some(libc::EBUSY) => "it is busy".to_owned(),
+        _ => e.to_string(),
+    };
+    MountError::Mount { mountpoint: mountpoint.into(), reason }
+}

@@ -1,0 +1,138 @@
+//! Inodes, extents and names over an [`image`](crate::image).
+//!
+//! A [`Volume`] knows nothing of FUSE: no opcodes, no file handles, no replies. The order in which
+//! its locks are taken is written in [`crate::image::store`].
+
+pub mod extents;
+pub mod inode;
+pub mod inode_cache;
+mod links;
+mod names;
+mod orphans;
+pub mod range_lock;
+mod read;
+mod resize;
+mod sync;
+mod write;
+mod xattrs;
+
+pub use links::NewInode;
+pub use names::{DirEntry, NAME_MAX};
+pub use read::{ReadPiece, ReadPlan};
+pub use resize::Fallocate;
+pub use write::{SIZE_MAX, Write, WriteData};
+pub use xattrs::SetMode;
+
+use crate::errno::Result;
+use crate::image::mkfs::ROOT;
+use crate::image::store::Store;
+use crate::image::tables::{Attr, Tables};
+use inode::{Inode, State};
+use inode_cache::InodeCache;
+use names::NameCache;
+use nix::errno::Errno;
+use std::sync::Arc;
+
+/// An open filesystem.
+pub struct Volume {
+    store: Store,
+    inodes: InodeCache,
+    names: NameCache,
+    hash_key: [u8; 16],
+}
+
+impl Volume {
+    /// Opens the filesystem in `store` and reclaims what a crash left behind: files that had no
+    /// name but were still open.
+    pub fn open(store: Store) -> Result<Volume> {
+        let hash_key = store.meta().superblock().hash_key;
+        let volume =
+            Volume { store, inodes: InodeCache::default(), names: NameCache::default(), hash_key };
+        volume.inode(ROOT)?;
+        volume.reclaim_orphans()?;
+        Ok(volume)
+    }
+
+    /// The image below.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Number of inodes in memory.
+    pub fn inodes_cached(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// The inode with this number.
+    ///
+    /// # Errors
+    /// ESTALE when there is none: the kernel holds a number of a deleted file.
+    pub fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        match self.inodes.get(ino) {
+            Some(inode) => Ok(inode),
+            None => self.store.read(|tables| self.inode_in(tables, ino)),
+        }
+    }
+
+    /// As [`Volume::inode`], for callers inside a transaction.
+    fn inode_in(&self, tables: &Tables<'_>, ino: u64) -> Result<Arc<Inode>> {
+        if let Some(inode) = self.inodes.get(ino) {
+            return Ok(inode);
+        }
+        let attr = inode::load_attr(tables, ino)?.ok_or(Errno::ESTALE)?;
+        Ok(self.inodes.insert(Inode::new(ino, attr, None)))
+    }
+
+    /// Loads the extents of `inode` if nobody did yet.
+    fn load_extents(&self, inode: &Inode) -> Result<()> {
+        if inode.read().extents.is_some() {
+            return Ok(());
+        }
+        self.store.read(|tables| self.load_extents_in(tables, inode))
+    }
+
+    fn load_extents_in(&self, tables: &Tables<'_>, inode: &Inode) -> Result<()> {
+        let mut st = inode.write();
+        if st.extents.is_none() {
+            let total = self.store.meta().superblock().total_blocks;
+            st.extents = Some(inode::load_extents(tables, inode.ino, total)?);
+        }
+        Ok(())
+    }
+
+    /// Changes the state of an inode in memory and notes that its row must follow. `contents` is
+    /// false for what fdatasync(2) may ignore.
+    fn update<T>(&self, inode: &Arc<Inode>, contents: bool, f: impl FnOnce(&mut State) -> T) -> T {
+        let mut st = inode.write();
+        let result = f(&mut st);
+        st.sequence = self.store.sequence();
+        if contents {
+            st.data_sequence = st.sequence;
+        }
+        if !std::mem::replace(&mut st.dirty, true) {
+            self.inodes.note_changed(inode);
+        }
+        result
+    }
+
+    /// Changes attributes that need no other row: owner, mode, times, flags.
+    pub fn set_attr(&self, inode: &Arc<Inode>, f: impl FnOnce(&mut Attr)) -> Result<Attr> {
+        self.store.check_writable()?;
+        Ok(self.update(inode, true, |st| {
+            f(&mut st.attr);
+            st.attr.clone()
+        }))
+    }
+
+    /// Changes times only, on the way of a read or an overwrite.
+    pub fn set_times(&self, inode: &Arc<Inode>, f: impl FnOnce(&mut Attr)) {
+        if self.store.check_writable().is_ok() {
+            self.update(inode, false, |st| f(&mut st.attr));
+        }
+    }
+
+    /// The kernel was given a reference to `ino`.
+    pub fn remember(&self, ino: u64) {
+        self.inodes.add_lookup(ino);
+    }
+}

@@ -1,0 +1,112 @@
+//! An inode in memory.
+
+use crate::errno::{Error, Result};
+use crate::image::tables::{Attr, Extent, InodeRow, Tables, Time};
+use crate::volume::extents::ExtentMap;
+use crate::volume::range_lock::RangeLock;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use zerocopy::IntoBytes as _;
+
+/// One file, directory or other object while it is in memory.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number.
+    pub ino: u64,
+    /// Ranges under modification.
+    pub ranges: RangeLock,
+    /// For eviction: set by every use, cleared by the clock hand.
+    pub(crate) used: AtomicU32,
+    state: RwLock<State>,
+}
+
+/// What changes about an inode.
+#[derive(Debug)]
+pub struct State {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Its extents, once somebody needed them.
+    pub extents: Option<ExtentMap>,
+    /// Differs from its row; the commit writes it.
+    pub dirty: bool,
+    /// Its row is gone; it lives on only in the hands of those who still have it.
+    pub deleted: bool,
+    /// Transaction of the last change that fdatasync(2) must make durable.
+    pub data_sequence: u64,
+    /// Transaction of the last change of any kind.
+    pub sequence: u64,
+}
+
+impl Inode {
+    /// A new or just loaded inode.
+    pub fn new(ino: u64, attr: Attr, extents: Option<ExtentMap>) -> Arc<Inode> {
+        let state =
+            State { attr, extents, dirty: false, deleted: false, data_sequence: 0, sequence: 0 };
+        Arc::new(Inode {
+            ino,
+            ranges: RangeLock::default(),
+            used: AtomicU32::new(1),
+            state: RwLock::new(state),
+        })
+    }
+
+    /// The state, shared.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    /// The state, exclusively. Callers go through `Volume::update`, which also notes the change.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write()
+    }
+
+    /// A copy of the attributes.
+    pub fn attr(&self) -> Attr {
+        self.state.read().attr.clone()
+    }
+
+    /// Writes the row if it differs from memory.
+    pub(crate) fn flush(&self, tables: &mut Tables<'_>) -> Result<()> {
+        let mut st = self.state.write();
+        if std::mem::take(&mut st.dirty) && !st.deleted {
+            tables.inodes.insert(self.ino, InodeRow::new(&st.attr).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Attr {
+    /// The object changed: ctime, and for contents mtime too.
+    pub fn touch(&mut self, contents: bool) {
+        self.ctime = Time::now();
+        if contents {
+            self.mtime = self.ctime;
+        }
+    }
+}
+
+/// Reads the row of an inode.
+pub fn load_attr(tables: &Tables<'_>, ino: u64) -> Result<Option<Attr>> {
+    use redb::ReadableTable as _;
+    let Some(row) = tables.inodes.get(ino)? else { return Ok(None) };
+    let attr = InodeRow::decode(row.value());
+    Ok(Some(attr.ok_or_else(|| Error::Corrupt(format!("row of inode {ino} is malformed")))?))
+}
+
+/// Reads the extents of an inode.
+pub fn load_extents(tables: &Tables<'_>, ino: u64, total_blocks: u64) -> Result<ExtentMap> {
+    use redb::ReadableTable as _;
+    let mut map = ExtentMap::default();
+    for row in tables.extents.range((ino, 0)..=(ino, u64::MAX))? {
+        let (key, value) = row?;
+        let (logical, extent) = (key.value().1, Extent::unpack(value.value()));
+        let inside = extent.start > 0
+            && extent.start.checked_add(extent.blocks).is_some_and(|end| end < total_blocks);
+        if !inside || !map.load(logical, extent) {
+            let what = format!("inode {ino} has a bad extent at block {logical}");
+            return Err(Error::Corrupt(what));
+        }
+    }
+    Ok(map)
+}

@@ -1,0 +1,178 @@
+//! Inodes in memory: those in use, those changed, and how often the kernel knows each.
+
+use crate::volume::inode::Inode;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Inodes kept in memory before clean and idle ones are dropped.
+const INODES_MAX: usize = 1 << 17;
+const SHARDS: usize = 16;
+
+/// The cache. Its locks are leaves, except that eviction looks at the state of idle inodes.
+#[derive(Debug, Default)]
+pub struct InodeCache {
+    shards: [Mutex<Shard>; SHARDS],
+    changed: Mutex<Vec<Arc<Inode>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    inodes: HashMap<u64, Arc<Inode>>,
+    /// How many references the kernel holds; survives the eviction of the inode.
+    lookups: HashMap<u64, u64>,
+    hand: Vec<u64>,
+}
+
+impl InodeCache {
+    fn shard(&self, ino: u64) -> &Mutex<Shard> {
+        &self.shards[(ino % SHARDS as u64) as usize]
+    }
+
+    /// The inode if it is in memory.
+    pub fn get(&self, ino: u64) -> Option<Arc<Inode>> {
+        let found = self.shard(ino).lock().inodes.get(&ino).cloned();
+        if let Some(inode) = &found {
+            inode.used.store(1, Relaxed);
+        }
+        found
+    }
+
+    /// Adds an inode, or returns the one that somebody else added first.
+    pub fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
+        let mut shard = self.shard(inode.ino).lock();
+        if shard.inodes.len() >= INODES_MAX / SHARDS {
+            shard.evict();
+        }
+        shard.inodes.entry(inode.ino).or_insert(inode).clone()
+    }
+
+    /// Forgets an inode that was deleted.
+    pub fn remove(&self, ino: u64) {
+        self.shard(ino).lock().inodes.remove(&ino);
+    }
+
+    /// The kernel was given one more reference.
+    pub fn add_lookup(&self, ino: u64) {
+        *self.shard(ino).lock().lookups.entry(ino).or_insert(0) += 1;
+    }
+
+    /// The kernel gave `n` references back; true when none is left.
+    pub fn drop_lookups(&self, ino: u64, n: u64) -> bool {
+        let mut shard = self.shard(ino).lock();
+        let Some(count) = shard.lookups.get_mut(&ino) else { return false };
+        *count = count.saturating_sub(n);
+        let gone = *count == 0;
+        if gone {
+            shard.lookups.remove(&ino);
+        }
+        gone
+    }
+
+    /// True while the kernel holds a reference.
+    pub fn is_known(&self, ino: u64) -> bool {
+        self.shard(ino).lock().lookups.contains_key(&ino)
+    }
+
+    /// Remembers that the row of `inode` must be written by the next commit.
+    pub fn note_changed(&self, inode: &Arc<Inode>) {
+        self.changed.lock().push(inode.clone());
+    }
+
+    /// The inodes whose rows must be written.
+    pub fn take_changed(&self) -> Vec<Arc<Inode>> {
+        std::mem::take(&mut self.changed.lock())
+    }
+
+    /// True when some row must be written.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.lock().is_empty()
+    }
+
+    /// Number of inodes in memory.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().inodes.len()).sum()
+    }
+
+    /// True when no inode is in memory.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shard {
+    /// Drops up to an eighth of the shard: idle, clean, and not used since the hand last passed.
+    fn evict(&mut self) {
+        if self.hand.is_empty() {
+            self.hand = self.inodes.keys().copied().collect();
+        }
+        let goal = (self.inodes.len() / 8).max(1);
+        let mut dropped = 0;
+        while dropped < goal {
+            let Some(ino) = self.hand.pop() else { return };
+            let Some(inode) = self.inodes.get(&ino) else { continue };
+            // The map is locked, so a count of one cannot rise: nobody else can reach the inode.
+            let idle = Arc::strong_count(inode) == 1 && inode.used.swap(0, Relaxed) == 0;
+            if idle && !inode.read().dirty && inode.read().attr.nlink > 0 {
+                self.inodes.remove(&ino);
+                dropped += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::tables::{Attr, Time};
+
+    fn attr() -> Attr {
+        let t = Time::default();
+        Attr {
+            mode: libc::S_IFREG,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            flags: 0,
+            xflags: 0,
+            project: 0,
+            generation: 1,
+            size: 0,
+            blocks: 0,
+            parent: 0,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            btime: t,
+        }
+    }
+
+    #[test]
+    fn the_cache_stays_bounded_and_keeps_what_is_in_use_or_changed() {
+        let cache = InodeCache::default();
+        let held = cache.insert(Inode::new(1, attr(), None));
+        let changed = Inode::new(2, attr(), None);
+        changed.write().dirty = true;
+        cache.insert(changed);
+        for ino in 3..3 * INODES_MAX as u64 {
+            cache.insert(Inode::new(ino, attr(), None));
+        }
+        assert!(cache.len() <= INODES_MAX + SHARDS);
+        assert!(Arc::ptr_eq(&held, &cache.get(1).expect("in use")));
+        assert!(cache.get(2).is_some_and(|i| i.read().dirty));
+    }
+
+    #[test]
+    fn lookups_are_counted_per_inode() {
+        let cache = InodeCache::default();
+        cache.add_lookup(5);
+        cache.add_lookup(5);
+        assert!(!cache.drop_lookups(5, 1));
+        assert!(cache.is_known(5));
+        assert!(cache.drop_lookups(5, 1));
+        assert!(!cache.is_known(5));
+        assert!(!cache.drop_lookups(5, 1), "forgotten already");
+    }
+}

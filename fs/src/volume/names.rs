@@ -1,0 +1,191 @@
+//! Names in directories.
+//!
+//! A directory is one range of the `names` table, ordered by a keyed hash of the name. The hash is
+//! also the directory offset (d_off), so a listing survives any change between two calls.
+
+use crate::errno::{Error, Result};
+use crate::image::tables::{self, Tables};
+use crate::volume::Volume;
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use redb::ReadableTable as _;
+use siphasher::sip::SipHasher13;
+use std::collections::HashMap;
+use std::hash::Hasher as _;
+
+/// Bytes of a name, as everywhere on Linux.
+pub const NAME_MAX: usize = 255;
+/// Offsets below this one belong to "." and "..".
+const OFFSET_MIN: u64 = 16;
+/// Names kept in memory, per shard.
+const SHARD_MAX: usize = 1 << 13;
+const SHARDS: usize = 16;
+
+/// One name of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Inode number.
+    pub ino: u64,
+    /// DT_* type.
+    pub kind: u8,
+    /// Where the listing goes on after this entry.
+    pub next: u64,
+    /// The name.
+    pub name: Vec<u8>,
+}
+
+/// Names in use, so that a lookup does not touch the database. Its locks are leaves.
+#[derive(Debug, Default)]
+pub struct NameCache {
+    shards: [Mutex<HashMap<(u64, u64), (Box<[u8]>, u64)>>; SHARDS],
+}
+
+impl NameCache {
+    fn shard(&self, hash: u64) -> &Mutex<HashMap<(u64, u64), (Box<[u8]>, u64)>> {
+        &self.shards[(hash >> 32) as usize % SHARDS]
+    }
+
+    fn get(&self, parent: u64, hash: u64, name: &[u8]) -> Option<u64> {
+        let shard = self.shard(hash).lock();
+        shard.get(&(parent, hash)).filter(|(n, _)| **n == *name).map(|(_, ino)| *ino)
+    }
+
+    fn put(&self, parent: u64, hash: u64, name: &[u8], ino: u64) {
+        let mut shard = self.shard(hash).lock();
+        if shard.len() >= SHARD_MAX {
+            shard.clear();
+        }
+        shard.insert((parent, hash), (name.into(), ino));
+    }
+
+    fn drop(&self, parent: u64, hash: u64) {
+        self.shard(hash).lock().remove(&(parent, hash));
+    }
+}
+
+/// Refuses what cannot be a name, before anything is looked up.
+pub fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        _ if name.len() > NAME_MAX => Err(Errno::ENAMETOOLONG.into()),
+        b"" | b"." | b".." => Err(Errno::EINVAL.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Volume {
+    fn hash(&self, name: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write(name);
+        (hasher.finish() >> 1).max(OFFSET_MIN)
+    }
+
+    /// The inode number behind a name.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        match self.names.get(parent, self.hash(name), name) {
+            Some(ino) => Ok(Some(ino)),
+            None => self.store.read(|tables| self.find_name(tables, parent, name)),
+        }
+    }
+
+    pub(super) fn find_name(
+        &self,
+        tables: &Tables<'_>,
+        parent: u64,
+        name: &[u8],
+    ) -> Result<Option<u64>> {
+        let hash = self.hash(name);
+        let Some(value) = tables.names.get(tables::name_key(parent, hash, name).as_slice())? else {
+            return Ok(None);
+        };
+        let (ino, _) = tables::split_name_value(value.value()).ok_or_else(|| bad_name(parent))?;
+        self.names.put(parent, hash, name, ino);
+        Ok(Some(ino))
+    }
+
+    pub(super) fn put_name(
+        &self,
+        tables: &mut Tables<'_>,
+        parent: u64,
+        name: &[u8],
+        ino: u64,
+        mode: u32,
+    ) -> Result<()> {
+        let hash = self.hash(name);
+        let value = tables::name_value(ino, tables::dtype(mode));
+        tables.names.insert(tables::name_key(parent, hash, name).as_slice(), value.as_slice())?;
+        self.names.put(parent, hash, name, ino);
+        Ok(())
+    }
+
+    pub(super) fn drop_name(
+        &self,
+        tables: &mut Tables<'_>,
+        parent: u64,
+        name: &[u8],
+    ) -> Result<()> {
+        let hash = self.hash(name);
+        tables.names.remove(tables::name_key(parent, hash, name).as_slice())?;
+        self.names.drop(parent, hash);
+        Ok(())
+    }
+
+    pub(super) fn is_empty_dir(&self, tables: &Tables<'_>, ino: u64) -> Result<bool> {
+        Ok(dir_range(tables, ino, 0)?.next().is_none())
+    }
+
+    /// Up to `max` entries after offset `after`, "." and ".." included.
+    pub fn list(&self, ino: u64, after: u64, max: usize) -> Result<Vec<DirEntry>> {
+        let dir = self.inode(ino)?;
+        let attr = dir.attr();
+        if !attr.is_dir() {
+            return Err(Errno::ENOTDIR.into());
+        }
+        let mut entries = Vec::new();
+        let dots = [(1, ino, &b"."[..]), (2, attr.parent, b"..")];
+        for (next, ino, name) in dots.into_iter().filter(|(next, ..)| *next > after) {
+            entries.push(DirEntry { ino, kind: libc::DT_DIR, next, name: name.into() });
+        }
+        self.store.read(|tables| {
+            for row in dir_range(tables, ino, after.max(OFFSET_MIN - 1) + 1)? {
+                let (key, value) = row?;
+                let (_, hash, name) =
+                    tables::split_name_key(key.value()).ok_or_else(|| bad_name(ino))?;
+                let (child, kind) =
+                    tables::split_name_value(value.value()).ok_or_else(|| bad_name(ino))?;
+                // Of names with equal hashes only the last one moves the offset past them: a
+                // listing that is cut between them repeats one rather than losing one.
+                if let Some(last) = entries.last_mut().filter(|e: &&mut DirEntry| e.next == hash) {
+                    last.next = hash - 1;
+                }
+                if entries.len() >= max {
+                    break;
+                }
+                entries.push(DirEntry { ino: child, kind, next: hash, name: name.into() });
+            }
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+}
+
+type Row<'a> = std::result::Result<
+    (redb::AccessGuard<'a, &'static [u8]>, redb::AccessGuard<'a, &'static [u8]>),
+    redb::StorageError,
+>;
+
+fn dir_range<'a>(
+    tables: &'a Tables<'_>,
+    parent: u64,
+    from: u64,
+) -> Result<impl Iterator<Item = Row<'a>>> {
+    let first = tables::name_key(parent, from, b"");
+    let last = tables::name_key(parent, u64::MAX, b"");
+    Ok(tables.names.range(first.as_slice()..last.as_slice())?)
+}
+
+fn bad_name(parent: u64) -> Error {
+    Error::Corrupt(format!("directory {parent} has a malformed entry"))
+}

@@ -1,0 +1,69 @@
+//! Locks on ranges of a file's blocks, so that two writers never merge the same block at once.
+//!
+//! Readers take none: a pin is enough for them. A range is held during device I/O of bounded
+//! length and never while a request is parked.
+
+use parking_lot::{Condvar, Mutex};
+use std::ops::Range;
+
+/// The ranges of one file that are being written.
+#[derive(Debug, Default)]
+pub struct RangeLock {
+    held: Mutex<Vec<Range<u64>>>,
+    freed: Condvar,
+}
+
+impl RangeLock {
+    /// Waits until nobody else writes any block of `range`, then holds it.
+    pub fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
+        let mut held = self.held.lock();
+        while held.iter().any(|h| h.start < range.end && range.start < h.end) {
+            self.freed.wait(&mut held);
+        }
+        held.push(range.clone());
+        RangeGuard { lock: self, range }
+    }
+}
+
+/// Releases its range when dropped.
+#[derive(Debug)]
+pub struct RangeGuard<'a> {
+    lock: &'a RangeLock,
+    range: Range<u64>,
+}
+
+impl Drop for RangeGuard<'_> {
+    fn drop(&mut self) {
+        let mut held = self.lock.held.lock();
+        if let Some(at) = held.iter().position(|h| *h == self.range) {
+            held.swap_remove(at);
+        }
+        self.lock.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    #[test]
+    fn disjoint_ranges_do_not_wait_and_overlapping_ones_do() {
+        let lock = RangeLock::default();
+        let a = lock.lock(0..4);
+        let _b = lock.lock(4..8);
+        let (entered, barrier) = (AtomicBool::new(false), Barrier::new(2));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                barrier.wait();
+                let _c = lock.lock(2..3);
+                entered.store(true, SeqCst);
+            });
+            barrier.wait();
+            assert!(!entered.load(SeqCst));
+            drop(a);
+        });
+        assert!(entered.load(SeqCst));
+    }
+}

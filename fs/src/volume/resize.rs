@@ -1,0 +1,197 @@
+//! Truncation and fallocate(2).
+
+use crate::errno::Result;
+use crate::image::BLOCK;
+use crate::image::tables::Extent;
+use crate::volume::Volume;
+use crate::volume::extents::{BLOCK_MAX, Change};
+use crate::volume::inode::Inode;
+use crate::volume::write::{SIZE_MAX, eof_gap};
+use nix::errno::Errno;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What fallocate(2) is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallocate {
+    /// Allocate blocks that read as zeros.
+    Allocate {
+        /// Leave the size alone.
+        keep_size: bool,
+    },
+    /// Give blocks back; the range reads as zeros.
+    Punch,
+    /// The range reads as zeros and stays allocated.
+    Zero {
+        /// Leave the size alone.
+        keep_size: bool,
+    },
+}
+
+impl Volume {
+    /// Sets the size of a file. Waits for writers in the cut range, never for readers: what they
+    /// are reading stays theirs until they are done.
+    pub fn set_size(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        self.store().check_writable()?;
+        if size > SIZE_MAX {
+            return Err(Errno::EFBIG.into());
+        }
+        self.load_extents(inode)?;
+        let (_range, old) = loop {
+            let old = inode.read().attr.size;
+            let guard = inode.ranges.lock(old.min(size) / BLOCK..u64::MAX);
+            if inode.read().attr.size == old {
+                break (guard, old);
+            }
+        };
+        self.zero_image(eof_gap(inode, old, size))?;
+        self.store().change(|tables| {
+            let change = self.update(inode, true, |st| {
+                st.attr.size = size;
+                st.attr.touch(true);
+                let keep = if size < old { size.div_ceil(BLOCK) } else { BLOCK_MAX };
+                st.extents.as_mut().map(|e| e.remove(keep, BLOCK_MAX)).unwrap_or_default()
+            });
+            self.apply(tables, inode, change)
+        })
+    }
+
+    /// fallocate(2) on `[offset, offset + len)`.
+    pub fn fallocate(
+        &self,
+        inode: &Arc<Inode>,
+        what: Fallocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        self.store().check_writable()?;
+        let end = offset.checked_add(len).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
+        if len == 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        self.load_extents(inode)?;
+        let size = inode.read().attr.size;
+        let _range = inode.ranges.lock(offset.min(size) / BLOCK..u64::MAX);
+        let size = inode.read().attr.size;
+        let new_size = match what {
+            Fallocate::Allocate { keep_size: false } | Fallocate::Zero { keep_size: false } => {
+                size.max(end)
+            }
+            _ => size,
+        };
+        if new_size > size {
+            self.zero_image(eof_gap(inode, size, new_size))?;
+        }
+        match what {
+            Fallocate::Allocate { .. } => self.reserve(inode, offset, end, new_size),
+            Fallocate::Punch => self.punch(inode, offset, end),
+            Fallocate::Zero { .. } => {
+                self.punch_inner(inode, offset, end)?;
+                self.reserve(inode, offset, end, new_size)
+            }
+        }
+    }
+
+    fn reserve(&self, inode: &Arc<Inode>, offset: u64, end: u64, new_size: u64) -> Result<()> {
+        let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
+        let (pieces, mut goal) = {
+            let st = inode.read();
+            let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
+            (extents.pieces(first, last), extents.goal(first))
+        };
+        let want: u64 = pieces.iter().filter(|p| p.extent.is_none()).map(|p| p.blocks).sum();
+        if want > self.store().space().usage().available {
+            return Err(Errno::ENOSPC.into());
+        }
+        let (mut new, mut allocated) = (Vec::new(), Vec::new());
+        for hole in pieces.iter().filter(|p| p.extent.is_none()) {
+            let runs = self.allocate(hole.blocks, goal).inspect_err(|_| {
+                allocated.iter().for_each(|run| self.store().space().unallocate(*run));
+            })?;
+            let mut logical = hole.logical;
+            for run in &runs {
+                new.push((
+                    logical,
+                    Extent { start: run.start, blocks: run.blocks, unwritten: true },
+                ));
+                logical += run.blocks;
+                goal = Some(run.end());
+            }
+            allocated.extend(runs);
+        }
+        self.store().change(|tables| {
+            self.map(tables, inode, &new, &allocated)?;
+            self.update(inode, true, |st| {
+                st.attr.size = new_size;
+                st.attr.touch(true);
+            });
+            Ok(())
+        })
+    }
+
+    fn punch(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
+        self.punch_inner(inode, offset, end)?;
+        self.update(inode, true, |st| st.attr.touch(true));
+        Ok(())
+    }
+
+    /// Unmaps the whole blocks of a range and zeroes the rest of it in place.
+    fn punch_inner(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
+        let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+        let edges = if first > last {
+            vec![offset..end]
+        } else {
+            vec![offset..first * BLOCK, last * BLOCK..end]
+        };
+        for edge in edges.into_iter().filter(|e| !e.is_empty()) {
+            let target = {
+                let st = inode.read();
+                let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
+                let block = edge.start / BLOCK;
+                let piece = extents.pieces(block, block + 1).first().and_then(|p| p.written());
+                piece.map(|e| {
+                    let base = e.start * BLOCK;
+                    base + edge.start % BLOCK..base + edge.start % BLOCK + (edge.end - edge.start)
+                })
+            };
+            self.zero_image(target)?;
+        }
+        if first >= last {
+            return Ok(());
+        }
+        self.store().change(|tables| {
+            let change: Change = self.update(inode, true, |st| {
+                st.extents.as_mut().map(|e| e.remove(first, last)).unwrap_or_default()
+            });
+            self.apply(tables, inode, change)
+        })
+    }
+
+    fn zero_image(&self, range: Option<Range<u64>>) -> Result<()> {
+        let Some(range) = range else { return Ok(()) };
+        let zeros = vec![0; (range.end - range.start) as usize];
+        self.store().device().write(range.start, &zeros)?;
+        self.store().note_new_data();
+        Ok(())
+    }
+
+    /// The next data (`data`) or hole at or after `offset`; see SEEK_DATA of lseek(2).
+    ///
+    /// # Errors
+    /// ENXIO beyond the end of the file, or when there is no more data.
+    pub fn seek(&self, inode: &Inode, offset: u64, data: bool) -> Result<u64> {
+        self.load_extents(inode)?;
+        let st = inode.read();
+        let size = st.attr.size;
+        if offset >= size {
+            return Err(Errno::ENXIO.into());
+        }
+        let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
+        let found = extents.seek(offset / BLOCK, data).map(|block| (block * BLOCK).max(offset));
+        match found.filter(|at| *at < size) {
+            Some(at) => Ok(at),
+            None if data => Err(Errno::ENXIO.into()),
+            None => Ok(size),
+        }
+    }
+}

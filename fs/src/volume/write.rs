@@ -1,0 +1,267 @@
+//! Writing: find or allocate the blocks, let the caller fill them, then make them part of the file.
+
+use crate::errno::Result;
+use crate::image::BLOCK;
+use crate::image::pins::Run;
+use crate::image::space::Class;
+use crate::image::store::Recovery;
+use crate::image::tables::{Extent, Tables};
+use crate::volume::Volume;
+use crate::volume::extents::{Change, Piece};
+use crate::volume::inode::{Inode, State};
+use crate::volume::range_lock::RangeGuard;
+use nix::errno::Errno;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Largest size of a file: loff_t ends there.
+pub const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Where a part of the payload goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteData {
+    /// Byte offset in the image.
+    pub offset: u64,
+    /// Which bytes of the payload.
+    pub payload: Range<usize>,
+}
+
+/// A write that holds its range of the file. Fill every target, then call [`Write::finish`];
+/// dropping it instead gives new blocks back and leaves the file as it was.
+#[derive(Debug)]
+pub struct Write<'a> {
+    volume: &'a Volume,
+    inode: &'a Arc<Inode>,
+    _range: RangeGuard<'a>,
+    end: u64,
+    /// Parts of the payload and where they go, in order.
+    pub data: Vec<WriteData>,
+    /// Ranges of the image that must read as zeros: the rest of new blocks, and what lies between
+    /// the old end of the file and this write.
+    pub zeros: Vec<Range<u64>>,
+    new: Vec<(u64, Extent)>,
+    allocated: Vec<Run>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").finish_non_exhaustive()
+    }
+}
+
+impl Volume {
+    /// Begins to write `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// EFBIG beyond 2^63 - 1, ENOSPC, EROFS, ESTALE for a deleted file.
+    pub fn write<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Write<'a>> {
+        self.store().check_writable()?;
+        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
+        self.load_extents(inode)?;
+        let range = self.lock_for_write(inode, offset, end);
+        let (pieces, goal, size) = {
+            let st = inode.read();
+            let extents = st.extents.as_ref().filter(|_| !st.deleted).ok_or(Errno::ESTALE)?;
+            let first = offset / BLOCK;
+            (extents.pieces(first, end.div_ceil(BLOCK)), extents.goal(first), st.attr.size)
+        };
+        let mut write = Write {
+            volume: self,
+            inode,
+            _range: range,
+            end,
+            data: Vec::new(),
+            zeros: Vec::new(),
+            new: Vec::new(),
+            allocated: Vec::new(),
+        };
+        write.zeros.extend(eof_gap(inode, size, offset));
+        write.place(&pieces, goal, offset)?;
+        Ok(write)
+    }
+
+    /// Locks the blocks of `[offset, end)` and, when the write begins beyond the end of the file,
+    /// everything from there on.
+    fn lock_for_write<'a>(&self, inode: &'a Inode, offset: u64, end: u64) -> RangeGuard<'a> {
+        loop {
+            let from = offset.min(inode.read().attr.size) / BLOCK;
+            let guard = inode.ranges.lock(from..end.div_ceil(BLOCK).max(from + 1));
+            // The file may have been cut while we waited.
+            if offset.min(inode.read().attr.size) / BLOCK >= from {
+                return guard;
+            }
+        }
+    }
+
+    /// Allocates `want` blocks in as few runs as possible, all of them or none.
+    pub(super) fn allocate(&self, want: u64, goal: Option<u64>) -> Result<Vec<Run>> {
+        for attempt in 0..2 {
+            let (mut runs, mut missing, mut goal) = (Vec::new(), want, goal);
+            while missing > 0 {
+                let Some(run) = self.store().space().allocate(missing, goal, Class::Data) else {
+                    break;
+                };
+                (missing, goal) = (missing - run.blocks, Some(run.end()));
+                runs.push(run);
+            }
+            if missing == 0 {
+                return Ok(runs);
+            }
+            runs.into_iter().for_each(|run| self.store().space().unallocate(run));
+            // What was deleted a moment ago becomes free with a commit.
+            if attempt > 0 || !self.store().space().would_gain() {
+                break;
+            }
+            self.commit(Recovery::Walk)?;
+        }
+        Err(Errno::ENOSPC.into())
+    }
+}
+
+/// The bytes between the end of the file and `offset` that lie in a block with data: they may hold
+/// what an earlier, longer file had there.
+pub(super) fn eof_gap(inode: &Inode, size: u64, offset: u64) -> Option<Range<u64>> {
+    if offset <= size || size % BLOCK == 0 {
+        return None;
+    }
+    let st = inode.read();
+    let last = st.extents.as_ref()?.pieces(size / BLOCK, size / BLOCK + 1).first()?.written()?;
+    let (base, first) = (last.start * BLOCK, size % BLOCK);
+    let len = (offset - size / BLOCK * BLOCK).min(BLOCK);
+    Some(base + first..base + len)
+}
+
+impl Write<'_> {
+    fn place(&mut self, pieces: &[Piece], mut goal: Option<u64>, offset: u64) -> Result<()> {
+        for piece in pieces {
+            let extents = match piece.extent {
+                Some(e) => vec![e],
+                None => {
+                    let runs = self.volume.allocate(piece.blocks, goal)?;
+                    self.allocated.extend(&runs);
+                    let fresh =
+                        |r: &Run| Extent { start: r.start, blocks: r.blocks, unwritten: true };
+                    runs.iter().map(fresh).collect()
+                }
+            };
+            let mut logical = piece.logical;
+            for extent in extents {
+                self.target(logical, extent, offset);
+                logical += extent.blocks;
+                goal = Some(extent.end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Aims the part of the payload that falls on `extent`, which begins at block `logical`.
+    fn target(&mut self, logical: u64, extent: Extent, offset: u64) {
+        let (base, image) = (logical * BLOCK, extent.start * BLOCK);
+        let limit = base + extent.blocks * BLOCK;
+        let (from, to) = (offset.max(base), self.end.min(limit));
+        if extent.unwritten {
+            self.new.push((logical, Extent { unwritten: false, ..extent }));
+            if from > base {
+                self.zeros.push(image..image + (from - base));
+            }
+            if to < limit {
+                self.zeros.push(image + (to - base)..image + (limit - base));
+            }
+        }
+        let payload = (from - offset) as usize..(to - offset) as usize;
+        let at = image + (from - base);
+        match self.data.last_mut() {
+            Some(last) if last.offset + last.payload.len() as u64 == at => {
+                last.payload.end = payload.end;
+            }
+            _ => self.data.push(WriteData { offset: at, payload }),
+        }
+    }
+
+    /// True when new blocks will join the file.
+    pub fn allocates(&self) -> bool {
+        !self.new.is_empty()
+    }
+
+    /// Every target holds its data: the blocks join the file, size and times follow.
+    pub fn finish(mut self) -> Result<()> {
+        let (volume, inode, end) = (self.volume, self.inode, self.end);
+        let resize = |st: &mut State| {
+            st.attr.size = st.attr.size.max(end);
+            st.attr.touch(true);
+        };
+        if self.new.is_empty() {
+            let grows = end > inode.read().attr.size;
+            volume.update(inode, grows, resize);
+            if grows {
+                volume.store().note_new_data();
+            }
+            return Ok(());
+        }
+        volume.store().note_new_data();
+        let (new, allocated) = (std::mem::take(&mut self.new), std::mem::take(&mut self.allocated));
+        volume.store().change(|tables| {
+            volume.map(tables, inode, &new, &allocated)?;
+            volume.update(inode, true, resize);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        for run in self.allocated.drain(..) {
+            self.volume.store().space().unallocate(run);
+        }
+    }
+}
+
+impl Volume {
+    /// Adds extents to a file; `allocated` are those of their blocks that were free before.
+    pub(super) fn map(
+        &self,
+        tables: &mut Tables<'_>,
+        inode: &Arc<Inode>,
+        new: &[(u64, Extent)],
+        allocated: &[Run],
+    ) -> Result<()> {
+        let change = self.update(inode, true, |st| {
+            let extents = st.extents.get_or_insert_default();
+            let mut change = Change::default();
+            for (logical, extent) in new {
+                change.append(extents.insert(*logical, *extent));
+            }
+            st.attr.blocks += allocated.iter().map(|r| r.blocks).sum::<u64>();
+            change
+        });
+        debug_assert!(change.freed.is_empty(), "the range is held, so nothing can be replaced");
+        allocated.iter().for_each(|run| self.store().space().publish(*run));
+        self.apply(tables, inode, change)
+    }
+
+    /// Writes a change of the map to the database and frees what left the file.
+    pub(super) fn apply(
+        &self,
+        tables: &mut Tables<'_>,
+        inode: &Arc<Inode>,
+        change: Change,
+    ) -> Result<()> {
+        for logical in change.deleted {
+            tables.extents.remove((inode.ino, logical))?;
+        }
+        for (logical, extent) in change.written {
+            tables.extents.insert((inode.ino, logical), extent.pack())?;
+        }
+        let freed: u64 = change.freed.iter().map(|r| r.blocks).sum();
+        if freed > 0 {
+            self.update(inode, true, |st| st.attr.blocks = st.attr.blocks.saturating_sub(freed));
+        }
+        change.freed.into_iter().for_each(|run| self.store().space().free(run));
+        Ok(())
+    }
+}

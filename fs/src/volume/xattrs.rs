@@ -1,0 +1,96 @@
+//! Extended attributes.
+
+use crate::errno::Result;
+use crate::volume::Volume;
+use crate::volume::inode::Inode;
+use crate::volume::orphans::xattr_names;
+use nix::errno::Errno;
+use redb::ReadableTable as _;
+use std::sync::Arc;
+
+/// Largest value, XATTR_SIZE_MAX of linux/limits.h.
+const VALUE_MAX: usize = 65536;
+/// Longest list of names, XATTR_LIST_MAX of linux/limits.h.
+const LIST_MAX: usize = 65536;
+
+/// What setxattr(2) demands of an attribute that is or is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetMode {
+    /// Nothing.
+    Any,
+    /// XATTR_CREATE: EEXIST when it is there.
+    Create,
+    /// XATTR_REPLACE: ENODATA when it is not.
+    Replace,
+}
+
+impl Volume {
+    /// The value of an attribute.
+    ///
+    /// # Errors
+    /// ENODATA when there is none.
+    pub fn xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        self.store().read(|tables| {
+            let value = tables.xattrs.get((ino, name))?.ok_or(Errno::ENODATA)?;
+            Ok(value.value().to_vec())
+        })
+    }
+
+    /// The names of all attributes.
+    pub fn xattr_list(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
+        self.store().read(|tables| xattr_names(tables, ino))
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    /// ERANGE for a bad name, E2BIG for a long value, EEXIST and ENODATA as `mode` says, ENOSPC.
+    pub fn set_xattr(
+        &self,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        value: &[u8],
+        mode: SetMode,
+    ) -> Result<()> {
+        if name.is_empty() || name.len() > 255 {
+            return Err(Errno::ERANGE.into());
+        }
+        if value.len() > VALUE_MAX {
+            return Err(Errno::E2BIG.into());
+        }
+        let ino = inode.ino;
+        self.store().change(|tables| {
+            let there = tables.xattrs.get((ino, name))?.is_some();
+            match mode {
+                SetMode::Create if there => return Err(Errno::EEXIST.into()),
+                SetMode::Replace if !there => return Err(Errno::ENODATA.into()),
+                _ => {}
+            }
+            if !there {
+                let names = xattr_names(tables, ino)?;
+                let listed: usize = names.iter().map(|n| n.len() + 1).sum();
+                if listed + name.len() + 1 > LIST_MAX || !self.store().space().has_room() {
+                    return Err(Errno::ENOSPC.into());
+                }
+            }
+            tables.xattrs.insert((ino, name), value)?;
+            self.update(inode, true, |st| st.attr.touch(false));
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// ENODATA when there is none.
+    pub fn remove_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        let ino = inode.ino;
+        self.store().change(|tables| {
+            if tables.xattrs.remove((ino, name))?.is_none() {
+                return Err(Errno::ENODATA.into());
+            }
+            self.update(inode, true, |st| st.attr.touch(false));
+            Ok(())
+        })
+    }
+}
