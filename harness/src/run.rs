@@ -261,6 +261,8 @@ impl Worker {
             .process_group(0)
             .spawn()
             .context("start a worker")?;
+        // Known to the guard before it does anything: without its job it only waits.
+        std::fs::write(session.root().join(session::WORKER), child.id().to_string())?;
         let job = Job {
             target: runner.order.target.clone(),
             items: runner.queue.iter().cloned().collect(),

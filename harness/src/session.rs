@@ -21,6 +21,9 @@ use crate::sys;
 /// Longest that a polite unmount may take before the connection is aborted.
 const POLITE: Duration = Duration::from_secs(5);
 
+/// Name of the file in a session's folder that holds the process id of its worker.
+pub const WORKER: &str = "worker.pid";
+
 /// Name of the file in a stage's folder that names a folder of ours outside the session.
 pub const OUTSIDE: &str = "outside";
 
@@ -161,9 +164,11 @@ fn open_gates(root: &Path) {
 }
 
 fn end_worker(root: &Path) {
-    if let Some(pid) = pid_in(&root.join("worker.pid")) {
+    if let Some(pid) = pid_in(&root.join(WORKER)) {
         let _ = kill(Pid::from_raw(-pid), Signal::SIGKILL);
-        let _ = fs::remove_file(root.join("worker.pid"));
+        let _ = fs::remove_file(root.join(WORKER));
+        // It may not end before its gates are open; then it makes nothing new either.
+        wait_end(pid, Duration::from_millis(200));
     }
 }
 

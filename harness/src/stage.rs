@@ -67,13 +67,15 @@ impl Stage {
 
     fn make(&mut self, options: &str) -> anyhow::Result<()> {
         if let Target::Dir(path) = &self.target {
-            let folder = tempfile::Builder::new().prefix(".inflight-race.").tempdir_in(path);
-            let folder = folder.map_err(|error| {
-                not_run(format!("target {}: cannot make a folder in it: {error}", path.display()))
-            })?;
-            self.top = folder.keep();
+            // Written down before it exists, so that the guard knows it whenever we are killed.
+            let session = self.folder.parent().and_then(Path::file_name).unwrap_or_default();
+            let stage = self.folder.file_name().unwrap_or_default();
+            let name = [session.to_string_lossy(), stage.to_string_lossy()].join(".");
+            self.top = path.join(format!(".{name}"));
             fs::write(self.folder.join(session::OUTSIDE), self.top.as_os_str().as_encoded_bytes())?;
-            return Ok(());
+            return fs::create_dir(&self.top).map_err(|error| {
+                not_run(format!("target {}: cannot make a folder in it: {error}", path.display()))
+            });
         }
         fs::create_dir(&self.top)?;
         match self.target {

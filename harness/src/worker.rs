@@ -92,7 +92,6 @@ pub enum Stopped {
 /// # Errors
 /// No job, or nobody listens.
 pub fn work(root: &Path) -> anyhow::Result<()> {
-    std::fs::write(root.join("worker.pid"), std::process::id().to_string())?;
     let mut text = String::new();
     std::io::stdin().lock().read_line(&mut text).context("read the job")?;
     let job: Job = serde_json::from_str(&text).context("read the job")?;
