@@ -18,9 +18,9 @@ use crate::verdict::not_run;
 const BOUND: Duration = Duration::from_secs(30);
 
 /// Size of the image of an Inflight mount.
-const IMAGE: &str = "256M";
+const IMAGE: &str = "512M";
 /// Size of the image below a loop device, and of the file in it: xfs takes no less than 300 MiB.
-const LOOP_IMAGE: &str = "640M";
+const LOOP_IMAGE: &str = "1G";
 const LOOP_FILE: u64 = 320 << 20;
 
 /// An Inflight mount with a gate.
