@@ -13,6 +13,7 @@ mod create;
 mod directory;
 mod image_io;
 mod namespace;
+mod privileges;
 pub mod read;
 mod space;
 pub mod stats;

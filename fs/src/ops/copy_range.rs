@@ -29,6 +29,7 @@ impl Fs {
                 offset: offset_out + done,
                 direct: false,
                 append: false,
+                kill_suidgid: true,
             };
             match self.write(&args, buf.as_slice()) {
                 Ok(n) => done += n as u64,

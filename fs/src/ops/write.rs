@@ -18,6 +18,8 @@ pub struct WriteArgs {
     pub direct: bool,
     /// The opener asked for O_APPEND; `offset` is where the kernel thinks the end is.
     pub append: bool,
+    /// The writer may not keep set-user-ID and set-group-ID bits (FUSE_WRITE_KILL_SUIDGID).
+    pub kill_suidgid: bool,
 }
 
 impl Fs {
@@ -43,6 +45,7 @@ impl Fs {
             }
         }
         write.finish()?;
+        self.drop_privileges(&inode, args.kill_suidgid)?;
         self.stats.wrote(direct && self.io.has_direct(), payload.len());
         Ok(payload.len())
     }

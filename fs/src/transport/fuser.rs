@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod negotiate;
 mod reply;
 
 pub use adapter::Adapter;

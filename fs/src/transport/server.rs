@@ -95,8 +95,7 @@ impl Server {
         let service = Service::new(fs.clone(), gate.clone());
         let adapter = Adapter::new(service, channel.clone());
         let image = fs.volume().store().device().path().to_owned();
-        let config = mount::config(&image, &request.options);
-        let session = ::fuser::Session::new(adapter, &request.mountpoint, &config);
+        let session = session(adapter, &image, &request);
         let session = match session {
             Ok(session) => session,
             Err(e) => {
@@ -147,6 +146,21 @@ impl Server {
             reason: format!("the session ended with an error: {e}"),
         })
     }
+}
+
+fn session(
+    adapter: Adapter,
+    image: &Path,
+    request: &MountRequest,
+) -> io::Result<::fuser::Session<Adapter>> {
+    let device = mount::mount(image, &request.mountpoint, &request.options)?;
+    let mut config = ::fuser::Config::default();
+    config.n_threads = Some(request.options.threads);
+    let acl = match request.options.allow_other {
+        true => ::fuser::SessionACL::All,
+        false => ::fuser::SessionACL::Owner,
+    };
+    ::fuser::Session::from_fd(adapter, device, acl, config)
 }
 
 /// Opens an image for use; the caller closes it with [`close`].

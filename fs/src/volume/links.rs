@@ -114,6 +114,7 @@ impl Volume {
         count(tables, 1)?;
         let inode = self.inodes.insert(Inode::new(ino, attr, Some(Default::default())));
         let mut st = inode.write();
+        st.has_xattrs = Some(!new.xattrs.is_empty());
         st.sequence = self.store.sequence();
         st.data_sequence = st.sequence;
         drop(st);

@@ -36,6 +36,18 @@ impl Volume {
         })
     }
 
+    /// True when the inode may have attributes. Asked on every write, so the answer is remembered.
+    pub fn has_xattrs(&self, inode: &Inode) -> Result<bool> {
+        if let Some(known) = inode.read().has_xattrs {
+            return Ok(known);
+        }
+        self.store().read(|tables| {
+            let any = !xattr_names(tables, inode.ino)?.is_empty();
+            inode.write().has_xattrs = Some(any);
+            Ok(any)
+        })
+    }
+
     /// The names of all attributes.
     pub fn xattr_list(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
         self.store().read(|tables| xattr_names(tables, ino))
@@ -74,7 +86,10 @@ impl Volume {
                 }
             }
             tables.xattrs.insert((ino, name), value)?;
-            self.update(inode, true, |st| st.attr.touch(false));
+            self.update(inode, true, |st| {
+                st.has_xattrs = Some(true);
+                st.attr.touch(false);
+            });
             Ok(())
         })
     }

@@ -6,8 +6,8 @@ use crate::gate::{Subject, opcode};
 use crate::ops::read::ReadArgs;
 use crate::ops::{Control, Make, SetAttr, WriteArgs};
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
+use crate::transport::fuser::negotiate::negotiate;
 use crate::transport::fuser::reply::{self, Channel, Timeouts, generation};
-use crate::transport::mount;
 use crate::transport::service::Service;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
@@ -51,7 +51,7 @@ fn owned(name: &OsStr) -> Vec<u8> {
 #[allow(clippy::too_many_arguments)] // fuser's signatures
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        mount::negotiate(config, self.service.fs().options());
+        negotiate(config, self.service.fs().options());
         Ok(())
     }
 
@@ -96,6 +96,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr {
+            // fuser does not pass FATTR_KILL_SUIDGID on; only root may keep the bits then.
+            kill_suidgid: size.is_some() && req.uid() != 0,
             mode,
             uid,
             gid,
@@ -286,6 +288,7 @@ impl Filesystem for Adapter {
             offset,
             direct: !cached && flags.0 & libc::O_DIRECT != 0,
             append: flags.0 & libc::O_APPEND != 0,
+            kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
         let written = move |reply: ReplyWrite, answer| match answer {
