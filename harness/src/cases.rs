@@ -13,6 +13,9 @@ macro_rules! cases {
 cases! {
     fork_touch,
     fork_read_read,
+    splice_alias,
+    truncate_read,
+    splice_short,
     meta_fail,
     meta_hang,
     meta_skip,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use inflight::gate::{Phase, Rule, wire::ParkedInfo};
+use inflight::gate::{Phase, Record, Rule, wire::ParkedInfo};
 use nix::errno::Errno;
 
 use crate::engine::{Done, Engine, Engines, Flight, Io};
@@ -299,6 +299,62 @@ impl<'a> Scene<'a> {
         Ok(self.stage.gate()?.unpark(parked.rule)?)
     }
 
+    /// Waits until the request with this number is over.
+    ///
+    /// # Errors
+    /// It did not end: HANG.
+    pub fn wait_done(&mut self, seq: u64) -> anyhow::Result<()> {
+        if self.stage.gate()?.wait_done(seq, BOUND)?.reached {
+            return Ok(());
+        }
+        Err(Stop::Hang(format!("request {seq} was not answered in {BOUND:?}")).into())
+    }
+
+    /// Runs a truncate (or anything that sends one SETATTR or FALLOCATE on this file) aside, and returns when
+    /// the server has done it, or, where requests cannot be seen, when it is over or blocked. What it waits
+    /// for after that is a matter of the kernel's.
+    ///
+    /// # Errors
+    /// The request did not come, or was not answered.
+    pub fn change<T: Send + 'static>(
+        &mut self,
+        op: &str,
+        file: &Stamped,
+        what: &str,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<Aside<T>> {
+        if *self.stage.target() != Target::Inflight {
+            let mut aside = self.aside(what, call)?;
+            aside.settle()?;
+            return Ok(aside);
+        }
+        let rule = self.park_with(op, file, Phase::Received, |rule| rule.count(1))?;
+        let aside = self.aside(what, call)?;
+        let seq = self.meet(rule, 1)?[0].id;
+        self.release(rule)?;
+        self.wait_done(seq)?;
+        Ok(aside)
+    }
+
+    /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn requests(&mut self, op: &str, ino: u64) -> anyhow::Result<Vec<Record>> {
+        let (mut since, mut found) = (0, Vec::new());
+        loop {
+            let page = self.stage.gate()?.log(since, 4096, Duration::ZERO)?;
+            let wanted = |record: &Record| record.op == op && record.ino == ino;
+            found.extend(page.records.into_iter().filter(wanted));
+            if page.next == since {
+                found.extend(page.open.into_iter().filter(wanted));
+                found.sort_by_key(|record| record.seq);
+                return Ok(found);
+            }
+            since = page.next;
+        }
+    }
+
     // I/O.
 
     /// Starts an I/O.
@@ -340,9 +396,14 @@ impl<'a> Scene<'a> {
     ) -> anyhow::Result<Aside<T>> {
         self.event(Actor::Racer, what);
         let (sender, receiver) = std::sync::mpsc::channel();
-        let run = move || sender.send(call()).ok();
+        let (say_thread, thread) = std::sync::mpsc::channel();
+        let run = move || {
+            say_thread.send(nix::unistd::gettid()).ok();
+            sender.send(call()).ok();
+        };
         std::thread::Builder::new().name("race-aside".to_owned()).spawn(run)?;
-        Ok(Aside { what: what.to_owned(), receiver })
+        let thread = thread.recv().context("a thread did not start")?.as_raw();
+        Ok(Aside { what: what.to_owned(), thread, receiver, early: None })
     }
 
     /// Reads a range through an engine-less, bounded pread(2); the bytes that it returned.
@@ -390,13 +451,35 @@ impl<'a> Scene<'a> {
 #[derive(Debug)]
 pub struct Aside<T> {
     what: String,
+    thread: i32,
     receiver: std::sync::mpsc::Receiver<T>,
+    early: Option<T>,
 }
 
 impl<T> Aside<T> {
-    /// Whether it is over already; gives its result once.
-    pub fn poll(&self) -> Option<T> {
-        self.receiver.try_recv().ok()
+    /// Waits until it is over, or sits in the kernel and waits for something; `true` when it is over.
+    ///
+    /// # Errors
+    /// It does neither: BROKEN.
+    pub fn settle(&mut self) -> anyhow::Result<bool> {
+        let end = std::time::Instant::now() + RENDEZVOUS;
+        let stat = format!("/proc/self/task/{}/stat", self.thread);
+        loop {
+            if self.early.is_none() {
+                self.early = self.receiver.try_recv().ok();
+            }
+            if self.early.is_some() {
+                return Ok(true);
+            }
+            let text = std::fs::read_to_string(&stat).unwrap_or_default();
+            if text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('D')) {
+                return Ok(false);
+            }
+            if std::time::Instant::now() >= end {
+                return Err(Stop::Broken(format!("{} neither ends nor waits", self.what)).into());
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for its end.
@@ -404,6 +487,9 @@ impl<T> Aside<T> {
     /// # Errors
     /// HANG when it does not end.
     pub fn join(self) -> anyhow::Result<T> {
+        if let Some(result) = self.early {
+            return Ok(result);
+        }
         let hang = |_| Stop::Hang(format!("{} did not return in {BOUND:?}", self.what));
         Ok(self.receiver.recv_timeout(BOUND).map_err(hang)?)
     }

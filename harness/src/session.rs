@@ -52,6 +52,7 @@ impl Session {
             .process_group(0)
             .spawn()
             .context("start the guard")?;
+        take_huge_pages(&root);
         Ok(Session { root, guard: Some(guard) })
     }
 
@@ -83,6 +84,18 @@ impl Drop for Session {
     }
 }
 
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+/// Huge pages that the cases need at one time.
+const HUGE_PAGES_WANTED: u64 = 4;
+
+/// Makes the kernel keep a few huge pages where it keeps none and lets us; the guard gives them back.
+fn take_huge_pages(root: &Path) {
+    let Ok(before) = fs::read_to_string(HUGE_PAGES) else { return };
+    if before.trim() == "0" && fs::write(root.join("hugepages"), &before).is_ok() {
+        let _ = fs::write(HUGE_PAGES, HUGE_PAGES_WANTED.to_string());
+    }
+}
+
 /// What the guard does: waits for the end of its input, then cleans up.
 ///
 /// # Errors
@@ -90,6 +103,9 @@ impl Drop for Session {
 pub fn guard(root: &Path) -> anyhow::Result<()> {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     clean(root)?;
+    if let Ok(before) = fs::read(root.join("hugepages")) {
+        let _ = fs::write(HUGE_PAGES, before);
+    }
     fs::remove_dir_all(root).with_context(|| format!("remove {}", root.display()))
 }
 

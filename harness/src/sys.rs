@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -79,6 +79,37 @@ pub fn splice(
     let offset = from_offset.map_or(std::ptr::null_mut(), |offset| offset as *mut i64);
     // SAFETY: the offset is a valid i64 or null.
     let count = unsafe { libc::splice(from, offset, to, std::ptr::null_mut(), len, flags) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// splice(2) from a pipe into a file at an offset.
+///
+/// # Errors
+/// The errno of the call.
+pub fn splice_to(from: RawFd, to: RawFd, offset: i64, len: usize) -> Result<usize, Errno> {
+    let mut offset = offset;
+    // SAFETY: the offset is a local.
+    let count = unsafe { libc::splice(from, std::ptr::null_mut(), to, &raw mut offset, len, 0) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// write(2) from any address: the kernel checks it.
+///
+/// # Errors
+/// The errno of the call; EFAULT for an address that cannot be read.
+pub fn write_from(to: &OwnedFd, memory: *const u8, len: usize) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads the range, or refuses it; nothing of ours is changed.
+    let count = unsafe { libc::write(to.as_raw_fd(), memory.cast(), len) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// tee(2), without waiting.
+///
+/// # Errors
+/// The errno of the call.
+pub fn tee(from: RawFd, to: RawFd, len: usize) -> Result<usize, Errno> {
+    // SAFETY: no memory operands.
+    let count = unsafe { libc::tee(from, to, len, libc::SPLICE_F_NONBLOCK) };
     Errno::result(count).map(|count| count as usize)
 }
 
