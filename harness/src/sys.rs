@@ -215,3 +215,14 @@ pub fn detach_loop(device: &Path) -> anyhow::Result<()> {
     let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_CLR_FD) };
     Errno::result(result).with_context(|| format!("detach {}", device.display())).map(drop)
 }
+
+/// Everything that a file holds, from its beginning.
+///
+/// # Errors
+/// Those of pread(2).
+pub fn contents(file: &File) -> anyhow::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    file.read_exact_at(&mut bytes, 0).context("read a file")?;
+    Ok(bytes)
+}
