@@ -7,6 +7,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -77,7 +78,9 @@ fn round(place: &Place, seed: u64, kept: &mut Vec<Synced>) {
         fs::remove_file(mount.path(&old.name)).expect("old files go");
     }
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let dir = mount.dir.clone();
+    // Through an open directory: once the mount is gone, its path leads to the folder below it.
+    let root = File::open(&mount.dir).expect("the root");
+    let dir = std::path::PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
     let enough = rng.random_range(1..60);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..3)
