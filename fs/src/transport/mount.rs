@@ -22,11 +22,17 @@ pub const FSTYPE: &str = "fuse.inflight";
 /// # Errors
 /// Those of open(2) on /dev/fuse and of mount(2); what fusermount3 printed when it refused.
 pub fn mount(image: &Path, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    match mount_directly(&device, image, mountpoint, options) {
-        Ok(()) => Ok(device.into()),
-        Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
-        Err(errno) => Err(errno.into()),
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(device) => match mount_directly(&device, image, mountpoint, options) {
+            Ok(()) => Ok(device.into()),
+            Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
+            Err(errno) => Err(errno.into()),
+        },
+        // The helper opens it with its own rights.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            mount_by_helper(image, mountpoint, options)
+        }
+        Err(e) => Err(e),
     }
 }
 
