@@ -24,6 +24,9 @@ fn main() -> Result<()> {
     let engine = Engine::new(&pool)?;
     let file = Arc::new(DirectFile::open(&path, true)?);
     let mut bare = Bare::new(&pool)?;
+    let start = Instant::now();
+    (0..100_000).for_each(|_| drop(std::hint::black_box(pool.take(4096))));
+    println!("take and drop of 4 KiB: {} ns", start.elapsed().as_nanos() / 100_000);
     println!(
         "{:<8} {:<6} {:>12} {:>12} {:>12} {:>12} {:>12}",
         "op", "bytes", "p(read|write)", "ring fixed", "ring plain", "engine queue", "4K-page buf"

@@ -1,97 +1,30 @@
 //! O_DIRECT reads and writes, one at a time or queued.
 
 mod progress;
+mod request;
 mod ring_queue;
 mod task;
 mod worker_queue;
 
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
 use crate::buffer::Buffer;
 use crate::file::DirectFile;
+use crate::iter::{BestPins, IoIter, ReadOnly};
 use crate::pool::Pool;
 use crate::ring::Ring;
+pub use request::{
+    Completion, Done, Op, Part, Request, VectoredCompletion, VectoredDone, VectoredRequest,
+};
+
 use progress::{Progress, Step};
 use ring_queue::RingQueue;
-use task::{Finish, Payload, Task};
+use task::{Finish, PARTS_MAX, Payload, Task, skip, vectored};
 use worker_queue::WorkerQueue;
-
-/// Direction of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// From the file into memory.
-    Read,
-    /// From memory into the file.
-    Write,
-}
-
-/// A queued transfer of the first `len` bytes of `buf`.
-#[derive(Debug)]
-pub struct Request {
-    /// The file.
-    pub file: Arc<DirectFile>,
-    /// The memory, the engine's until the completion.
-    pub buf: Buffer,
-    /// Byte offset in the file, a multiple of its alignment.
-    pub offset: u64,
-    /// Bytes, a multiple of the alignment; at most the buffer's capacity (read) or length (write).
-    pub len: usize,
-    /// Direction.
-    pub op: Op,
-}
-
-/// What became of a [`Request`].
-#[derive(Debug)]
-pub struct Completion {
-    /// The buffer. After a read that succeeded its length is the count.
-    pub buf: Buffer,
-    /// Bytes transferred. Less than asked only at the end of the file.
-    pub result: io::Result<usize>,
-}
-
-/// A range of a buffer: `len` bytes from byte `from`. An element of a bvec that owns its page.
-#[derive(Debug)]
-pub struct Part {
-    /// The memory.
-    pub buf: Buffer,
-    /// First byte, a multiple of the memory alignment.
-    pub from: usize,
-    /// Bytes, a multiple of the file's alignment.
-    pub len: usize,
-}
-
-/// A queued transfer between one file range and several pieces of memory, in order.
-#[derive(Debug)]
-pub struct VectoredRequest {
-    /// The file.
-    pub file: Arc<DirectFile>,
-    /// The memory, at most 1024 parts (`UIO_MAXIOV`).
-    pub parts: Vec<Part>,
-    /// Byte offset in the file, a multiple of its alignment.
-    pub offset: u64,
-    /// Direction.
-    pub op: Op,
-}
-
-/// What became of a [`VectoredRequest`].
-#[derive(Debug)]
-pub struct VectoredCompletion {
-    /// The parts as they were given.
-    pub parts: Vec<Part>,
-    /// Bytes transferred. Less than asked only at the end of the file.
-    pub result: io::Result<usize>,
-}
-
-/// Called once, with the memory, on the engine's completion thread: it must not block for long and
-/// must not wait for another request of the same engine.
-pub type Done = Box<dyn FnOnce(Completion) + Send>;
-
-/// [`Done`] of a [`VectoredRequest`].
-pub type VectoredDone = Box<dyn FnOnce(VectoredCompletion) + Send>;
 
 /// What serves the queue of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -117,6 +50,7 @@ pub struct Engine {
     queue: Queue,
     kind: QueueKind,
     pool: Pool,
+    pins: OnceLock<BestPins>,
 }
 
 enum Queue {
@@ -152,13 +86,13 @@ impl Engine {
     /// When no thread can be started.
     pub fn with_workers(pool: &Pool, workers: usize) -> io::Result<Self> {
         let queue = Queue::Workers(WorkerQueue::new(workers)?);
-        Ok(Self { queue, kind: QueueKind::Workers, pool: pool.clone() })
+        Ok(Self { queue, kind: QueueKind::Workers, pool: pool.clone(), pins: OnceLock::new() })
     }
 
     fn on_ring(pool: &Pool, ring: Arc<Ring>, kind: QueueKind) -> io::Result<Self> {
         let fixed = (kind == QueueKind::RingFixed).then(|| pool.clone());
         let queue = Queue::Ring(RingQueue::new(fixed, ring)?);
-        Ok(Self { queue, kind, pool: pool.clone() })
+        Ok(Self { queue, kind, pool: pool.clone(), pins: OnceLock::new() })
     }
 
     /// What serves the queue.
@@ -218,6 +152,79 @@ impl Engine {
             file.file().write_at(&memory[done..], offset + done as u64)
         });
         (buf, result)
+    }
+
+    /// Reads from `offset` on into the memory of `iter`, in as few preadv(2) as it takes, and moves
+    /// the iterator by the bytes read, which it returns. Less than remained only at the end of the
+    /// file.
+    ///
+    /// The memory is extracted first: what is user-backed is pinned for the length of the call and
+    /// released on every way out; what is ours is borrowed.
+    ///
+    /// # Errors
+    /// `EINVAL` when offset, a length or an address is not aligned or the memory may only be read;
+    /// else the error of preadv(2). The iterator then stands behind what is known to be through.
+    pub fn read_iter(
+        &self,
+        file: &DirectFile,
+        iter: &mut IoIter<'_>,
+        offset: u64,
+    ) -> io::Result<usize> {
+        if !iter.is_writable() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, ReadOnly(iter.kind())));
+        }
+        self.iterate(file, Op::Read, iter, offset)
+    }
+
+    /// Writes the memory of `iter` from `offset` on, as [`Engine::read_iter`] reads.
+    ///
+    /// # Errors
+    /// As [`Engine::read_iter`].
+    pub fn write_iter(
+        &self,
+        file: &DirectFile,
+        iter: &mut IoIter<'_>,
+        offset: u64,
+    ) -> io::Result<usize> {
+        self.iterate(file, Op::Write, iter, offset)
+    }
+
+    fn iterate(
+        &self,
+        file: &DirectFile,
+        op: Op,
+        iter: &mut IoIter<'_>,
+        offset: u64,
+    ) -> io::Result<usize> {
+        let align = file.alignment();
+        let step = if op == Op::Read { align.read_offset } else { align.offset };
+        check(offset, iter.remaining(), step, usize::MAX)?;
+        let mut total = 0;
+        while iter.remaining() > 0 {
+            let batch = iter.extract(usize::MAX, PARTS_MAX, self.pins())?;
+            let segments = batch.segments();
+            if segments.iter().any(|s| {
+                !(s.iov_base as usize).is_multiple_of(align.memory) || s.iov_len % step != 0
+            }) {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            let (at, len) = (offset + total as u64, batch.len());
+            let moved = transfer(op, len, step, |done| {
+                vectored(file.file(), op, &skip(segments, done), at + done as u64)
+            })?;
+            drop(batch);
+            iter.advance(moved);
+            total += moved;
+            if moved < len {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// What pins user memory. Made when there is some to pin: the pool's needs none.
+    fn pins(&self) -> &BestPins {
+        self.pins.get_or_init(BestPins::new)
     }
 
     /// Queues a transfer. `done` gets the buffer back, whatever happens.
@@ -281,7 +288,11 @@ fn accept(task: Result<Task, (Payload, io::Error, Finish)>) -> Option<Task> {
 
 fn check(offset: u64, len: usize, step: usize, room: usize) -> io::Result<()> {
     let end = offset.checked_add(len as u64).filter(|&end| end <= i64::MAX as u64);
-    if len > room || end.is_none() || offset % step as u64 != 0 || len % step != 0 {
+    if len > room
+        || end.is_none()
+        || !offset.is_multiple_of(step as u64)
+        || !len.is_multiple_of(step)
+    {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     Ok(())

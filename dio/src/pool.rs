@@ -237,10 +237,8 @@ impl Inner {
 
 /// Asks for huge pages, makes everything present, and looks what came.
 fn back(memory: &Mapping, huge: bool, facts: &mut Facts) -> io::Result<()> {
-    if huge {
-        if let Err(e) = memory.advise(libc::MADV_HUGEPAGE) {
-            facts.reasons.push(format!("transparent huge pages refused: {e}"));
-        }
+    if huge && let Err(e) = memory.advise(libc::MADV_HUGEPAGE) {
+        facts.reasons.push(format!("transparent huge pages refused: {e}"));
     }
     memory.populate()?;
     match memory.huge_bytes() {

@@ -30,34 +30,52 @@ impl Ring {
     pub(crate) fn new() -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_clamp().dontfork();
-        let uring = builder.build(DEPTH)?;
+        let mut cooperative = builder.clone();
+        // Completions wait until the thread enters the kernel anyway (Linux 5.19).
+        cooperative.setup_coop_taskrun();
+        let uring = match cooperative.build(DEPTH) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => builder.build(DEPTH)?,
+            built => built?,
+        };
         Ok(Self { uring, registered: 0, claimed: AtomicBool::new(false) })
     }
 
-    /// Registers as many slabs of `memory` as the memlock limit lets through: all, else the
-    /// largest power-of-two fraction. Returns that number.
+    /// Registers as many slabs of `memory` as the memlock limit lets through, and returns how many.
     ///
     /// # Errors
     /// What io_uring_register(2) said when not even one slab could be registered.
     pub(crate) fn register(&mut self, memory: &Mapping) -> io::Result<usize> {
-        let mut want = memory.len() / SLAB;
+        let all = memory.len() / SLAB;
+        let (mut good, mut bad, mut want) = (0, all + 1, all);
         loop {
-            let slabs: Vec<libc::iovec> = (0..want)
-                .map(|i| libc::iovec {
-                    iov_base: memory.base().as_ptr().wrapping_add(i * SLAB).cast(),
-                    iov_len: SLAB,
-                })
-                .collect();
-            // SAFETY: every iovec lies inside `memory`. The pool that owns both drops the ring
-            // (which unregisters) before the mapping.
-            match unsafe { self.uring.submitter().register_buffers(&slabs) } {
-                Ok(()) => {
-                    self.registered = want;
-                    return Ok(want);
-                }
-                Err(e) if e.raw_os_error() == Some(libc::ENOMEM) && want > 1 => want /= 2,
+            match self.try_register(memory, want) {
+                Ok(()) => good = want,
+                Err(e) if e.raw_os_error() == Some(libc::ENOMEM) && want > 1 => bad = want,
                 Err(e) => return Err(e),
             }
+            if self.registered > 0 && good + 1 == bad {
+                return Ok(good);
+            }
+            self.unregister();
+            want = if good + 1 == bad { good } else { good.midpoint(bad) };
+        }
+    }
+
+    fn try_register(&mut self, memory: &Mapping, count: usize) -> io::Result<()> {
+        let slabs: Vec<libc::iovec> = (0..count)
+            .map(|i| libc::iovec { iov_base: memory.at(i * SLAB).as_ptr().cast(), iov_len: SLAB })
+            .collect();
+        // SAFETY: every iovec lies inside `memory`. The pool that owns both drops the ring (which
+        // unregisters) before the mapping.
+        unsafe { self.uring.submitter().register_buffers(&slabs) }?;
+        self.registered = count;
+        Ok(())
+    }
+
+    fn unregister(&mut self) {
+        if self.registered > 0 {
+            let _ = self.uring.submitter().unregister_buffers();
+            self.registered = 0;
         }
     }
 
@@ -80,8 +98,6 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // Closing the ring would unpin too, but later and from a kernel worker: whoever dropped
         // the pool may look at nr_foll_pin_released next.
-        if self.registered > 0 {
-            let _ = self.uring.submitter().unregister_buffers();
-        }
+        self.unregister();
     }
 }

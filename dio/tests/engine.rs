@@ -4,8 +4,9 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 
+use inflight_dio::iter::{self, IoIter, PageMap};
 use inflight_dio::{
-    DirectFile, Engine, Op, Part, Pool, PoolConfig, QueueKind, Request, VectoredRequest,
+    DirectFile, Done, Engine, Op, Part, Pool, PoolConfig, QueueKind, Request, VectoredRequest,
 };
 
 /// A file on a disk filesystem: the build folder, since /tmp may be anything.
@@ -202,4 +203,127 @@ fn one_engine_has_the_registration_and_the_next_gets_it_after_it() {
     assert_eq!(Engine::new(&pool).unwrap().queue_kind(), QueueKind::Ring);
     drop(first);
     assert_eq!(Engine::new(&pool).unwrap().queue_kind(), QueueKind::RingFixed);
+}
+
+#[test]
+fn an_iterator_of_any_kind_is_read_into_and_written_from() {
+    let (pool, file) = (pool(), file_of(&pattern(40_000)));
+    let direct = DirectFile::open(file.path(), true).unwrap();
+    let engine = Engine::new(&pool).unwrap();
+    let all = pattern(40_000);
+
+    let mut user = [pool.take(8192), pool.take(4096)];
+    let mut iter = IoIter::iovec(user.iter_mut());
+    assert_eq!(engine.read_iter(&direct, &mut iter, 4096).unwrap(), 12288);
+    assert_eq!(iter.remaining(), 0);
+    assert_eq!([user[0].as_slice(), user[1].as_slice()].concat(), all[4096..16384]);
+
+    let mut cache = PageMap::new();
+    cache.populate(&pool, 0, 40960);
+    let mut iter = IoIter::xarray(&mut cache, 0, 40960).unwrap();
+    assert_eq!(engine.read_iter(&direct, &mut iter, 0).unwrap(), 40_000, "end of file");
+    assert_eq!(iter.remaining(), 960, "moved by what was read");
+    let mut source = IoIter::xarray_source(&cache, 0, 40_000).unwrap();
+    assert_eq!(iter::crc32c(&mut source, usize::MAX, 0), ::crc32c::crc32c(&all));
+
+    let parts = [1u8, 2, 3].map(|byte| {
+        let mut buf = pool.take(4096);
+        buf.as_mut_slice().fill(byte);
+        Part { buf, from: 0, len: 4096 }
+    });
+    assert_eq!(engine.write_iter(&direct, &mut IoIter::bvec_source(&parts), 8192).unwrap(), 12288);
+    let mut back = vec![0; 12288];
+    file.as_file().read_exact_at(&mut back, 8192).unwrap();
+    assert!((0..12288).all(|i| back[i] == (i / 4096 + 1) as u8));
+}
+
+#[test]
+fn more_segments_than_one_call_takes_are_read_in_several() {
+    let (pool, file) = (pool(), file_of(&pattern(3000 * 512)));
+    let direct = DirectFile::open(file.path(), false).unwrap();
+    let block = direct.alignment().offset.max(512);
+    let count = 3000 * 512 / block;
+    let mut parts: Vec<Part> =
+        (0..count).map(|_| Part { buf: pool.take(block), from: 0, len: block }).collect();
+    let engine = Engine::new(&pool).unwrap();
+    let n = engine.read_iter(&direct, &mut IoIter::bvec(&mut parts), 0).unwrap();
+    assert_eq!(n, count * block);
+    let got: Vec<u8> = parts.iter().flat_map(|p| p.buf.as_slice().to_vec()).collect();
+    assert!(got == pattern(3000 * 512)[..n]);
+}
+
+#[test]
+fn an_iterator_that_is_not_aligned_or_not_writable_is_einval() {
+    let (pool, file) = (pool(), file_of(&pattern(8192)));
+    let direct = DirectFile::open(file.path(), true).unwrap();
+    let engine = Engine::new(&pool).unwrap();
+    let mut buf = pool.take(8192);
+    for (from, to, offset) in [(1, 4097, 0), (0, 100, 0), (0, 4096, 5)] {
+        let mut iter = IoIter::ubuf(&mut buf.as_mut_slice()[from..to]);
+        let e = engine.read_iter(&direct, &mut iter, offset).unwrap_err();
+        assert_eq!((e.raw_os_error(), iter.remaining()), (Some(22), to - from));
+    }
+    let e = engine.read_iter(&direct, &mut IoIter::ubuf(&buf), 0).unwrap_err();
+    assert_eq!(e.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+/// A ring's requests belong to the thread that entered the kernel with them. When it exits, the
+/// kernel cancels what is queued on sockets and the like but finishes what is queued on files and
+/// block devices (io_uring/io-wq.c, unbounded and bounded work): writes that extend a file are.
+#[test]
+fn requests_outlive_the_thread_that_submitted_them() {
+    const LEN: usize = 64 << 10;
+    let (pool, file) = (pool(), file_of(&[]));
+    let direct = Arc::new(DirectFile::open(file.path(), true).unwrap());
+    for engine in engines(&pool) {
+        file.as_file().set_len(0).unwrap();
+        let (engine, (tx, rx)) = (Arc::new(engine), mpsc::channel());
+        for thread in 0..4u64 {
+            let (engine, pool, tx) = (Arc::clone(&engine), pool.clone(), tx.clone());
+            let file = Arc::clone(&direct);
+            let submitter = std::thread::spawn(move || {
+                engine.submit_batch((0..32).map(|i| {
+                    let mut buf = pool.take(LEN);
+                    buf.as_mut_slice().fill(thread as u8 + 1);
+                    let offset = (i * 4 + thread) * LEN as u64;
+                    let file = Arc::clone(&file);
+                    let tx = tx.clone();
+                    let done: Done = Box::new(move |c| drop(tx.send(c.result)));
+                    (Request { file, buf, offset, len: LEN, op: Op::Write }, done)
+                }));
+            });
+            submitter.join().unwrap();
+        }
+        drop(tx);
+        assert_eq!(rx.iter().map(|r| r.unwrap()).collect::<Vec<_>>(), vec![LEN; 128]);
+        let mut back = vec![0; 128 * LEN];
+        file.as_file().read_exact_at(&mut back, 0).unwrap();
+        assert!((0..back.len()).all(|at| back[at] == (at / LEN % 4) as u8 + 1));
+    }
+}
+
+#[test]
+fn many_threads_read_and_write_side_by_side() {
+    let (pool, file) = (pool(), file_of(&vec![0; 4 << 20]));
+    let direct = DirectFile::open(file.path(), true).unwrap();
+    for engine in engines(&pool) {
+        std::thread::scope(|scope| {
+            for me in 0..8u64 {
+                let (engine, pool, direct) = (&engine, &pool, &direct);
+                scope.spawn(move || {
+                    for round in 0..20u8 {
+                        let len = 4096 << (round % 5);
+                        let mut buf = pool.take(len);
+                        buf.as_mut_slice().fill(round ^ me as u8);
+                        let (buf, n) = engine.write_at(direct, buf, me << 19, len);
+                        assert_eq!(n.unwrap(), len);
+                        let (buf, n) = engine.read_at(direct, buf, me << 19, len);
+                        assert_eq!(n.unwrap(), len);
+                        assert!(buf.as_slice().iter().all(|&b| b == round ^ me as u8));
+                    }
+                });
+            }
+        });
+    }
+    assert_eq!(pool.report().in_use, 0);
 }

@@ -13,6 +13,7 @@ mod create;
 mod directory;
 mod image_io;
 mod namespace;
+mod privileges;
 pub mod read;
 mod space;
 pub mod stats;
@@ -24,7 +25,7 @@ pub use attributes::{SetAttr, SetTime};
 pub use control::{Control, IoctlReply};
 pub use create::{Make, Unnamed};
 pub use image_io::ImageIo;
-pub use write::WriteArgs;
+pub use write::{WriteArgs, Written};
 pub use xattr::STAT;
 
 use crate::errno::Errno;

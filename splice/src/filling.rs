@@ -175,7 +175,7 @@ impl Filling {
         let zero = zero_page()?;
         self.need(len.div_ceil(zero.len()))?;
         let mut slices = vec![IoSlice::new(zero); len / zero.len()];
-        if len % zero.len() > 0 {
+        if !len.is_multiple_of(zero.len()) {
             slices.push(IoSlice::new(&zero[..len % zero.len()]));
         }
         self.push(&slices)

@@ -9,7 +9,8 @@
 
 use std::io;
 
-use inflight_dio::{Buffer, DirectFile, Engine, Pool, page_size};
+use inflight_dio::iter::IoIter;
+use inflight_dio::{Buffer, DirectFile, Engine, Pool, align_up, page_size};
 
 use crate::direct::Segment;
 use crate::filling::Filled;
@@ -46,7 +47,8 @@ pub fn read(
         filling.lend(&buf, (wanted - at).min(page))?;
         pages.push(buf);
     }
-    let (pages, got) = read_into(engine, file, pages, segments)?;
+    // The pages are in the pipe already: this is the write that the right way never does.
+    let got = read_into(engine, file, &mut IoIter::kvec(&mut pages), segments)?;
     for (i, buf) in pages.into_iter().enumerate() {
         let unread = i * page >= got;
         if unread && revert == Revert::FreeTail {
@@ -58,53 +60,36 @@ pub fn read(
     Ok(filling.finish()?)
 }
 
-/// Reads the segments one after the other into the pages, a page at a time.
+/// Reads the segments in order up to the first shortage. Returns the bytes read.
 fn read_into(
     engine: &Engine,
     file: &DirectFile,
-    pages: Vec<Buffer>,
+    pages: &mut IoIter<'_>,
     segments: &[Segment],
-) -> io::Result<(Vec<Buffer>, usize)> {
-    let page = page_size();
-    let mut source = Source { engine, file, scratch: Vec::new() };
+) -> io::Result<usize> {
+    let mut got = 0;
     for segment in segments {
-        source.append(segment)?;
-    }
-    let got = source.scratch.len().min(pages.len() * page);
-    let mut filled = Vec::with_capacity(pages.len());
-    for (mut buf, bytes) in
-        pages.into_iter().zip(source.scratch.chunks(page).map(Some).chain(std::iter::repeat(None)))
-    {
-        if let Some(bytes) = bytes {
-            // The page is in the pipe already: this is the write that the right way never does.
-            buf.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-        }
-        filled.push(buf);
-    }
-    Ok((filled, got))
-}
-
-struct Source<'a> {
-    engine: &'a Engine,
-    file: &'a DirectFile,
-    scratch: Vec<u8>,
-}
-
-impl Source<'_> {
-    fn append(&mut self, segment: &Segment) -> io::Result<()> {
-        match *segment {
-            Segment::Hole { len } => self.scratch.resize(self.scratch.len() + len, 0),
+        let (wanted, moved) = match *segment {
+            Segment::Hole { len } => (len, fill(pages, &vec![0; len])?),
             Segment::Data { offset, len } => {
-                let align = self.file.alignment().read_offset;
+                let align = file.alignment().read_offset;
                 let from = (offset % align as u64) as usize;
-                let aligned = inflight_dio::align_up(from + len, align);
-                let buf = self.engine.pool().try_take(aligned)?;
-                let start = offset - from as u64;
-                let (buf, result) = self.engine.read_at(self.file, buf, start, aligned);
+                let aligned = align_up(from + len, align);
+                // O_DIRECT cannot start inside a block, so the bytes come by way of a buffer.
+                let buf = engine.pool().try_take(aligned)?;
+                let (buf, result) = engine.read_at(file, buf, offset - from as u64, aligned);
                 let end = result?.min(from + len);
-                self.scratch.extend_from_slice(&buf.as_slice()[from.min(end)..end]);
+                (len, fill(pages, &buf.as_slice()[from.min(end)..end])?)
             }
+        };
+        got += moved;
+        if moved < wanted {
+            break;
         }
-        Ok(())
     }
+    Ok(got)
+}
+
+fn fill(pages: &mut IoIter<'_>, bytes: &[u8]) -> io::Result<usize> {
+    pages.copy_from(bytes).map_err(io::Error::other)
 }

@@ -117,3 +117,18 @@ fn deliver(b: &crate::Pipe, sink: BorrowedFd<'_>, total: usize) -> Result<(), Se
         sent => Err(SendError::Short { sent, len: total }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_of_dev_fuse_are_told_apart() {
+        let of = |errno| SendError::from_sink(io::Error::from_raw_os_error(errno));
+        assert!(matches!(of(libc::ENOENT), SendError::Gone));
+        for errno in [libc::ENODEV, libc::ECONNABORTED, libc::EPIPE] {
+            assert!(matches!(of(errno), SendError::Disconnected));
+        }
+        assert!(matches!(of(libc::EINVAL), SendError::Io(_)));
+    }
+}

@@ -82,6 +82,18 @@ fn the_largest_reply_that_is_promised_fits() {
 }
 
 #[test]
+fn the_largest_reply_fits_from_a_huge_page_too() {
+    let (channel, out) = channel();
+    let pool = pool();
+    let mut fill = channel.begin(channel.max_payload()).unwrap();
+    let mut buf = pool.take(channel.max_payload());
+    buf.as_mut_slice().copy_from_slice(&pattern(channel.max_payload()));
+    fill.memory(buf, 0, channel.max_payload()).unwrap();
+    channel.send(&[1; 16], fill.finish().unwrap()).unwrap();
+    assert!(sent(&out)[16..] == pattern(channel.max_payload()));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_before_anything_is_done() {
     let pipes = PipePool::new(4 * page_size(), 4).unwrap();
     let slots = pipes.report().slots;
@@ -206,10 +218,31 @@ fn zeroes_are_one_page_however_many() {
     };
     drop(send());
     let before = rss();
-    let held: Vec<_> = (0..32).map(|_| send()).collect();
-    assert!(rss() < before + 256, "32 fillings of {} bytes", channel.max_payload());
+    let held: Vec<_> = (0..8).map(|_| send()).collect();
+    assert!(rss() < before + 256, "8 fillings of {} bytes", channel.max_payload());
     drop(held);
     let page = inflight_splice::zero_page().unwrap();
     assert!(page.iter().all(|&b| b == 0));
     assert!(std::ptr::eq(page, inflight_splice::zero_page().unwrap()));
+}
+
+#[test]
+fn a_pipe_that_is_not_empty_is_never_used_again() {
+    let pipes = PipePool::new(64 << 10, 4).unwrap();
+    let dirty = pipes.take().unwrap();
+    nix::unistd::write(dirty.writer(), b"left over").unwrap();
+    dirty.give_back();
+    assert_eq!((pipes.report().idle, pipes.report().discarded), (0, 1));
+    let clean = pipes.take().unwrap();
+    assert!(clean.is_empty().unwrap());
+    clean.give_back();
+    assert_eq!((pipes.report().idle, pipes.report().discarded), (1, 1));
+}
+
+#[test]
+fn no_more_idle_pipes_are_kept_than_asked() {
+    let pipes = PipePool::new(64 << 10, 1).unwrap();
+    let three: Vec<_> = (0..3).map(|_| pipes.take().unwrap()).collect();
+    three.into_iter().for_each(inflight_splice::PooledPipe::give_back);
+    assert_eq!((pipes.report().idle, pipes.report().opened), (1, 3));
 }

@@ -146,7 +146,8 @@ mod tests {
         let (r, starts) = run(Op::Write, 1024, vec![err(libc::EINTR), Ok(512), err(libc::EIO)]);
         assert_eq!(r.unwrap_err().raw_os_error(), Some(libc::EIO));
         assert_eq!(starts, vec![0, 0, 512]);
-        let (r, _) = run(Op::Write, 1024, vec![err(libc::EAGAIN), err(libc::ENOSPC)]);
+        let results = vec![err(libc::EAGAIN), err(libc::ENOSPC)];
+        let (r, _) = run(Op::Write, 1024, results);
         assert_eq!(r.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     }
 

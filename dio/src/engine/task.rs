@@ -159,7 +159,7 @@ impl Payload {
                     })
             }
         };
-        let aligned = offset % step as u64 == 0 && self.len() % step == 0;
+        let aligned = offset.is_multiple_of(step as u64) && self.len().is_multiple_of(step);
         let reachable = offset.checked_add(self.len() as u64).is_some_and(|e| e <= i64::MAX as u64);
         if fits && aligned && reachable {
             return Ok(());
@@ -172,17 +172,31 @@ impl Payload {
 pub(crate) const PARTS_MAX: usize = 1024;
 
 /// The ranges of `parts` without their first `done` bytes.
-fn iovecs_from(parts: &[Part], mut done: usize) -> Vec<libc::iovec> {
-    let mut iovecs = Vec::with_capacity(parts.len());
-    for part in parts {
-        let skip = done.min(part.len);
-        done -= skip;
-        if skip < part.len {
-            let start = part.buf.start().as_ptr().wrapping_add(part.from + skip);
-            iovecs.push(libc::iovec { iov_base: start.cast(), iov_len: part.len - skip });
+fn iovecs_from(parts: &[Part], done: usize) -> Vec<libc::iovec> {
+    let whole: Vec<_> = parts
+        .iter()
+        .map(|part| libc::iovec {
+            iov_base: part.buf.start().as_ptr().wrapping_add(part.from).cast(),
+            iov_len: part.len,
+        })
+        .collect();
+    skip(&whole, done)
+}
+
+/// `segments` without their first `done` bytes.
+pub(crate) fn skip(segments: &[libc::iovec], mut done: usize) -> Vec<libc::iovec> {
+    let mut rest = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let behind = done.min(segment.iov_len);
+        done -= behind;
+        if behind < segment.iov_len {
+            rest.push(libc::iovec {
+                iov_base: segment.iov_base.wrapping_byte_add(behind),
+                iov_len: segment.iov_len - behind,
+            });
         }
     }
-    iovecs
+    rest
 }
 
 /// preadv(2) or pwritev(2).

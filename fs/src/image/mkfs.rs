@@ -18,10 +18,10 @@ use zerocopy::IntoBytes as _;
 /// Inode number of the root directory, fixed by FUSE (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 /// Smallest image, in bytes.
-pub const SIZE_MIN: u64 = 8 << 20;
+pub const SIZE_MIN: u64 = 16 << 20;
 /// First piece of the metadata area, at least: an empty database touches its first 258 pages, and
-/// mkfs has no allocator to grow it with.
-const CHUNK_BLOCKS_MIN: u64 = 320;
+/// mkfs has no allocator to grow it with; the rest is room for the first few thousand files.
+const CHUNK_BLOCKS_MIN: u64 = 768;
 
 /// What to make.
 #[derive(Clone, Debug, Default)]

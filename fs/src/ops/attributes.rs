@@ -39,6 +39,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Last change of anything: only the kernel sets it, when it caches writes.
     pub ctime: Option<Time>,
+    /// The caller may not keep set-user-ID and set-group-ID bits (FATTR_KILL_SUIDGID).
+    pub kill_suidgid: bool,
 }
 
 impl Fs {
@@ -84,6 +86,10 @@ impl Fs {
                 libc::S_IFDIR => return Err(Errno::EISDIR),
                 _ => return Err(Errno::EINVAL),
             }
+        }
+        let chown = !attr.is_dir() && (set.uid.is_some() || set.gid.is_some());
+        if set.size.is_some() || chown {
+            self.drop_privileges(&inode, set.kill_suidgid || chown)?;
         }
         if let Some(mode) = set.mode {
             self.chmod_acl(&inode, mode)?;

@@ -29,9 +29,10 @@ impl Fs {
                 offset: offset_out + done,
                 direct: false,
                 append: false,
+                kill_suidgid: true,
             };
             match self.write(&args, buf.as_slice()) {
-                Ok(n) => done += n as u64,
+                Ok(written) => done += written.bytes as u64,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
             }

@@ -2,6 +2,8 @@
 
 mod adapter;
 mod convert;
+mod negotiate;
 mod reply;
 
 pub use adapter::Adapter;
+pub use reply::Past;

@@ -1,104 +1,135 @@
-//! What a mount asks of the kernel.
+//! Mounting: /dev/fuse, mount(2) as root, fusermount3(1) as an ordinary user, and what the kernel
+//! keeps about a mount afterwards.
+#![allow(unsafe_code)]
 
 use crate::options::{Atime, Options};
-use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
+use nix::errno::Errno;
 use nix::mount::MsFlags;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-/// Largest READ and WRITE, in bytes. With 1 MiB pipes a spliced reply holds 255 pages, so requests
-/// of 1 MiB could not be spliced and 255 pages would cut sequential reads unevenly; 512 KiB is as
-/// fast (measured) and fits.
-pub const REQUEST_MAX: u32 = 512 << 10;
+/// The type that mount(8) and fstab(5) name.
+pub const FSTYPE: &str = "fuse.inflight";
 
-/// Agrees with the kernel on what it offers and we want.
-pub fn negotiate(config: &mut KernelConfig, options: &Options) {
-    let mut wanted = InitFlags::FUSE_ASYNC_READ
-        | InitFlags::FUSE_ASYNC_DIO
-        | InitFlags::FUSE_BIG_WRITES
-        | InitFlags::FUSE_MAX_PAGES
-        | InitFlags::FUSE_PARALLEL_DIROPS
-        | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_READDIRPLUS_AUTO
-        | InitFlags::FUSE_EXPORT_SUPPORT
-        | InitFlags::FUSE_POSIX_ACL
-        | InitFlags::FUSE_DONT_MASK
-        | InitFlags::FUSE_CACHE_SYMLINKS
-        | InitFlags::FUSE_HAS_IOCTL_DIR
-        | InitFlags::FUSE_ABORT_ERROR
-        | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-        | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-        | InitFlags::FUSE_NO_OPEN_SUPPORT
-        | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-    if options.writeback {
-        wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+/// Mounts `image` on `mountpoint` and returns the /dev/fuse that serves it.
+///
+/// # Errors
+/// Those of open(2) on /dev/fuse and of mount(2); what fusermount3 printed when it refused.
+pub fn mount(image: &Path, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    match mount_directly(&device, image, mountpoint, options) {
+        Ok(()) => Ok(device.into()),
+        Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
+        Err(errno) => Err(errno.into()),
     }
-    for flag in wanted.iter() {
-        if config.add_capabilities(flag).is_err() {
-            tracing::info!("this kernel has no {flag:?}");
-        }
-    }
-    // Both bound the pages of a request, and fuser derives max_pages from the larger one.
-    let _ = config.set_max_write(REQUEST_MAX);
-    let _ = config.set_max_readahead(REQUEST_MAX);
-    let _ = config.set_max_background(64);
-    let _ = config.set_congestion_threshold(48);
 }
 
-/// fuser's configuration for a mount of `image`.
-pub fn config(image: &Path, options: &Options) -> Config {
-    let mut config = Config::default();
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(options.threads);
-    config.mount_options = vec![
-        MountOption::FSName(image.display().to_string()),
-        MountOption::Subtype("inflight".to_owned()),
+fn mount_directly(
+    device: &File,
+    image: &Path,
+    mountpoint: &Path,
+    options: &Options,
+) -> Result<(), Errno> {
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    // rootmode says what the root inode is until it was asked; only the type matters.
+    let mut data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
+    for option in fuse_options(options) {
+        data.push(',');
+        data.push_str(option);
+    }
+    let flags = flags(options);
+    nix::mount::mount(Some(image), mountpoint, Some(FSTYPE), flags, Some(data.as_str()))
+}
+
+/// fusermount3 mounts for an ordinary user and passes the open device back over a socket whose
+/// number is in _FUSE_COMMFD.
+fn mount_by_helper(image: &Path, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
+    let pair = (AddressFamily::Unix, SockType::Stream, None, SockFlag::empty());
+    let (ours, theirs) = socketpair(pair.0, pair.1, pair.2, pair.3)?;
+    nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    let mut list = vec![
+        format!("fsname={}", image.display().to_string().replace('\\', "\\\\").replace(',', "\\,")),
+        "subtype=inflight".to_owned(),
     ];
+    list.extend(fuse_options(options).into_iter().map(str::to_owned));
+    list.extend(options.kernel.iter().cloned());
     if options.read_only {
-        config.mount_options.push(MountOption::RO);
+        list.push("ro".to_owned());
     }
+    let output = Command::new("fusermount3")
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .args(["-o", &list.join(","), "--"])
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| io::Error::new(e.kind(), format!("fusermount3 (package fuse3): {e}")))?;
+    drop(theirs);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, said));
+    }
+    receive_device(&ours)
+}
+
+fn receive_device(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut byte = [0; 1];
+    let mut space = nix::cmsg_space!(i32);
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let fds = message.cmsgs()?.find_map(|m| match m {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    let fd = fds.ok_or_else(|| io::Error::other("fusermount3 sent no device"))?;
+    // SAFETY: the kernel just installed this descriptor for us (SCM_RIGHTS); nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn fuse_options(options: &Options) -> Vec<&'static str> {
+    let mut list = Vec::new();
     if options.default_permissions {
-        config.mount_options.push(MountOption::DefaultPermissions);
+        list.push("default_permissions");
     }
-    // fuser mounts with nosuid and nodev unless told otherwise; what root mounts works as any
-    // other filesystem does.
-    let root = nix::unistd::geteuid().is_root();
-    let says = |name: &str| options.kernel.iter().any(|k| k == name);
-    if root && !says("nosuid") {
-        config.mount_options.push(MountOption::Suid);
+    if options.allow_other {
+        list.push("allow_other");
     }
-    if root && !says("nodev") {
-        config.mount_options.push(MountOption::Dev);
-    }
-    for (name, option) in [
-        ("noexec", MountOption::NoExec),
-        ("sync", MountOption::Sync),
-        ("dirsync", MountOption::DirSync),
-    ] {
-        if says(name) {
-            config.mount_options.push(option);
-        }
-    }
-    config
+    list
+}
+
+fn flags(options: &Options) -> MsFlags {
+    let named = [
+        ("nosuid", MsFlags::MS_NOSUID),
+        ("nodev", MsFlags::MS_NODEV),
+        ("noexec", MsFlags::MS_NOEXEC),
+        ("sync", MsFlags::MS_SYNCHRONOUS),
+        ("dirsync", MsFlags::MS_DIRSYNC),
+    ];
+    let read_only = if options.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let kept = named.iter().filter(|(name, _)| options.kernel.iter().any(|k| k == name));
+    kept.fold(read_only, |flags, (_, bit)| flags | *bit)
 }
 
 /// The atime flags are the VFS's: mount(2) of FUSE does not take them all, a bind remount does.
 pub fn apply_atime(mountpoint: &Path, options: &Options) {
-    let flags = match options.atime {
+    let atime = match options.atime {
         Atime::Relative => return,
         Atime::Never => MsFlags::MS_NOATIME,
         Atime::NoDirectories => MsFlags::MS_NODIRATIME | MsFlags::MS_RELATIME,
         Atime::Strict => MsFlags::MS_STRICTATIME,
     };
-    let keep = [
-        ("nosuid", MsFlags::MS_NOSUID),
-        ("nodev", MsFlags::MS_NODEV),
-        ("noexec", MsFlags::MS_NOEXEC),
-    ];
-    let kept = keep.iter().filter(|(n, _)| options.kernel.iter().any(|k| k == n));
-    let mut all = kept.fold(flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND, |f, (_, bit)| f | *bit);
-    if options.read_only {
-        all |= MsFlags::MS_RDONLY;
-    }
+    // What a bind remount does not repeat, it takes away.
+    let all = atime | flags(options) | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
     if let Err(e) = nix::mount::mount(None::<&str>, mountpoint, None::<&str>, all, None::<&str>) {
         tracing::warn!("{}: the atime option only holds in the server: {e}", mountpoint.display());
     }

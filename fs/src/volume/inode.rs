@@ -28,6 +28,8 @@ pub struct State {
     pub attr: Attr,
     /// Its extents, once somebody needed them.
     pub extents: Option<ExtentMap>,
+    /// Whether it may have extended attributes, once somebody asked.
+    pub has_xattrs: Option<bool>,
     /// Differs from its row; the commit writes it.
     pub dirty: bool,
     /// Its row is gone; it lives on only in the hands of those who still have it.
@@ -41,8 +43,15 @@ pub struct State {
 impl Inode {
     /// A new or just loaded inode.
     pub fn new(ino: u64, attr: Attr, extents: Option<ExtentMap>) -> Arc<Inode> {
-        let state =
-            State { attr, extents, dirty: false, deleted: false, data_sequence: 0, sequence: 0 };
+        let state = State {
+            attr,
+            extents,
+            has_xattrs: None,
+            dirty: false,
+            deleted: false,
+            data_sequence: 0,
+            sequence: 0,
+        };
         Arc::new(Inode {
             ino,
             ranges: RangeLock::default(),

@@ -36,6 +36,18 @@ impl Volume {
         })
     }
 
+    /// True when the inode may have attributes. Asked on every write, so the answer is remembered.
+    pub fn has_xattrs(&self, inode: &Inode) -> Result<bool> {
+        if let Some(known) = inode.read().has_xattrs {
+            return Ok(known);
+        }
+        self.store().read(|tables| {
+            let any = !xattr_names(tables, inode.ino)?.is_empty();
+            inode.write().has_xattrs = Some(any);
+            Ok(any)
+        })
+    }
+
     /// The names of all attributes.
     pub fn xattr_list(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
         self.store().read(|tables| xattr_names(tables, ino))
@@ -59,7 +71,7 @@ impl Volume {
             return Err(Errno::E2BIG.into());
         }
         let ino = inode.ino;
-        self.store().change(|tables| {
+        self.change(|tables| {
             let there = tables.xattrs.get((ino, name))?.is_some();
             match mode {
                 SetMode::Create if there => return Err(Errno::EEXIST.into()),
@@ -74,7 +86,10 @@ impl Volume {
                 }
             }
             tables.xattrs.insert((ino, name), value)?;
-            self.update(inode, true, |st| st.attr.touch(false));
+            self.update(inode, true, |st| {
+                st.has_xattrs = Some(true);
+                st.attr.touch(false);
+            });
             Ok(())
         })
     }
@@ -85,7 +100,7 @@ impl Volume {
     /// ENODATA when there is none.
     pub fn remove_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
         let ino = inode.ino;
-        self.store().change(|tables| {
+        self.change(|tables| {
             if tables.xattrs.remove((ino, name))?.is_none() {
                 return Err(Errno::ENODATA.into());
             }

@@ -6,8 +6,8 @@ use crate::gate::{Subject, opcode};
 use crate::ops::read::ReadArgs;
 use crate::ops::{Control, Make, SetAttr, WriteArgs};
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
-use crate::transport::fuser::reply::{self, Channel, Timeouts, generation};
-use crate::transport::mount;
+use crate::transport::fuser::negotiate::negotiate;
+use crate::transport::fuser::reply::{self, Kernel, Timeouts, generation};
 use crate::transport::service::Service;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
@@ -24,14 +24,14 @@ use std::time::SystemTime;
 pub struct Adapter {
     service: Service,
     timeouts: Timeouts,
-    channel: Channel,
+    kernel: Kernel,
     /// Replies to OPEN; `None` tells the kernel not to ask again.
     open: Option<FopenFlags>,
 }
 
 impl Adapter {
-    /// An adapter that splices read replies into `channel` once that is set.
-    pub fn new(service: Service, channel: Channel) -> Adapter {
+    /// An adapter that talks past fuser to `kernel` once that is set.
+    pub fn new(service: Service, kernel: Kernel) -> Adapter {
         let options = service.fs().options();
         let direct = if options.direct_io {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
@@ -40,7 +40,7 @@ impl Adapter {
         };
         let asked = options.direct_io || options.open_messages;
         let timeouts = Timeouts::new(options);
-        Adapter { timeouts, channel, open: asked.then_some(direct), service }
+        Adapter { timeouts, kernel, open: asked.then_some(direct), service }
     }
 }
 
@@ -51,7 +51,7 @@ fn owned(name: &OsStr) -> Vec<u8> {
 #[allow(clippy::too_many_arguments)] // fuser's signatures
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        mount::negotiate(config, self.service.fs().options());
+        negotiate(config, self.service.fs().options());
         Ok(())
     }
 
@@ -96,6 +96,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr {
+            // fuser does not pass FATTR_KILL_SUIDGID on; only root may keep the bits then.
+            kill_suidgid: size.is_some() && req.uid() != 0,
             mode,
             uid,
             gid,
@@ -259,12 +261,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (channel, unique) = (self.channel.clone(), req.unique().0);
+        let (kernel, unique) = (self.kernel.clone(), req.unique().0);
         let direct = flags.0 & libc::O_DIRECT != 0;
         self.service.read(
             ranged(req, opcode::READ, ino, offset, size.into()),
             ReadArgs { ino: ino.0, offset, len: size as usize, direct },
-            move |answer| reply::read(reply, &channel, unique, answer),
+            move |answer| reply::read(reply, &kernel, unique, answer),
         );
     }
 
@@ -286,17 +288,16 @@ impl Filesystem for Adapter {
             offset,
             direct: !cached && flags.0 & libc::O_DIRECT != 0,
             append: flags.0 & libc::O_APPEND != 0,
+            kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
-        let written = move |reply: ReplyWrite, answer| match answer {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(convert::errno(e)),
-        };
         if self.service.is_gated() {
-            let reply = move |answer: Result<usize, Errno>| written(reply, answer);
+            let kernel = self.kernel.clone();
+            let reply = move |answer| reply::written(reply, &kernel, ino, cached, answer);
             self.service.write(subject, args, data.to_vec(), reply);
         } else {
-            written(reply, self.service.write_now(subject, &args, data));
+            let answer = self.service.write_now(subject, &args, data);
+            reply::written(reply, &self.kernel, ino, cached, answer);
         }
     }
 

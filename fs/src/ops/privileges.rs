@@ -1,0 +1,35 @@
+//! What a write, a truncation and a chown take away: set-user-ID and set-group-ID bits, and file
+//! capabilities (FUSE_HANDLE_KILLPRIV_V2 of linux/fuse.h). The kernel leaves it to the server,
+//! which saves it a question on every write.
+
+use crate::errno::Errno;
+use crate::image::tables::Attr;
+use crate::ops::{Answer, Fs};
+use crate::volume::inode::Inode;
+use std::sync::Arc;
+
+/// Attribute that holds the capabilities of an executable (capabilities(7)).
+pub const CAPABILITY: &[u8] = b"security.capability";
+
+impl Fs {
+    /// Takes capabilities, and with `suidgid` the bits, away from `inode`.
+    pub(super) fn drop_privileges(&self, inode: &Arc<Inode>, suidgid: bool) -> Answer<()> {
+        if suidgid && cleared(&inode.read().attr) != inode.read().attr.mode {
+            self.volume.set_attr(inode, |attr| attr.mode = cleared(attr))?;
+        }
+        if !self.volume.has_xattrs(inode)? {
+            return Ok(());
+        }
+        match self.volume.remove_xattr(inode, CAPABILITY).map_err(Errno::from) {
+            Ok(()) | Err(Errno::ENODATA) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The mode without set-user-ID, and without set-group-ID where the group may execute: without
+/// that, the bit means mandatory locking, not a privilege.
+pub(super) fn cleared(attr: &Attr) -> u32 {
+    let group = attr.mode & libc::S_IXGRP != 0;
+    attr.mode & !libc::S_ISUID & if group { !libc::S_ISGID } else { !0 }
+}
