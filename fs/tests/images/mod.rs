@@ -151,9 +151,9 @@ pub fn file(fs: &Fs, parent: u64, name: &str, len: usize) -> Answer<u64> {
     Ok(ino)
 }
 
-pub fn write(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<usize> {
-    let args = WriteArgs { ino, offset, direct: false, append: false };
-    fs.write(&args, &stamped(ino, offset, len))
+pub fn write(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<()> {
+    let args = WriteArgs { ino, offset, direct: false, append: false, kill_suidgid: false };
+    fs.write(&args, &stamped(ino, offset, len)).map(drop)
 }
 
 pub fn read(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<Vec<u8>> {
