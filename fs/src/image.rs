@@ -13,6 +13,7 @@
 pub mod device;
 
 pub mod fsck;
+mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;

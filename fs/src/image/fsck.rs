@@ -10,7 +10,6 @@ mod blocks;
 mod claims;
 mod copies;
 mod database;
-mod guard;
 mod inodes;
 mod model;
 mod names;

@@ -30,6 +30,8 @@ pub(crate) const GROUPS: TableDefinition<'_, u64, Bytes> = TableDefinition::new(
 pub(crate) const COUNTERS: TableDefinition<'_, &'static str, u64> =
     TableDefinition::new("counters");
 
+/// Largest inode number: they are handed out one after the other, so a larger one was made up.
+pub const INODE_MAX: u64 = 1 << 62;
 /// Counter: the next inode number; numbers are never used twice.
 pub const NEXT_INODE: &str = "next_inode";
 /// Counter: inodes in use.
