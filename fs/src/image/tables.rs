@@ -37,6 +37,9 @@ pub const NEXT_INODE: &str = "next_inode";
 /// Counter: inodes in use.
 pub const INODES_USED: &str = "inodes_used";
 
+/// Counter: immutable and append-only inodes. While it is 0 nobody needs to be asked on open.
+pub const INODES_FROZEN: &str = "inodes_frozen";
+
 /// All tables of one write transaction, opened once.
 pub struct Tables<'t> {
     pub(crate) inodes: Table<'t, u64, Bytes>,

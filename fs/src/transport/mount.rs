@@ -128,6 +128,17 @@ fn flags(options: &Options) -> MsFlags {
     kept.fold(read_only, |flags, (_, bit)| flags | *bit)
 }
 
+/// Changes the flags of a mount; what the server was told at the start stays as it was.
+///
+/// # Errors
+/// Those of mount(2): EBUSY when files are open for writing and `options` say ro.
+pub fn remount(mountpoint: &Path, options: &Options) -> io::Result<()> {
+    let all = flags(options) | MsFlags::MS_REMOUNT;
+    nix::mount::mount(None::<&str>, mountpoint, None::<&str>, all, None::<&str>)?;
+    apply_atime(mountpoint, options);
+    Ok(())
+}
+
 /// The atime flags are the VFS's: mount(2) of FUSE does not take them all, a bind remount does.
 pub fn apply_atime(mountpoint: &Path, options: &Options) {
     let atime = match options.atime {
