@@ -336,6 +336,31 @@ impl<'a> Scene<'a> {
         Ok(aside)
     }
 
+    /// Numbers of the requests that are parked now.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn requests_open(&mut self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.stage.gate()?.list()?.parked.iter().map(|parked| parked.id).collect())
+    }
+
+    /// Waits until one more request is over, or for the bound.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn next_record(&mut self, bound: Duration) -> anyhow::Result<()> {
+        let gate = self.stage.gate()?;
+        let now = gate.log(u64::MAX, 0, Duration::ZERO)?.next;
+        gate.log(now, 1, bound)?;
+        Ok(())
+    }
+
+    /// Smallest direct I/O of the target, in bytes, in file and in memory alike.
+    pub fn grain(&self) -> usize {
+        // btrfs serves anything smaller than its sector from the page cache.
+        if *self.stage.target() == Target::Btrfs { 4096 } else { 512 }
+    }
+
     /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.
     ///
     /// # Errors
