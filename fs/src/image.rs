@@ -11,6 +11,8 @@
 //! * [`store`]: the running transaction, and the commit that makes it durable.
 
 pub mod device;
+
+pub mod fsck;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;

@@ -53,8 +53,8 @@ pub struct Store {
     sequence: AtomicU64,
     /// Number of the newest durable transaction.
     durable: AtomicU64,
-    /// The running transaction has changes.
-    changed: AtomicBool,
+    /// Changes in the running transaction.
+    changes: AtomicU64,
     /// Data of new extents was written since the last flush.
     unflushed: AtomicBool,
     /// Set after a failure in the middle of a change: nothing is committed any more.
@@ -107,7 +107,7 @@ impl Store {
             committing: Mutex::new(()),
             sequence: AtomicU64::new(1),
             durable: AtomicU64::new(0),
-            changed: false.into(),
+            changes: 0.into(),
             unflushed: false.into(),
             broken: false.into(),
             writable,
@@ -143,9 +143,9 @@ impl Store {
         self.durable.load(SeqCst)
     }
 
-    /// True when the running transaction holds changes.
-    pub fn is_changed(&self) -> bool {
-        self.changed.load(SeqCst)
+    /// Changes in the running transaction.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
     }
 
     /// Fails with EROFS on a read-only mount and with EIO after [`Store::shut_down`] or a failure.
@@ -189,7 +189,7 @@ impl Store {
         let running = running.as_mut().ok_or(Errno::EIO)?;
         let result = running.with_dependent_mut(|_, tables| f(tables));
         match &result {
-            Ok(_) => self.changed.store(true, SeqCst),
+            Ok(_) => drop(self.changes.fetch_add(1, SeqCst)),
             Err(Error::Refused(_)) => {}
             Err(e) => {
                 tracing::error!("{e}; nothing is written to the image any more");
@@ -246,7 +246,7 @@ impl Store {
         let mut txn = running.into_owner();
         txn.set_quick_repair(recovery == Recovery::Quick);
         txn.commit()?;
-        self.changed.store(false, SeqCst);
+        self.changes.store(0, SeqCst);
         let done = self.sequence.fetch_add(1, SeqCst);
         self.durable.store(done, SeqCst);
         self.space.committed();
@@ -311,7 +311,8 @@ pub fn fixed_runs(chunks: &[Chunk], total: u64) -> impl Iterator<Item = Run> + '
     ends.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
 }
 
-fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
+pub(crate) fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
+    let want = if space.is_low() { min } else { want };
     let run = space.allocate(want, None, Class::Metadata)?;
     if run.blocks < min {
         space.unallocate(run);

@@ -44,7 +44,8 @@ fn mount_directly(
         data.push_str(option);
     }
     let flags = flags(options);
-    nix::mount::mount(Some(image), mountpoint, Some(FSTYPE), flags, Some(data.as_str()))
+    let kind = if options.subtype { FSTYPE } else { "fuse" };
+    nix::mount::mount(Some(image), mountpoint, Some(kind), flags, Some(data.as_str()))
 }
 
 /// fusermount3 mounts for an ordinary user and passes the open device back over a socket whose
@@ -53,10 +54,11 @@ fn mount_by_helper(image: &Path, mountpoint: &Path, options: &Options) -> io::Re
     let pair = (AddressFamily::Unix, SockType::Stream, None, SockFlag::empty());
     let (ours, theirs) = socketpair(pair.0, pair.1, pair.2, pair.3)?;
     nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    let mut list = vec![
-        format!("fsname={}", image.display().to_string().replace('\\', "\\\\").replace(',', "\\,")),
-        "subtype=inflight".to_owned(),
-    ];
+    let mut list = vec![format!(
+        "fsname={}",
+        image.display().to_string().replace('\\', "\\\\").replace(',', "\\,")
+    )];
+    list.extend(options.subtype.then(|| "subtype=inflight".to_owned()));
     list.extend(fuse_options(options).into_iter().map(str::to_owned));
     list.extend(options.kernel.iter().cloned());
     if options.read_only {

@@ -45,7 +45,7 @@ impl Volume {
     /// EEXIST, ENOENT when the directory is gone, ENOSPC, EPERM in an immutable directory.
     pub fn make(&self, parent: u64, name: &[u8], new: &NewInode) -> Result<Arc<Inode>> {
         check_name(name)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             if self.find_name(tables, parent, name)?.is_some() {
                 return Err(Errno::EEXIST.into());
@@ -63,7 +63,7 @@ impl Volume {
 
     /// Makes a file without a name (O_TMPFILE). It is an orphan until somebody links it.
     pub fn make_unnamed(&self, parent: u64, new: &NewInode) -> Result<Arc<Inode>> {
-        self.store.change(|tables| {
+        self.change(|tables| {
             self.open_dir(tables, parent)?;
             let inode = self.make_inode(tables, new, 0, parent)?;
             tables.orphans.insert(inode.ino, ())?;
@@ -124,7 +124,7 @@ impl Volume {
     /// Adds a name to an inode.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Arc<Inode>> {
         check_name(name)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             let inode = self.inode_in(tables, ino)?;
             let attr = inode.attr();
@@ -153,7 +153,7 @@ impl Volume {
         if name.len() > crate::volume::NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             if dir.read().attr.flags & FROZEN != 0 {
                 return Err(Errno::EPERM.into());
@@ -200,7 +200,7 @@ impl Volume {
     ) -> Result<()> {
         check_name(name)?;
         check_name(newname)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let (old_dir, new_dir) = (self.open_dir(tables, from)?, self.open_dir(tables, to)?);
             let ino = self.find_name(tables, from, name)?.ok_or(Errno::ENOENT)?;
             let target = self.find_name(tables, to, newname)?;

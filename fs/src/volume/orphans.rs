@@ -22,7 +22,7 @@ impl Volume {
         if self.store.check_writable().is_err() {
             return Ok(());
         }
-        self.store.change(|tables| {
+        self.change(|tables| {
             let inode = self.inode_in(tables, ino)?;
             let gone = inode.read().attr.nlink == 0 && !self.inodes.is_known(ino);
             if gone { self.delete(tables, &inode) } else { Ok(()) }
@@ -81,7 +81,7 @@ impl Volume {
             "{} files were open but had no name when the image was last used",
             orphans.len()
         );
-        self.store.change(|tables| {
+        self.change(|tables| {
             for ino in orphans {
                 let inode = self.inode_in(tables, ino)?;
                 self.delete(tables, &inode)?;
