@@ -26,6 +26,9 @@ pub const BOUND: Duration = Duration::from_secs(10);
 /// Longest that a request may take to come to the gate.
 pub const RENDEZVOUS: Duration = Duration::from_secs(5);
 
+/// How long something may take that may also have to wait for what is parked.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
 const RULE_LIFE_MS: u64 = 60_000;
 
@@ -482,6 +485,23 @@ pub struct Aside<T> {
 }
 
 impl<T> Aside<T> {
+    /// Whether it returns by itself, although something is parked: waits for it up to [`PATIENCE`]. `false`
+    /// means that it has to wait for what is parked; that costs a verdict, never makes a pass.
+    ///
+    /// # Errors
+    /// The thread panicked.
+    pub fn returns(&mut self) -> anyhow::Result<bool> {
+        use std::sync::mpsc::RecvTimeoutError;
+        match self.receiver.recv_timeout(PATIENCE) {
+            Ok(result) => {
+                self.early = Some(result);
+                Ok(true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{} panicked", self.what),
+        }
+    }
+
     /// Waits until it is over, or sits in the kernel and waits for something; `true` when it is over.
     ///
     /// # Errors
