@@ -241,6 +241,21 @@ fn shutdown_releases_everything_and_removes_the_socket() {
 }
 
 #[test]
+fn after_an_abort_the_owner_of_a_parked_request_may_still_answer_it() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    client.park(Rule::at(Phase::Received)).unwrap();
+    let seen = bench.read(5, 0);
+    let gate = Arc::clone(&bench.gate);
+    let end = std::thread::spawn(move || gate.shutdown());
+    let id = client.list().unwrap().parked[0].id;
+    client.fail(id, 5).unwrap();
+    assert_eq!(seen.recv_timeout(BOUND).unwrap().1, Decision::Fail(5));
+    end.join().unwrap();
+    assert!(!bench.socket.exists());
+}
+
+#[test]
 fn errors_name_the_object_and_the_remedy() {
     let bench = Bench::new();
     let folder = bench.socket.parent().unwrap().to_owned();

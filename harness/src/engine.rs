@@ -16,6 +16,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use aio::submit_alone;
+
 use crate::memory::Buffer;
 use crate::verdict::Stop;
 

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
+use crate::engine::Io;
 use crate::verdict::Stop;
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
@@ -40,6 +41,21 @@ pub enum Task {
         at: *mut u8,
         /// What.
         byte: u8,
+    },
+    /// At once: 0 when two counters of a writer that counts `first` and then `second` are as they may be at
+    /// some instant (equal, or `first` one ahead), else 1.
+    Ordered {
+        /// Counted first.
+        first: *const u64,
+        /// Counted second.
+        second: *const u64,
+    },
+    /// Read from a file into memory, by pread(2) or by io_submit(2), and wait to be killed.
+    Read {
+        /// The I/O.
+        io: Io,
+        /// Whether by io_submit(2).
+        queued: bool,
     },
 }
 
@@ -86,6 +102,21 @@ fn run(task: Task, wait: i32) -> ! {
             until_told();
             0
         }
+        Task::Ordered { first, second } => {
+            // SAFETY: as above.
+            let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
+            i32::from(first != second && first != second + 1)
+        }
+        Task::Read { io, queued } => {
+            if queued {
+                crate::engine::submit_alone(&io);
+            } else {
+                // SAFETY: the kernel checks the memory, which is our own copy of the parent's.
+                unsafe { libc::pread(io.fd, io.memory.cast(), io.len, io.offset as i64) };
+            }
+            until_told();
+            0
+        }
     };
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(status) }
@@ -118,6 +149,23 @@ impl Child {
             0 => Err(Stop::Hang(format!("child {} did not end in {bound:?}", self.pid)).into()),
             _ => Ok(()),
         }
+    }
+
+    /// Sends SIGKILL; the end may have to wait for an I/O.
+    pub fn kill(&self) {
+        // SAFETY: the pid is ours until it is reaped.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    /// Waits for the end of a child that was killed.
+    ///
+    /// # Errors
+    /// As [`Child::finish`].
+    pub fn buried(mut self, bound: Duration) -> anyhow::Result<()> {
+        self.wait_end(bound)?;
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None).context("waitpid")?;
+        self.reaped = true;
+        Ok(())
     }
 
     fn reap(&mut self) -> anyhow::Result<i32> {

@@ -35,6 +35,14 @@ impl Mapping {
         Mapping::new(file, len, MapFlags::MAP_PRIVATE, ProtFlags::PROT_READ)
     }
 
+    /// Maps `len` bytes, private and writable: a store makes a copy.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn private_writable(file: &File, len: usize) -> anyhow::Result<Mapping> {
+        Mapping::new(file, len, MapFlags::MAP_PRIVATE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+    }
+
     fn new(file: &File, len: usize, flags: MapFlags, prot: ProtFlags) -> anyhow::Result<Mapping> {
         let len = NonZeroUsize::new(len.next_multiple_of(4096)).context("an empty mapping")?;
         // SAFETY: a fresh mapping at an address of the kernel's choice.

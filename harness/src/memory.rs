@@ -193,6 +193,35 @@ impl Buffer {
         self.map(Memory::Anon)
     }
 
+    /// Moves the pages to another address (mremap), and maps fresh ones at the old one.
+    ///
+    /// # Errors
+    /// Those of mremap(2).
+    pub fn move_away(&mut self) -> anyhow::Result<Buffer> {
+        let moved = Buffer::reserve(self.len, PAGE)?;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (from, to) = (self.base.cast(), moved.base.cast::<libc::c_void>());
+        // SAFETY: both ranges are ours, and as long as each other.
+        let result = unsafe { libc::mremap(from, self.len, self.len, flags, to) };
+        anyhow::ensure!(result == to, "mremap: {}", std::io::Error::last_os_error());
+        self.map(Memory::Anon)?;
+        Ok(moved)
+    }
+
+    /// Replaces a page by a private mapping of a file's first page, which faults when it is touched.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn put_file(&mut self, page: usize, file: &std::fs::File) -> anyhow::Result<()> {
+        let at = NonZeroUsize::new(self.at(page * PAGE) as usize);
+        let len = NonZeroUsize::new(PAGE).expect("not empty");
+        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: the page is part of our own mapping.
+        unsafe { mmap(at, len, rw, flags, file, 0) }.context("map a file into the buffer")?;
+        Ok(())
+    }
+
     /// Writes `byte` to a range.
     pub fn fill(&self, from: usize, len: usize, byte: u8) {
         assert!(from + len <= self.len);
@@ -234,6 +263,59 @@ impl Drop for Buffer {
         let start = std::ptr::NonNull::new(self.whole.0.cast()).expect("mapped");
         // SAFETY: the whole reservation is ours, and this is its last use.
         let _ = unsafe { munmap(start, self.whole.1) };
+    }
+}
+
+/// mprotect(2) on part of a mapping of ours, for a thread that has only its address.
+///
+/// # Errors
+/// Those of the call.
+pub fn protect(start: usize, len: usize, prot: ProtFlags) -> nix::Result<()> {
+    let start =
+        std::ptr::NonNull::new(start as *mut libc::c_void).ok_or(nix::errno::Errno::EINVAL)?;
+    // SAFETY: changes what may be done with a range, not what is in it; test memory only.
+    unsafe { nix::sys::mman::mprotect(start, len, prot) }
+}
+
+/// MADV_COLLAPSE: makes base pages a huge page, now.
+///
+/// # Errors
+/// Those of the call.
+pub fn collapse(start: usize, len: usize) -> nix::Result<()> {
+    const MADV_COLLAPSE: libc::c_int = 25;
+    // SAFETY: the contents stay as they are.
+    let result = unsafe { libc::madvise(start as *mut libc::c_void, len, MADV_COLLAPSE) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// move_pages(2) of one page of ours; gives the node it is on then, or the negated errno for the page.
+///
+/// # Errors
+/// Those of the call.
+pub fn move_to_node(address: usize, node: i32) -> nix::Result<i32> {
+    const MPOL_MF_MOVE: libc::c_int = 2;
+    let (pages, nodes, mut status) = ([address], [node], [0i32]);
+    // SAFETY: all three arrays have the one element that the call reads or writes.
+    let result = unsafe {
+        let (pages, nodes) = (pages.as_ptr(), nodes.as_ptr());
+        libc::syscall(libc::SYS_move_pages, 0, 1, pages, nodes, status.as_mut_ptr(), MPOL_MF_MOVE)
+    };
+    nix::errno::Errno::result(result).map(|_| status[0])
+}
+
+/// Counts two numbers in test memory up, `first` before `second`, until told to stop.
+pub fn count(first: usize, second: usize, stop: &std::sync::atomic::AtomicBool) {
+    let (first, second) = (first as *mut u64, second as *mut u64);
+    let mut number = 0;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        number += 1;
+        // SAFETY: the case keeps both mapped, and aligned, until this thread has been joined. The fence
+        // keeps the order of the stores.
+        unsafe {
+            first.write_volatile(number);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            second.write_volatile(number);
+        }
     }
 }
 

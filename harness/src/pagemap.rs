@@ -11,6 +11,7 @@ use anyhow::Context;
 use crate::memory::{HUGE, PAGE};
 
 const PRESENT: u64 = 1 << 63;
+const SOFT_DIRTY: u64 = 1 << 55;
 const FRAME: u64 = (1 << 55) - 1;
 
 /// A process's page table, open.
@@ -27,14 +28,26 @@ impl Pagemap {
         File::open(&path).map(Pagemap).context(path)
     }
 
+    fn entry(&self, address: usize) -> anyhow::Result<u64> {
+        let mut entry = [0; 8];
+        self.0.read_exact_at(&mut entry, (address / PAGE * 8) as u64).context("read pagemap")?;
+        Ok(u64::from_le_bytes(entry))
+    }
+
+    /// Whether the page was stored to since the bits were cleared; always `false` on kernels without them.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn soft_dirty(&self, address: usize) -> anyhow::Result<bool> {
+        Ok(self.entry(address)? & SOFT_DIRTY != 0)
+    }
+
     /// Frame number of the page at `address`; `None` when nothing is mapped there, or when we may not know.
     ///
     /// # Errors
     /// The process is gone.
     pub fn frame(&self, address: usize) -> anyhow::Result<Option<u64>> {
-        let mut entry = [0; 8];
-        self.0.read_exact_at(&mut entry, (address / PAGE * 8) as u64).context("read pagemap")?;
-        let entry = u64::from_le_bytes(entry);
+        let entry = self.entry(address)?;
         Ok((entry & PRESENT != 0 && entry & FRAME != 0).then_some(entry & FRAME))
     }
 }

@@ -26,6 +26,9 @@ pub const BOUND: Duration = Duration::from_secs(10);
 /// Longest that a request may take to come to the gate.
 pub const RENDEZVOUS: Duration = Duration::from_secs(5);
 
+/// How long something may take that may also have to wait for what is parked.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
 const RULE_LIFE_MS: u64 = 60_000;
 
@@ -336,6 +339,31 @@ impl<'a> Scene<'a> {
         Ok(aside)
     }
 
+    /// Numbers of the requests that are parked now.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn requests_open(&mut self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.stage.gate()?.list()?.parked.iter().map(|parked| parked.id).collect())
+    }
+
+    /// Waits until one more request is over, or for the bound.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn next_record(&mut self, bound: Duration) -> anyhow::Result<()> {
+        let gate = self.stage.gate()?;
+        let now = gate.log(u64::MAX, 0, Duration::ZERO)?.next;
+        gate.log(now, 1, bound)?;
+        Ok(())
+    }
+
+    /// Smallest direct I/O of the target, in bytes, in file and in memory alike.
+    pub fn grain(&self) -> usize {
+        // btrfs serves anything smaller than its sector from the page cache.
+        if *self.stage.target() == Target::Btrfs { 4096 } else { 512 }
+    }
+
     /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.
     ///
     /// # Errors
@@ -457,6 +485,23 @@ pub struct Aside<T> {
 }
 
 impl<T> Aside<T> {
+    /// Whether it returns by itself, although something is parked: waits for it up to [`PATIENCE`]. `false`
+    /// means that it has to wait for what is parked; that costs a verdict, never makes a pass.
+    ///
+    /// # Errors
+    /// The thread panicked.
+    pub fn returns(&mut self) -> anyhow::Result<bool> {
+        use std::sync::mpsc::RecvTimeoutError;
+        match self.receiver.recv_timeout(PATIENCE) {
+            Ok(result) => {
+                self.early = Some(result);
+                Ok(true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{} panicked", self.what),
+        }
+    }
+
     /// Waits until it is over, or sits in the kernel and waits for something; `true` when it is over.
     ///
     /// # Errors

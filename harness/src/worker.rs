@@ -164,6 +164,11 @@ impl Worker {
             played.stop = Some(Stopped::NotRun(reason));
             return (played, false);
         }
+        if !variant.mount.is_empty() && self.target != Target::Inflight {
+            let reason = format!("-o {} is an option of Inflight mounts", variant.mount);
+            played.stop = Some(Stopped::NotRun(reason));
+            return (played, false);
+        }
         let control = self.act(case, variant, number * 2, false);
         played.control_seconds = control.took.as_secs_f64();
         played.stop = stop_of_control(&control);

@@ -130,6 +130,11 @@ impl Log {
         self.open.get_mut(&seq)
     }
 
+    /// Whether a request that was ever parked is not finished.
+    pub fn is_holding(&self) -> bool {
+        self.open.values().any(|record| !record.holds.is_empty())
+    }
+
     /// Whether the request with this number has arrived and is over.
     pub fn is_finished(&self, seq: u64) -> bool {
         seq <= self.last_seq && !self.open.contains_key(&seq)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex};
@@ -19,6 +19,9 @@ pub type Resolve = Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
 
 /// Most rules at one time: a leaking client gets an error instead of a slow mount.
 const RULES_MAX: usize = 1024;
+
+/// How long the end of a mount waits for those who hold its requests.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The rest of a parked request.
 pub(super) type Continuation = Box<dyn FnOnce(Decision) + Send>;
@@ -142,20 +145,37 @@ impl Gate {
         self.let_go(going, Decision::Go);
     }
 
-    /// Opens everything, ends the control server and removes the socket. For unmount.
+    /// Opens everything, ends the control server and removes the socket. For the end of a mount.
+    ///
+    /// A mount that ends while requests are parked was aborted (an unmount would have been busy), and
+    /// whoever parked them may want to answer late: they have up to two seconds for it.
     pub fn shutdown(&self) {
+        let end = Instant::now() + LINGER;
         let mut state = self.state.lock();
+        while state.log.is_holding() && !state.closed && Instant::now() < end {
+            self.changed.wait_until(&mut state, end);
+        }
         if std::mem::replace(&mut state.closed, true) {
             return;
-        }
-        for stream in std::mem::take(&mut state.connections).into_values() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         drop(state);
         self.open_all(ReleasedBy::Shutdown);
         self.alarm.notify_all();
+        self.hang_up();
         server::stop(&self.listener);
         let _ = std::fs::remove_file(&self.socket);
+    }
+
+    /// Takes no more commands, and waits until the answers to the last ones are on their way.
+    fn hang_up(&self) {
+        let end = Instant::now() + LINGER;
+        let mut state = self.state.lock();
+        for stream in state.connections.values() {
+            let _ = stream.shutdown(std::net::Shutdown::Read);
+        }
+        while !state.connections.is_empty() && Instant::now() < end {
+            self.changed.wait_until(&mut state, end);
+        }
     }
 
     // What the control server does for its clients.
@@ -191,6 +211,7 @@ impl Gate {
             .remove_rules(ReleasedBy::Watchdog, now_ns, |armed| armed.owner == Some(connection));
         drop(state);
         self.let_go(going, Decision::Go);
+        self.changed.notify_all();
     }
 
     pub(super) fn arm(&self, rule: Rule, connection: u64) -> Result<u64, GateError> {

@@ -12,7 +12,7 @@ use crate::kernel::Version;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{BOUND, Open, Scene};
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "FK2",
@@ -60,6 +60,9 @@ const SECOND: usize = 2048;
 const LEN: usize = 512;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if scene.grain() > LEN {
+        return Err(not_run("the target serves part of a page from its page cache"));
+    }
     let file = scene.file(8192)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 4096)?;

@@ -13,12 +13,12 @@ use crate::event::Actor;
 use crate::expect::{EVER, Expected};
 use crate::fork::{Child, Task, spawn_and_wait};
 use crate::kernel::Version;
-use crate::memory::{Buffer, Memory};
+use crate::memory::{Buffer, Memory, PAGE};
 use crate::pagemap::Held;
 use crate::scene::{BOUND, Open, Scene};
 use crate::stamp::POISON;
 use crate::variant::Variant;
-use crate::verdict::{Class, no_proof};
+use crate::verdict::{Class, no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "FK1",
@@ -51,7 +51,7 @@ pub const CASE: Case = Case {
 };
 
 /// Private memory with something that makes the kernel copy or share it.
-const MUST_FAIL: &str = "store/*anon*|store/*thp|store/*hugetlb|no-store*|child-exited*";
+const MUST_FAIL: &str = "store*/*anon*|store/*thp|store/*hugetlb|no-store*|child-exited*";
 
 /// Bytes read: the first half of a page. The store goes to the other half.
 const HALF: usize = 2048;
@@ -65,6 +65,8 @@ fn variants() -> Vec<Variant> {
     for memory in [Memory::Thp, Memory::Hugetlb, Memory::Shared, Memory::Memfd] {
         all.push(Variant::new("store").engine(Engine::Uring).memory(memory));
     }
+    // A whole page: the store goes into what is read, and its byte is anybody's.
+    all.push(Variant::new("store-whole").engine(Engine::Uring).memory(Memory::Anon));
     for act in ["no-store", "child-exited", "spawn"] {
         all.push(Variant::new(act).engine(Engine::Uring).memory(Memory::Anon));
     }
@@ -74,23 +76,28 @@ fn variants() -> Vec<Variant> {
 }
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let len = if variant.act == "store-whole" { PAGE } else { HALF };
+    if scene.grain() > len {
+        return Err(not_run("the target serves part of a page from its page cache"));
+    }
     let file = scene.file(4096)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 4096)?;
     let phase = variant.phase_or_received();
-    let parked = scene.park("read", &file, (0, HALF as u64), phase)?;
+    let parked = scene.park("read", &file, (0, len as u64), phase)?;
     let engine = variant.engine_or_pread();
-    let flight = scene.start(engine, Io::read(&handle, &buffer, 0..HALF, 0))?;
+    let flight = scene.start(engine, Io::read(&handle, &buffer, 0..len, 0))?;
     scene.meet(parked, 1)?;
 
     let (child, held) = if scene.race() { racer(scene, variant, &buffer)? } else { (None, None) };
 
     scene.release(parked)?;
     let done = scene.finish(flight)?;
-    scene.count("the read", done, HALF);
-    scene.judge("parent", &buffer.bytes(0, HALF), 0, &[file.generation(1)]);
+    scene.count("the read", done, len);
+    let upto = len.min(STORE_AT);
+    scene.judge("parent", &buffer.bytes(0, upto), 0, &[file.generation(1)]);
     let wanted = if scene.race() && stores(variant) { 1 } else { POISON };
-    if buffer.load(STORE_AT) != wanted {
+    if len <= STORE_AT && buffer.load(STORE_AT) != wanted {
         scene.fault(Class::Lost, format!("the store to byte {STORE_AT} is gone"));
     }
     if let Some(child) = child

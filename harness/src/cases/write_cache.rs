@@ -3,18 +3,19 @@
 //! The write is parked before it is applied, so the reader gets the old data, rightly. When the write has
 //! completed, the page cache must not keep it: the kernel has to invalidate at completion, not only before.
 
+use std::os::unix::fs::FileExt;
+
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
-use crate::event::Actor;
 use crate::expect::{EVER, Expected, Fixed};
 use crate::kernel::Version;
 use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "IV1",
@@ -86,29 +87,42 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.meet(parked, 1)?;
 
     let sees_mapping = variant.has("direct_io");
-    let look = move |mapping: &Mapping| mapping.load(AT, PART);
-    let mut mapping = Some(mapping);
+    let mut early = None;
     if scene.race() {
-        scene.event(Actor::Racer, "buffered read");
-        let bytes = if sees_mapping {
-            let mapped = mapping.take().expect("not taken yet");
-            let fault = scene.aside("fault", move || (look(&mapped), mapped))?;
-            let (bytes, mapped) = fault.join()?;
-            mapping = Some(mapped);
-            bytes
-        } else {
-            scene.read(&reader, AT as u64, PART)?.map_err(anyhow::Error::from)?
-        };
-        scene.judge("reader during the write", &bytes, AT as u64, &[file.generation(1)]);
+        let reader = reader.try_clone()?;
+        let mut aside = scene.aside("buffered read", move || {
+            let mut bytes = vec![0; PART];
+            if sees_mapping {
+                bytes = mapping.load(AT, PART);
+            } else {
+                reader.read_exact_at(&mut bytes, AT as u64)?;
+            }
+            anyhow::Ok((bytes, mapping))
+        })?;
+        let waits = !aside.returns()?;
+        early = Some((aside, waits));
+    } else {
+        drop(mapping);
     }
 
     scene.release(parked)?;
     let done = scene.finish(flight)?;
     scene.count("the write", done, PART);
+    let (mut mapping, mut waited) = (None, false);
+    if let Some((aside, waits)) = early {
+        let (bytes, mapped) = aside.join()??;
+        let legal = [file.generation(1), file.generation(2)];
+        scene.judge("reader during the write", &bytes, AT as u64, &legal);
+        (mapping, waited) = (Some(mapped), waits);
+    }
     let bytes = match &mapping {
-        Some(mapping) if sees_mapping => look(mapping),
+        Some(mapping) if sees_mapping => mapping.load(AT, PART),
+        _ if sees_mapping => Mapping::private(&reader, LEN)?.load(AT, PART),
         _ => scene.read(&reader, AT as u64, PART)?.map_err(anyhow::Error::from)?,
     };
     scene.judge("reader after the write", &bytes, AT as u64, &[file.generation(2)]);
+    if waited && scene.faults.is_empty() {
+        return Err(not_run("the target makes readers wait for a direct write: there is no such race"));
+    }
     Ok(())
 }

@@ -60,21 +60,7 @@ impl Context {
         let (id, sent) = (self.0, Sent(io));
         Call::start(move || {
             let sent = sent;
-            let io = sent.0;
-            let mut iocb = Iocb {
-                data: cookie,
-                opcode: if io.way == Way::Read { PREAD } else { PWRITE },
-                fd: io.fd as u32,
-                buf: io.memory as u64,
-                nbytes: io.len as u64,
-                offset: io.offset as i64,
-                ..Iocb::default()
-            };
-            let list = [&raw mut iocb];
-            // SAFETY: the kernel copies the iocb before it returns; the memory it names is checked by
-            // the kernel when it is used.
-            let count = unsafe { libc::syscall(libc::SYS_io_submit, id, 1, list.as_ptr()) };
-            Errno::result(count).map(|count| count as usize)
+            submit(id, &sent.0, cookie)
         })
     }
 
@@ -103,6 +89,32 @@ impl Context {
         }
         Ok(count > 0)
     }
+}
+
+fn submit(id: u64, io: &Io, cookie: u64) -> Done {
+    let mut iocb = Iocb {
+        data: cookie,
+        opcode: if io.way == Way::Read { PREAD } else { PWRITE },
+        fd: io.fd as u32,
+        buf: io.memory as u64,
+        nbytes: io.len as u64,
+        offset: io.offset as i64,
+        ..Iocb::default()
+    };
+    let list = [&raw mut iocb];
+    // SAFETY: the kernel copies the iocb before it returns; the memory it names is checked by the
+    // kernel when it is used.
+    let count = unsafe { libc::syscall(libc::SYS_io_submit, id, 1, list.as_ptr()) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// Submits in a context of its own, by system calls only: for a forked child, which has no context of its
+/// parent's. The context ends with the process.
+pub(crate) fn submit_alone(io: &Io) {
+    let mut id = 0u64;
+    // SAFETY: writes the id to a local.
+    unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut id) };
+    let _ = submit(id, io, 1);
 }
 
 impl Drop for Context {

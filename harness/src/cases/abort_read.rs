@@ -1,0 +1,85 @@
+//! KL1: the connection is aborted while a direct read is parked, and the server answers afterwards.
+//!
+//! The system call fails at once. From then on its memory is the program's again: a late answer must find
+//! nothing to write to, however the memory is used meanwhile.
+
+use inflight::gate::Phase;
+use nix::errno::Errno;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::variant::Variant;
+use crate::verdict::{Class, no_proof};
+
+pub const CASE: Case = Case {
+    id: "KL1",
+    name: "abort-read",
+    claim: "after an abort a late answer writes nothing to memory that the failed read once had",
+    groups: &["quick", "abort"],
+    reach: Reach::Fuse,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Aio, Engine::Uring] {
+        all.push(Variant::new("fill").engine(engine).phase(Phase::Received).fresh());
+        all.push(Variant::new("remap").engine(engine).phase(Phase::Received).fresh());
+    }
+    for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
+        all.push(Variant::new("fill").engine(Engine::Uring).phase(phase).fresh());
+    }
+    all
+}
+
+const CANARY: u8 = 0xCA;
+/// Large enough for the spliced reply path.
+const LEN: usize = 65536;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    let parked = scene.park("read", &file, (0, LEN as u64), variant.phase_or_received())?;
+    let io = Io::read(&handle, &buffer, 0..LEN, 0);
+    let flight = scene.start(variant.engine_or_pread(), io)?;
+    let seq = scene.meet(parked, 1)?[0].id;
+    if !scene.race() {
+        scene.release(parked)?;
+        let done = scene.finish(flight)?;
+        scene.count("the read", done, LEN);
+        scene.judge("buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
+        return Ok(());
+    }
+    scene.event(Actor::Racer, "abort");
+    scene.stage().abort()?;
+    let done = scene.finish(flight)?;
+    if !matches!(done, Err(Errno::ECONNABORTED | Errno::ENOTCONN | Errno::EIO)) {
+        let text = format!("the read returned {done:?}, must be ECONNABORTED or ENOTCONN");
+        scene.fault(Class::Errno, text);
+    }
+    if variant.act == "remap" {
+        buffer.remap()?;
+    }
+    buffer.fill(0, LEN, CANARY);
+    scene.event(Actor::Test, "the memory is in other use");
+    // The proof needs the answer to be still to come.
+    match scene.stage().gate()?.release(seq) {
+        Ok(1) => {}
+        other => return Err(no_proof(format!("the answer was not held until now: {other:?}"))),
+    }
+    // The server may end at once, and with it the gate: then its answer has been sent too.
+    match scene.wait_done(seq) {
+        Err(error) if error.is::<crate::verdict::Stop>() => return Err(error),
+        _ => {}
+    }
+    if buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
+        scene.fault(Class::Foreign, "the late answer was written to memory in other use");
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! KL3: the last descriptor is closed while an asynchronous read is in flight.
+//!
+//! The request holds the file: the server must see RELEASE once, and after the read was answered.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use inflight::gate::Phase;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{BOUND, Open, Scene};
+use crate::variant::Variant;
+use crate::verdict::{Class, Stop, not_run};
+
+pub const CASE: Case = Case {
+    id: "KL3",
+    name: "close-inflight",
+    claim: "a file that is closed with a read in flight is released once, after the read, and the read is whole",
+    groups: &["quick", "abort"],
+    reach: Reach::Fuse,
+    variants: || [Engine::Aio, Engine::Uring].map(|e| Variant::new("close").engine(e)).into(),
+    run,
+    expected: &[],
+};
+
+const LEN: usize = 4096;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let ino = handle.metadata()?.ino();
+    let opens = scene.requests("open", ino)?;
+    if !opens.last().is_some_and(|open| matches!(open.outcome, Some(inflight::gate::Outcome::Bytes(_)))) {
+        return Err(not_run("the server answers OPEN with ENOSYS, so no RELEASE is ever sent"));
+    }
+    let before = scene.requests("release", ino)?.len();
+    let buffer = Buffer::new(Memory::Anon, LEN)?;
+    let parked = scene.park("read", &file, (0, LEN as u64), Phase::Received)?;
+    let flight = scene.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..LEN, 0))?;
+    let seq = scene.meet(parked, 1)?[0].id;
+    let mut handle = Some(handle);
+    if scene.race() {
+        scene.event(Actor::Racer, "close");
+        handle = None;
+    }
+    scene.release(parked)?;
+    let done = scene.finish(flight)?;
+    scene.count("the read", done, LEN);
+    scene.judge("buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
+    drop(handle);
+    let end = Instant::now() + BOUND;
+    // io_uring and AIO drop the file when they please.
+    let releases = loop {
+        let releases = scene.requests("release", ino)?;
+        if releases.len() > before {
+            break releases;
+        }
+        if Instant::now() >= end {
+            return Err(Stop::Hang("the file was never released".to_owned()).into());
+        }
+        scene.next_record(Duration::from_millis(100))?;
+    };
+    let read = scene.requests("read", ino)?;
+    let answered = read.iter().find(|record| record.seq == seq).and_then(|r| r.times.done);
+    let fresh = &releases[before..];
+    if fresh.len() != 1 {
+        scene.fault(Class::Errno, format!("released {} times", fresh.len()));
+    }
+    if answered.is_none_or(|answered| fresh[0].times.arrived < answered) {
+        scene.fault(Class::Errno, "released before the read was answered");
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! RB2: the registered buffer goes away while a read into it is parked.
+//!
+//! The read holds the pages, not the addresses: whatever is mapped there meanwhile must not see the data, and
+//! pages that were moved must.
+
+use inflight::gate::Phase;
+use nix::sys::mman::MmapAdvise;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "RB2",
+    name: "fixed-unmap",
+    claim: "a read into a registered buffer writes to the pages that were registered, and to no address",
+    groups: &["quick", "registered"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).into()
+}
+
+const CANARY: u8 = 0xCA;
+const LEN: usize = 4096;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    let registered = scene.engines().register(buffer.ptr(), buffer.len())?;
+    registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+    let parked = scene.park("read", &file, (0, LEN as u64), Phase::Received)?;
+    let flight = scene.start(Engine::Fixed, Io::read(&handle, &buffer, 0..LEN, 0))?;
+    scene.meet(parked, 1)?;
+
+    let mut moved = None;
+    let mut holds_canary = false;
+    let mut is_registered = true;
+    if scene.race() {
+        scene.event(Actor::Racer, variant.act);
+        match variant.act {
+            "munmap" => buffer.remap()?,
+            "dontneed" => buffer.advise(MmapAdvise::MADV_DONTNEED)?,
+            "mremap" => moved = Some(buffer.move_away()?),
+            "unregister" => {
+                scene.engines().unregister()?;
+                is_registered = false;
+            }
+            _ => {
+                scene.engines().close_ring();
+                is_registered = false;
+            }
+        }
+        if matches!(variant.act, "munmap" | "dontneed" | "mremap") {
+            buffer.fill(0, LEN, CANARY);
+            holds_canary = true;
+        }
+    }
+    let seq = scene.requests_open()?;
+    scene.release(parked)?;
+    if scene.race() && variant.act == "close" {
+        // Nobody is left to be told: the server's log says when the request is over.
+        for seq in seq {
+            scene.wait_done(seq)?;
+        }
+        return Ok(());
+    }
+    let done = scene.finish(flight)?;
+    scene.count("the read", done, LEN);
+    if is_registered {
+        scene.engines().unregister()?;
+    }
+    if holds_canary && buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
+        let text = "data arrived in pages that were mapped at the old address later";
+        scene.fault(Class::Foreign, text);
+    }
+    if let Some(moved) = moved {
+        scene.judge("the moved pages", &moved.bytes(0, LEN), 0, &[file.generation(1)]);
+    } else if !holds_canary {
+        scene.judge("the buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
+    }
+    Ok(())
+}

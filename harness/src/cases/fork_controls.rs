@@ -1,0 +1,61 @@
+//! FK4: what is safe beside fork on every kernel: MADV_DONTFORK, and a read through the page cache.
+//!
+//! These are the workarounds that programs use. They must hold everywhere, also where FK1 must fail.
+
+use inflight::gate::Phase;
+use nix::sys::mman::MmapAdvise;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::fork::Task;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{BOUND, Open, Scene};
+use crate::variant::Variant;
+
+pub const CASE: Case = Case {
+    id: "FK4",
+    name: "fork-controls",
+    claim: "with MADV_DONTFORK, or through the page cache, a read beside fork and store is safe",
+    groups: &["quick", "fork"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring] {
+        all.push(Variant::new("dontfork").engine(engine));
+        all.push(Variant::new("buffered").engine(engine));
+    }
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let half = scene.grain().max(2048);
+    let file = scene.file(8192)?;
+    let is_direct = variant.act == "dontfork";
+    let how = if is_direct { Open::Direct } else { Open::Buffered };
+    let handle = scene.open(&file, how)?;
+    let buffer = Buffer::new(Memory::Anon, 8192)?;
+    if is_direct {
+        buffer.advise(MmapAdvise::MADV_DONTFORK)?;
+    }
+    let parked = scene.park("read", &file, (0, half as u64), Phase::Received)?;
+    let io = Io::read(&handle, &buffer, 0..half, 0);
+    let flight = scene.start(variant.engine_or_pread(), io)?;
+    scene.meet(parked, 1)?;
+    let mut child = None;
+    if scene.race() {
+        child = Some(scene.fork(Task::Exit)?);
+        scene.event(Actor::Racer, "store");
+        buffer.store(half + 100, 1);
+    }
+    scene.release(parked)?;
+    let done = scene.finish(flight)?;
+    scene.count("the read", done, half);
+    scene.judge("parent", &buffer.bytes(0, half), 0, &[file.generation(1)]);
+    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))
+}

@@ -1,0 +1,89 @@
+//! FK3: write-protection without a fork, and a store, while a direct read into the page is parked.
+//!
+//! mprotect to read-only and back makes the next store fault. Before 5.19 the fault looked at reference counts
+//! and copied a page that an I/O still held, so the data went to the old one. Since then an exclusive page
+//! stays where it is.
+
+use inflight::gate::Phase;
+use nix::sys::mman::ProtFlags;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::expect::{EVER, Expected};
+use crate::kernel::Version;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::variant::Variant;
+use crate::verdict::{Class, not_run};
+
+pub const CASE: Case = Case {
+    id: "FK3",
+    name: "protect-touch",
+    claim: "data of a direct read arrives although its page was write-protected and stored to meanwhile",
+    groups: &["quick", "fork"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[Expected {
+        on: "*",
+        variant: "*",
+        classes: &[Class::Lost],
+        since: EVER,
+        until: Some(Version(5, 19, 0)),
+        fixed_in: &[],
+        reference: "mm: PageAnonExclusive, 6c287605fd56; seen LOST on 5.10, ok on 6.1",
+    }],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Aio, Engine::Uring] {
+        all.push(Variant::new("mprotect").engine(engine));
+    }
+    all.push(Variant::new("mprotect").engine(Engine::Uring).memory(Memory::Thp));
+    all.push(Variant::new("soft-dirty").engine(Engine::Uring));
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act == "soft-dirty" && !has_soft_dirty()? {
+        return Err(not_run("this kernel does not track soft-dirty pages"));
+    }
+    let half = scene.grain().max(2048);
+    let file = scene.file(8192)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let buffer = Buffer::new(variant.memory_or_anon(), 8192)?;
+    let parked = scene.park("read", &file, (0, half as u64), Phase::Received)?;
+    let io = Io::read(&handle, &buffer, 0..half, 0);
+    let flight = scene.start(variant.engine_or_pread(), io)?;
+    scene.meet(parked, 1)?;
+    // Where a whole page is read, the store goes into it; its byte is then anybody's.
+    let at = if half == 4096 { 4000 } else { half + 100 };
+    if scene.race() {
+        scene.event(Actor::Racer, variant.act);
+        if variant.act == "mprotect" {
+            buffer.protect(ProtFlags::PROT_READ)?;
+            buffer.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        } else {
+            std::fs::write("/proc/self/clear_refs", "4")?;
+        }
+        scene.event(Actor::Racer, "store");
+        buffer.store(at, 1);
+    }
+    scene.release(parked)?;
+    let done = scene.finish(flight)?;
+    scene.count("the read", done, half);
+    let upto = half.min(at);
+    scene.judge("buffer", &buffer.bytes(0, upto), 0, &[file.generation(1)]);
+    if scene.race() && at >= half && buffer.load(at) != 1 {
+        scene.fault(Class::Lost, format!("the store to byte {at} is gone"));
+    }
+    Ok(())
+}
+
+/// Whether clearing soft-dirty bits shows in pagemap: bit 55 of a page that was just stored to.
+fn has_soft_dirty() -> anyhow::Result<bool> {
+    let buffer = Buffer::new(Memory::Anon, 4096)?;
+    crate::pagemap::Pagemap::of("self")?.soft_dirty(buffer.ptr() as usize)
+}

@@ -1,0 +1,73 @@
+//! SP7: the memory that a reply was made of changes after the reply, or while it waits in a pipe.
+//!
+//! The server splices replies out of the image's page cache or out of its own pinned buffers. Once the
+//! reply is in /dev/fuse the client's page cache is the client's: what happens to the source must not show.
+//! While the reply waits in the pipe, old and new bytes are legal, and nothing else.
+
+use inflight::gate::Phase;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::variant::Variant;
+
+pub const CASE: Case = Case {
+    id: "SP7",
+    name: "reply-reuse",
+    claim: "a page that came in a spliced reply keeps its bytes when the reply's source changes",
+    groups: &["quick", "splice"],
+    reach: Reach::Fuse,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for path in ["read=buffered", "read=direct", "read=copy"] {
+        all.push(Variant::new("after").mount(path));
+        for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
+            all.push(Variant::new("during").phase(phase).mount(path));
+        }
+    }
+    all
+}
+
+const LEN: usize = 65536;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Buffered)?;
+    let buffer = Buffer::new(Memory::Anon, LEN)?;
+    let mut legal = vec![file.generation(1)];
+    let io = Io::read(&handle, &buffer, 0..LEN, 0);
+    if variant.act == "during" {
+        let phase = variant.phase_or_received();
+        let parked = scene.park("read", &file, (0, LEN as u64), phase)?;
+        let flight = scene.start(Engine::Pread, io)?;
+        scene.meet(parked, 1)?;
+        if scene.race() {
+            scene.event(Actor::Racer, "the source changes");
+            scene.rewrite_below(&file, 1, 2)?;
+            legal.push(file.generation(2));
+        }
+        scene.release(parked)?;
+        let done = scene.finish(flight)?;
+        scene.count("the read", done, LEN);
+    } else {
+        let done = scene.transfer(Engine::Pread, io)?;
+        scene.count("the read", done, LEN);
+    }
+    let first = buffer.bytes(0, LEN);
+    scene.judge("the read", &first, 0, &legal);
+    if scene.race() {
+        let now = if variant.act == "during" { 2 } else { 1 };
+        scene.event(Actor::Racer, "the source changes again");
+        scene.rewrite_below(&file, now, 3)?;
+    }
+    let again = scene.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
+    scene.judge("the cached pages", &again, 0, &legal);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! SP6: pages of a file stay in a pipe while the file loses them: truncate, punch, unlink, and another file
+//! that takes the freed blocks.
+//!
+//! The pipe may show what was there, or zeroes; it must never show the other file.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, ensure};
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::case::{Case, Reach};
+use crate::event::Actor;
+use crate::pipe::Pipe;
+use crate::scene::{Open, Scene};
+use crate::stamp::Legal;
+use crate::variant::Variant;
+
+pub const CASE: Case = Case {
+    id: "SP6",
+    name: "splice-hold",
+    claim: "a pipe that holds pages of a file shows its bytes or zeroes when they are freed, never another file's",
+    groups: &["quick", "splice", "truncate"],
+    reach: Reach::Any,
+    variants: || ["truncate", "punch", "unlink", "truncate-direct", "unlink-direct"].map(Variant::new).into(),
+    run,
+    expected: &[],
+};
+
+const LEN: usize = 65536;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let (action, how) = variant.act.split_once('-').unwrap_or((variant.act, "buffered"));
+    let file = scene.file(LEN as u64)?;
+    let open = if how == "direct" { Open::Direct } else { Open::Buffered };
+    let handle = scene.open(&file, open)?;
+    let (mut pipe, mut copy) = (Pipe::new()?, Pipe::new()?);
+    let mut held = 0;
+    while held < LEN {
+        let count = pipe.fill(&handle, Some(held as i64), LEN - held).context("splice")?;
+        ensure!(count > 0, "splice returns 0 at {held} of {LEN}");
+        held += count;
+    }
+    let teed = pipe.tee(&copy, LEN).context("tee")?;
+    let mut legal = vec![file.generation(1)];
+    if scene.race() {
+        scene.event(Actor::Racer, action);
+        let other = scene.open(&file, Open::Buffered)?;
+        match action {
+            "truncate" => nix::unistd::ftruncate(other.as_fd(), 0).context("ftruncate")?,
+            "punch" => {
+                let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
+                let flags = hole | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                fallocate(other.as_fd(), flags, 0, LEN as i64).context("punch")?;
+            }
+            _ => {
+                std::fs::remove_file(&file.path)?;
+                drop(handle);
+            }
+        }
+        drop(other);
+        // Freed blocks come back after a commit at the earliest; then these files may get them.
+        for _ in 0..4 {
+            scene.file(LEN as u64)?;
+        }
+        legal.push(Legal::Zero);
+    }
+    let bytes = pipe.drain()?;
+    scene.count("the pipe", Ok(bytes.len()), LEN);
+    scene.judge("pipe", &bytes, 0, &legal);
+    let bytes = copy.drain()?;
+    scene.count("its copy", Ok(bytes.len()), teed);
+    scene.judge("teed pipe", &bytes, 0, &legal);
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! SP8: pages of one file are spliced (or sent) into another under O_DIRECT, and the source changes while the
+//! write is in flight.
+//!
+//! The write carries the pipe's pages themselves (a BVEC). It may store what the source held at any moment of
+//! the write, or zeroes behind a new end; it must store nothing else.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Context;
+use inflight::gate::Phase;
+
+use crate::case::{Case, Reach};
+use crate::event::Actor;
+use crate::pipe::Pipe;
+use crate::scene::{Open, Scene, Stamped};
+use crate::stamp::Legal;
+use crate::variant::Variant;
+
+pub const CASE: Case = Case {
+    id: "SP8",
+    name: "splice-into-direct",
+    claim: "a splice into an O_DIRECT file stores the source's old or new bytes, whatever happens to the source meanwhile",
+    groups: &["quick", "splice", "write"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for act in ["splice-overwrite", "splice-truncate", "sendfile-overwrite", "sendfile-truncate"] {
+        for phase in [Phase::Received, Phase::Applied] {
+            all.push(Variant::new(act).phase(phase));
+        }
+    }
+    all
+}
+
+const LEN: usize = 16384;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let (how, action) = variant.act.split_once('-').unwrap_or((variant.act, ""));
+    let source = scene.file(LEN as u64)?;
+    let target = scene.file(LEN as u64)?;
+    let input = scene.open(&source, Open::Buffered)?;
+    let output = scene.open(&target, Open::Direct)?;
+    let parked = scene.park("write", &target, (0, 4096), variant.phase_or_received())?;
+    let by_splice = how == "splice";
+    let transfer = scene.aside(how, move || -> anyhow::Result<usize> {
+        if !by_splice {
+            return nix::sys::sendfile::sendfile64(output.as_fd(), input.as_fd(), None, LEN)
+                .context("sendfile");
+        }
+        let pipe = Pipe::new()?;
+        let mut held = 0;
+        while held < LEN {
+            held += pipe.fill(&input, Some(held as i64), LEN - held).context("splice")?;
+        }
+        pipe.pour(&output, 0, LEN).context("splice into the file")
+    })?;
+    scene.meet(parked, 1)?;
+    let mut legal = vec![source.generation(1)];
+    if scene.race() {
+        scene.event(Actor::Racer, action);
+        legal.push(change(scene, &source, action)?);
+    }
+    scene.release(parked)?;
+    let done = transfer.join()??;
+    if !scene.race() || action == "overwrite" {
+        scene.count(how, Ok(done), LEN);
+    }
+    scene.forget(&target)?;
+    let reader = scene.open(&target, Open::Buffered)?;
+    let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
+    if scene.count("read", Ok(bytes.len()), LEN) {
+        scene.judge("the target", &bytes[..done], 0, &legal);
+        scene.judge("the rest", &bytes[done..], done as u64, &[target.generation(1)]);
+    }
+    Ok(())
+}
+
+fn change(scene: &mut Scene<'_>, source: &Stamped, action: &str) -> anyhow::Result<Legal> {
+    let file = scene.open(source, Open::Buffered)?;
+    if action == "truncate" {
+        let cut = scene.aside("ftruncate", move || nix::unistd::ftruncate(file.as_fd(), 0))?;
+        cut.join()??;
+        return Ok(Legal::Zero);
+    }
+    let bytes = source.content(2, 0, LEN);
+    let write = scene.aside("overwrite", move || file.write_all_at(&bytes, 0))?;
+    write.join()?.context("overwrite")?;
+    Ok(source.generation(2))
+}
