@@ -30,7 +30,13 @@ impl Ring {
     pub(crate) fn new() -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_clamp().dontfork();
-        let uring = builder.build(DEPTH)?;
+        let mut cooperative = builder.clone();
+        // Completions wait until the thread enters the kernel anyway (Linux 5.19).
+        cooperative.setup_coop_taskrun();
+        let uring = match cooperative.build(DEPTH) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => builder.build(DEPTH)?,
+            built => built?,
+        };
         Ok(Self { uring, registered: 0, claimed: AtomicBool::new(false) })
     }
 

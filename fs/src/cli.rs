@@ -83,7 +83,19 @@ fn usage_code() -> u8 {
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|e| {
-        eprintln!("inflight: {e:#}");
+        eprintln!("inflight: {}", one_line(&e));
         ExitCode::FAILURE
     })
+}
+
+/// The error and its causes, without those that an earlier one quotes already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
 }

@@ -11,6 +11,9 @@
 //! * [`store`]: the running transaction, and the commit that makes it durable.
 
 pub mod device;
+
+pub mod fsck;
+mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;

@@ -25,7 +25,7 @@ pub use attributes::{SetAttr, SetTime};
 pub use control::{Control, IoctlReply};
 pub use create::{Make, Unnamed};
 pub use image_io::ImageIo;
-pub use write::WriteArgs;
+pub use write::{WriteArgs, Written};
 pub use xattr::STAT;
 
 use crate::errno::Errno;

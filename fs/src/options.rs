@@ -86,6 +86,8 @@ pub struct Options {
     pub slabs: usize,
     /// Replies may be spliced: the transport has a device that takes it.
     pub splices: bool,
+    /// The mount is of type fuse.inflight; without, plain fuse, which xfstests expects.
+    pub subtype: bool,
     /// Passed on to mount(2): nosuid, nodev, noexec, sync, dirsync.
     pub kernel: Vec<String>,
 }
@@ -113,6 +115,7 @@ impl Default for Options {
             atime: Atime::Relative,
             slabs: 8,
             splices: true,
+            subtype: true,
             kernel: Vec::new(),
         }
     }
@@ -141,6 +144,7 @@ const NAMES: &[&str] = &[
     "relatime",
     "strictatime",
     "slabs=",
+    "nosubtype",
     "nosuid",
     "nodev",
     "noexec",
@@ -187,6 +191,7 @@ impl Options {
             "nowriteback" => self.writeback = false,
             "direct_io" => self.direct_io = true,
             "open_messages" => self.open_messages = true,
+            "nosubtype" => self.subtype = false,
             "noatime" => self.atime = Atime::Never,
             "nodiratime" => self.atime = Atime::NoDirectories,
             "relatime" | "atime" | "diratime" => self.atime = Atime::Relative,

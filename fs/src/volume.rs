@@ -25,7 +25,7 @@ pub use xattrs::SetMode;
 
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;
-use crate::image::store::Store;
+use crate::image::store::{Recovery, Store};
 use crate::image::tables::{Attr, Tables};
 use inode::{Inode, State};
 use inode_cache::InodeCache;
@@ -115,6 +115,23 @@ impl Volume {
         result
     }
 
+    /// Changes rows; see [`Store::change`].
+    fn change<T>(&self, f: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
+        let result = self.store.change(f)?;
+        self.relieve()?;
+        Ok(result)
+    }
+
+    /// A transaction copies every page that it changes. On an image that is nearly full it is
+    /// kept so small that the reserve holds the copies: deletes must never fail for want of space.
+    fn relieve(&self) -> Result<()> {
+        let large = self.store.changes() >= 32 || self.inodes.changed() >= 64;
+        if large && self.store.space().is_low() {
+            self.commit(Recovery::Walk)?;
+        }
+        Ok(())
+    }
+
     /// Changes attributes that need no other row: owner, mode, times, flags.
     pub fn set_attr(&self, inode: &Arc<Inode>, f: impl FnOnce(&mut Attr)) -> Result<Attr> {
         self.store.check_writable()?;
@@ -128,6 +145,8 @@ impl Volume {
     pub fn set_times(&self, inode: &Arc<Inode>, f: impl FnOnce(&mut Attr)) {
         if self.store.check_writable().is_ok() {
             self.update(inode, false, |st| f(&mut st.attr));
+            // A failing commit shuts the store down and is reported by whatever comes next.
+            let _ = self.relieve();
         }
     }
 

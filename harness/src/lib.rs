@@ -1,1 +1,34 @@
-//! The race harness.
+//! The race harness: truncate, fork and their relatives against I/O that is in flight, on real mounts.
+//!
+//! A [`case::Case`] is one file of [`cases`]. A run has three kinds of processes: the runner ([`run`]) plans,
+//! prints and judges by the table; the worker ([`worker`]) mounts targets and plays variants, and may be
+//! lost to a wedged kernel path; the guard ([`session`]) removes what either leaves behind.
+
+pub mod case;
+pub mod cases;
+pub mod cli;
+pub mod engine;
+pub mod event;
+pub mod expect;
+pub mod fork;
+pub mod image;
+pub mod kernel;
+pub mod kmsg;
+pub mod mapping;
+pub mod memory;
+pub mod nearest;
+pub mod pagemap;
+pub mod pins;
+pub mod pipe;
+pub mod plan;
+pub mod results;
+pub mod run;
+pub mod scene;
+pub mod session;
+pub mod stage;
+pub mod stamp;
+pub mod sys;
+pub mod target;
+pub mod variant;
+pub mod verdict;
+pub mod worker;

@@ -50,6 +50,13 @@
 //! * After anything but a full transfer both pipes are closed. What /dev/fuse leaves in a pipe
 //!   differs from error to error; a fresh pipe is cheap.
 //!
+//! # What it costs
+//!
+//! Beside the reader's copy, which /dev/fuse makes either way (`examples/overhead.rs`, Linux 6.18,
+//! median us): 4 KiB copied 0.6, spliced from the page cache 1.7, from a buffer 1.8; 64 KiB 2.3,
+//! 2.7, 2.4; 128 KiB 4.1, 3.7, 3.2; 1020 KiB 44.8, 18.0, 14.1. So replies below 64 to 128 KiB are
+//! better copied.
+//!
 //! # What it does not do
 //!
 //! It knows no FUSE opcode and builds no header; it does not decide which path a request takes;

@@ -40,7 +40,8 @@ pub struct PipeReport {
     pub opened: u64,
     /// Times a waiting pipe was taken.
     pub reused: u64,
-    /// Pipes closed because they were not, or could not be shown to be, empty.
+    /// Pipes closed because they were not, or could not be shown to be, empty, or were smaller
+    /// than `slots`.
     pub discarded: u64,
 }
 
@@ -118,10 +119,12 @@ impl PipePool {
 }
 
 impl PooledPipe {
-    /// Returns the pipe to the pool if it is empty, closes it if it is not.
+    /// Returns the pipe to the pool if it is empty, closes it if it is not. One that was granted
+    /// less than the pool's first (the user is over `pipe-user-pages-soft`) is closed too: kept, it
+    /// would make every later reply of its size a refusal.
     pub fn give_back(mut self) {
-        let clean = matches!(self.is_empty(), Ok(true));
-        if !clean {
+        let whole = self.slots() >= self.pool.slots;
+        if !whole || !matches!(self.is_empty(), Ok(true)) {
             return;
         }
         let Some(pipe) = self.pipe.take() else { return };

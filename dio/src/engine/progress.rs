@@ -81,9 +81,6 @@ impl Progress {
         match e.raw_os_error() {
             Some(libc::EINTR) => Step::Again,
             Some(libc::EAGAIN) => self.again(libc::EAGAIN),
-            // io_uring drops what a thread has queued but not started when that thread exits
-            // (io_uring_cancel(7)). The request is the engine's, not the thread's: it goes on.
-            Some(libc::ECANCELED) => self.again(libc::ECANCELED),
             _ => Step::Finished(Err(e)),
         }
     }
@@ -149,7 +146,7 @@ mod tests {
         let (r, starts) = run(Op::Write, 1024, vec![err(libc::EINTR), Ok(512), err(libc::EIO)]);
         assert_eq!(r.unwrap_err().raw_os_error(), Some(libc::EIO));
         assert_eq!(starts, vec![0, 0, 512]);
-        let results = vec![err(libc::EAGAIN), err(libc::ECANCELED), err(libc::ENOSPC)];
+        let results = vec![err(libc::EAGAIN), err(libc::ENOSPC)];
         let (r, _) = run(Op::Write, 1024, results);
         assert_eq!(r.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     }

@@ -1,27 +1,34 @@
-//! The queue over io_uring: any thread submits, one thread completes.
+//! The queue over io_uring: any thread leaves its requests, one thread submits and completes.
+//!
+//! One thread, because io_uring finishes a request in the thread that submitted it: that thread is
+//! interrupted in whatever system call it sleeps in, some of which then fail with `EINTR`. Users of
+//! the engine must not notice it, so only the engine's own thread ever enters the ring.
 //!
 //! Lock order: `state` is the only lock. It is not held across a system call or a callback.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
-use io_uring::opcode;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use io_uring::{opcode, squeue, types::Fd};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::engine::task::Task;
 use crate::pool::Pool;
 use crate::ring::{DEPTH, Ring};
 
-/// `user_data` of the entry that only wakes the completion thread.
+/// `user_data` of the read of the event counter that wakes the thread.
 const WAKE: u64 = u64::MAX;
 
 pub(crate) struct RingQueue {
     shared: Arc<Shared>,
-    reaper: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -29,191 +36,181 @@ struct Shared {
     fixed: Option<Pool>,
     ring: Arc<Ring>,
     state: Mutex<State>,
-    idle: Condvar,
+    /// Written by whoever leaves a task for a sleeping thread.
+    event: EventFd,
+    /// Where the kernel puts the counter of `event`. Nobody looks at it.
+    count: AtomicU64,
 }
 
 struct State {
     /// Not yet seen by the kernel.
     waiting: VecDeque<Task>,
-    /// With the kernel, by `user_data`. At most DEPTH, so the completion queue cannot overflow.
-    flying: Vec<Option<Task>>,
-    /// Empty places of `flying`.
-    vacant: Vec<usize>,
-    /// Tasks accepted whose callback has not returned.
-    active: usize,
-    /// Somebody is filling the submission queue. Whoever comes meanwhile only leaves a task.
-    submitting: bool,
+    /// The thread is, or is about to be, asleep in the kernel.
+    asleep: bool,
     stopping: bool,
 }
 
+/// What only the engine's thread touches.
+struct Flight {
+    /// With the kernel, by `user_data`. One place less than the submission queue has, for the read
+    /// of the event counter; and so the completion queue, twice as long, cannot overflow.
+    flying: Vec<Option<Task>>,
+    /// Empty places of `flying`.
+    vacant: Vec<usize>,
+    /// To be tried again, and done.
+    again: VecDeque<Task>,
+    finished: Vec<(Task, io::Result<usize>)>,
+    /// The read of the event counter is with the kernel.
+    armed: bool,
+}
+
 impl RingQueue {
-    /// A queue on `ring`, which the caller has claimed.
-    ///
-    /// `fixed` is the pool whose slabs are its fixed buffers, if it has any.
+    /// A queue on `ring`, which the caller has claimed. `fixed` is the pool whose slabs are its
+    /// fixed buffers, if it has any.
     pub(crate) fn new(fixed: Option<Pool>, ring: Arc<Ring>) -> io::Result<Self> {
-        let depth = DEPTH.min(ring.uring.params().sq_entries()) as usize;
+        let state = State { waiting: VecDeque::new(), asleep: false, stopping: false };
         let shared = Arc::new(Shared {
             fixed,
             ring,
-            state: Mutex::new(State {
-                waiting: VecDeque::new(),
-                flying: (0..depth).map(|_| None).collect(),
-                vacant: (0..depth).rev().collect(),
-                active: 0,
-                submitting: false,
-                stopping: false,
-            }),
-            idle: Condvar::new(),
+            state: Mutex::new(state),
+            event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
+            count: AtomicU64::new(0),
         });
         let theirs = Arc::clone(&shared);
-        let reaper =
-            std::thread::Builder::new().name("dio-complete".into()).spawn(move || theirs.reap())?;
-        Ok(Self { shared, reaper: Some(reaper) })
+        let thread = std::thread::Builder::new().name("dio-queue".into());
+        let thread = thread.spawn(move || Flight::new(&theirs).run(&theirs))?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Queues tasks and enters the kernel once for all of them.
+    /// Leaves tasks for the thread, which enters the kernel once for all that it finds.
     pub(crate) fn submit(&self, tasks: impl IntoIterator<Item = Task>) {
         let mut state = self.shared.state.lock();
-        for task in tasks {
-            state.active += 1;
-            state.waiting.push_back(task);
-        }
-        self.shared.pump(state);
+        state.waiting.extend(tasks);
+        self.shared.wake(state);
     }
 }
 
 impl Drop for RingQueue {
     /// Waits for what is in flight, callbacks included; from inside a callback, leaves that to the
-    /// completion thread.
+    /// thread.
     fn drop(&mut self) {
-        let reaper = self.reaper.take().expect("taken only here");
-        let inside = reaper.thread().id() == std::thread::current().id();
         let mut state = self.shared.state.lock();
         state.stopping = true;
-        if inside {
-            return;
+        self.shared.wake(state);
+        let thread = self.thread.take().expect("taken only here");
+        if thread.thread().id() != std::thread::current().id() {
+            thread.join().expect("the queue's thread catches its callbacks' panics");
         }
-        self.shared.idle.wait_while(&mut state, |s| s.active > 0 || s.submitting);
-        state.submitting = true;
-        drop(state);
-        // SAFETY: `submitting` is ours until the end, so nobody else touches the queue's tail.
-        let mut queue = unsafe { self.shared.ring.uring.submission_shared() };
-        // SAFETY: a no-op refers to no memory.
-        unsafe { queue.push(&opcode::Nop::new().build().user_data(WAKE)) }.expect("queue is idle");
-        drop(queue);
-        self.shared.enter();
-        reaper.join().expect("the completion thread catches its callbacks' panics");
     }
 }
 
 impl Shared {
-    /// Moves waiting tasks to the kernel for as long as there are any and there is room.
-    fn pump<'a>(&'a self, mut state: MutexGuard<'a, State>) {
-        if state.submitting {
-            return;
-        }
-        state.submitting = true;
-        while self.fill(&mut state) > 0 {
-            drop(state);
-            self.enter();
-            state = self.state.lock();
-        }
-        state.submitting = false;
-        if state.active == 0 {
-            self.idle.notify_all();
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.event.write(1).expect("a counter that is read at every wake-up cannot overflow");
         }
     }
 
-    /// Puts entries into the submission queue. The caller has set `submitting`.
-    fn fill(&self, state: &mut State) -> usize {
-        // SAFETY: `submitting` makes this the only user of the queue's tail.
-        let mut queue = unsafe { self.ring.uring.submission_shared() };
-        let mut filled = 0;
-        while !state.waiting.is_empty() {
-            let Some(place) = state.vacant.pop() else { break };
-            let mut task = state.waiting.pop_front().expect("checked above");
-            let entry = task.entry(self.fixed.as_ref()).user_data(place as u64);
-            // SAFETY: what the entry points to is owned by the task, which stays in `flying`
-            // until its completion was taken from the queue.
-            unsafe { queue.push(&entry) }.expect("no more entries than places");
-            state.flying[place] = Some(task);
-            filled += 1;
-        }
-        filled
+    /// The read of the event counter, which completes at the next wake.
+    fn wake_entry(&self) -> squeue::Entry {
+        let (fd, place) = (Fd(self.event.as_fd().as_raw_fd()), self.count.as_ptr().cast());
+        opcode::Read::new(fd, place, 8).build().user_data(WAKE)
     }
+}
 
-    /// io_uring_enter(2): hands over all that is in the submission queue.
-    fn enter(&self) {
-        loop {
-            // SAFETY: only read, for its length; `submitting` is held by the caller.
-            let left = unsafe { self.ring.uring.submission_shared() }.len();
-            if left == 0 {
-                return;
-            }
-            match self.ring.uring.submit() {
-                Ok(_) => {}
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // Out of request memory for now: requests complete and free theirs.
-                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
-                    _ => panic!("io_uring_enter on a ring that works: {e}"),
-                },
-            }
+impl Flight {
+    fn new(shared: &Shared) -> Self {
+        let depth = DEPTH.min(shared.ring.uring.params().sq_entries()) as usize - 1;
+        Self {
+            flying: (0..depth).map(|_| None).collect(),
+            vacant: (0..depth).rev().collect(),
+            again: VecDeque::new(),
+            finished: Vec::new(),
+            armed: false,
         }
     }
 
-    /// The completion thread.
-    fn reap(&self) {
-        let mut finished = Vec::new();
-        loop {
-            self.wait();
-            self.collect(&mut finished);
-            self.pump(self.state.lock());
-            let count = finished.len();
-            for (task, result) in finished.drain(..) {
-                let task: Task = task;
+    /// The thread: submit what waits, sleep, take what is done, call back.
+    fn run(mut self, shared: &Shared) {
+        while self.fill(shared) {
+            self.enter(shared);
+            shared.state.lock().asleep = false;
+            self.collect(shared);
+            for (task, result) in self.finished.drain(..) {
                 // A panic in a callback is the caller's; the hook has printed it. The others
                 // must still get their buffers.
                 let _ = std::panic::catch_unwind(AssertUnwindSafe(|| task.finish(result)));
             }
-            let mut state = self.state.lock();
-            state.active -= count;
-            if state.active == 0 {
-                self.idle.notify_all();
-                if state.stopping {
-                    return;
-                }
-            }
         }
     }
 
-    /// Blocks until there is a completion.
-    fn wait(&self) {
-        const GETEVENTS: u32 = 1;
-        // SAFETY: no argument structure; to_submit is 0, so the submission queue is not touched.
-        let _ = unsafe { self.ring.uring.submitter().enter::<()>(0, 1, GETEVENTS, None) };
-        // An error can only be EINTR: the loop looks at the queue and comes back.
+    /// Puts entries into the submission queue for all tasks that there is room for. False when
+    /// the queue is to stop and nothing is left, not even the read of the event counter.
+    fn fill(&mut self, shared: &Shared) -> bool {
+        // SAFETY: only the queue's thread, which this is, touches the submission queue.
+        let mut queue = unsafe { shared.ring.uring.submission_shared() };
+        let mut state = shared.state.lock();
+        while let Some(&place) = self.vacant.last() {
+            let Some(mut task) = self.again.pop_front().or_else(|| state.waiting.pop_front())
+            else {
+                break;
+            };
+            let entry = task.entry(shared.fixed.as_ref()).user_data(place as u64);
+            // SAFETY: what the entry points to is owned by the task, which stays in `flying`
+            // until its completion was taken from the queue.
+            unsafe { queue.push(&entry) }.expect("no more entries than places");
+            self.flying[place] = Some(task);
+            self.vacant.pop();
+        }
+        let idle = self.vacant.len() == self.flying.len();
+        if state.stopping && idle {
+            // The read that is still armed would outlive the counter: end it.
+            shared.event.write(1).expect("the counter cannot overflow");
+            return self.armed;
+        }
+        if !self.armed {
+            // SAFETY: the counter's place is in `shared`, which this thread holds until the read
+            // has completed.
+            unsafe { queue.push(&shared.wake_entry()) }.expect("one place is left for it");
+            self.armed = true;
+        }
+        state.asleep = true;
+        true
     }
 
-    /// Takes completions; unfinished tasks go back to the front of the line.
-    fn collect(&self, finished: &mut Vec<(Task, io::Result<usize>)>) {
-        // SAFETY: only the completion thread, which this is, touches the completion queue.
-        let queue = unsafe { self.ring.uring.completion_shared() };
-        let mut state = self.state.lock();
-        for event in queue {
+    /// io_uring_enter(2): hands over what is in the submission queue and waits for a completion.
+    fn enter(&self, shared: &Shared) {
+        match shared.ring.uring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(e) => match e.raw_os_error() {
+                // Interrupted, or out of request memory for now: what was not handed over stays in
+                // the submission queue, and what completes frees its own.
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                _ => panic!("io_uring_enter on a ring that works: {e}"),
+            },
+        }
+    }
+
+    /// Takes completions.
+    fn collect(&mut self, shared: &Shared) {
+        // SAFETY: only the queue's thread, which this is, touches the completion queue.
+        for event in unsafe { shared.ring.uring.completion_shared() } {
             if event.user_data() == WAKE {
+                self.armed = false;
                 continue;
             }
             let place = event.user_data() as usize;
-            let mut task = state.flying[place].take().expect("one completion for each entry");
-            state.vacant.push(place);
+            let mut task = self.flying[place].take().expect("one completion for each entry");
+            self.vacant.push(place);
             let result = match event.result() {
                 n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
                 n => Ok(n as usize),
             };
             match task.advance(result) {
-                Some(result) => finished.push((task, result)),
-                None => state.waiting.push_front(task),
+                Some(result) => self.finished.push((task, result)),
+                None => self.again.push_back(task),
             }
         }
     }

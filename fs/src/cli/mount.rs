@@ -57,9 +57,8 @@ pub(super) fn run(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
     let ready = args.report.then(|| report_ready as fn(&MountArgs) -> anyhow::Result<()>);
     match (serve(args, ready), args.report) {
         (Err(e), true) => {
-            // The parent prints it; after the mount was reported nobody reads this any more.
-            let _ = write!(std::io::stdout(), "{e:#}");
-            tracing::error!("{e:#}");
+            // Before the mount was reported the parent reads this, afterwards the log.
+            let _ = write!(std::io::stdout(), "{}", super::one_line(&e));
             std::process::exit(1)
         }
         (result, _) => result,
@@ -134,6 +133,7 @@ fn in_background(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().context("cannot start the server")?;
     let mut said = String::new();
+    // Standard output ends when the server lets go of it, which is when the mount answers.
     if let Some(mut out) = child.stdout.take() {
         out.read_to_string(&mut said)?;
     }

@@ -22,7 +22,7 @@ pub struct UmountArgs {
 pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     // Not canonicalize: a dead server would make stat(2) of the mount point fail.
     let dir = std::path::absolute(&args.mountpoint)?;
-    let image = image_of(&dir)
+    let image = lock::image_of(&dir)
         .with_context(|| format!("{} is not an Inflight mount point", dir.display()))?;
     match unmount(&dir, args.lazy) {
         Ok(()) => {}
@@ -38,18 +38,6 @@ pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
         Ok(_released_at_once) => Ok(()),
         Err(e) => bail!("{} is unmounted, but {} is still {e}", dir.display(), image.display()),
     }
-}
-
-/// The image that is mounted on `dir`.
-pub fn image_of(dir: &Path) -> Option<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table.lines().rev().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let path = lock::unescape(left.split(' ').nth(4)?);
-        let mut right = right.split(' ');
-        let ours = right.next()? == "fuse.inflight" && Path::new(&path) == dir;
-        ours.then(|| right.next().map(|source| PathBuf::from(lock::unescape(source)))).flatten()
-    })
 }
 
 fn unmount(dir: &Path, lazy: bool) -> Result<(), Errno> {

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -58,14 +58,40 @@ impl ImageLock {
 
 /// Where `image` is mounted as an Inflight filesystem in this mount namespace.
 pub fn mount_of(image: &Path) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table.lines().find_map(|line| {
+    mounts().into_iter().find(|m| Path::new(&m.image) == image).map(|m| m.dir)
+}
+
+/// The image that is mounted on `dir`.
+pub fn image_of(dir: &Path) -> Option<PathBuf> {
+    mounts().into_iter().rfind(|m| Path::new(&m.dir) == dir).map(|m| m.image.into())
+}
+
+struct Mount {
+    dir: String,
+    image: String,
+}
+
+/// Inflight's mounts in this namespace, from /proc/self/mountinfo.
+fn mounts() -> Vec<Mount> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        let (kind, source) = (right.next()?, right.next()?);
-        let ours = kind == "fuse.inflight" && Path::new(&unescape(source)) == image;
-        ours.then(|| left.split(' ').nth(4).map(unescape)).flatten()
-    })
+        let (kind, image) = right.split_once(' ')?;
+        let image = unescape(image.split(' ').next()?);
+        let ours = kind == "fuse.inflight" || kind == "fuse" && is_image(Path::new(&image));
+        let dir = unescape(left.split(' ').nth(4)?);
+        ours.then_some(Mount { dir, image })
+    };
+    table.lines().filter_map(mount).collect()
+}
+
+/// For mounts of plain type fuse (option nosubtype): whether the source is an image of ours.
+fn is_image(path: &Path) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut magic = [0; 8];
+    path.is_absolute()
+        && File::open(path).is_ok_and(|f| f.read_exact_at(&mut magic, 0).is_ok())
+        && magic == crate::image::superblock::MAGIC
 }
 
 /// Undoes the octal escapes of /proc/self/mountinfo (proc_pid_mountinfo(5)).

@@ -4,11 +4,15 @@
 //! the last chunk read as zeros and cost nothing until they are written. The chunk list and the
 //! logical length live in the superblock, which is rewritten before a flush reports success, so
 //! no commit ever depends on a chunk that a crash would forget.
+//!
+//! Opening a database writes to it: a crash is repaired, flags are set. Over a device that was
+//! opened for reading, all of that stays in memory and the image keeps every byte.
 
 use crate::image::BLOCK;
 use crate::image::device::Device;
 use crate::image::superblock::{CHUNKS_MAX, Chunk, STATE_MOUNTED, Superblock};
 use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -30,6 +34,15 @@ pub struct MetaStore {
     grow: OnceLock<Box<Grow>>,
     /// The superblock in memory differs from the disk.
     unsaved: std::sync::atomic::AtomicBool,
+    /// Holds what is written when the device is only read.
+    overlay: Option<Mutex<Overlay>>,
+}
+
+/// Writes that never reach the image: whole pages over the metadata area.
+struct Overlay {
+    pages: HashMap<u64, Box<[u8]>>,
+    /// Logical bytes from here on were cut off once: the image no longer shows through.
+    base: u64,
 }
 
 impl std::fmt::Debug for MetaStore {
@@ -43,13 +56,22 @@ use std::sync::atomic::Ordering::{AcqRel, Release};
 impl MetaStore {
     /// A store over `device` as `superblock` describes it.
     pub fn new(device: Arc<Device>, superblock: Superblock) -> MetaStore {
+        let overlay = Overlay { pages: HashMap::new(), base: superblock.metadata_bytes };
         MetaStore {
+            overlay: (!device.is_writable()).then(|| Mutex::new(overlay)),
             device,
             superblock: RwLock::new(superblock),
             growing: Mutex::new(()),
             grow: OnceLock::new(),
             unsaved: false.into(),
         }
+    }
+
+    /// As [`MetaStore::new`], but nothing is ever written to the device.
+    pub fn rehearsal(device: Arc<Device>, superblock: Superblock) -> MetaStore {
+        let overlay = Overlay { pages: HashMap::new(), base: superblock.metadata_bytes };
+        let store = MetaStore::new(device, superblock);
+        MetaStore { overlay: Some(Mutex::new(overlay)), ..store }
     }
 
     /// Hands over the allocator. Before this, the area cannot grow.
@@ -64,7 +86,8 @@ impl MetaStore {
         self.superblock.read().clone()
     }
 
-    /// Changes the superblock and writes both copies before it returns.
+    /// Changes the superblock and writes both copies before it returns; over a read-only device
+    /// it changes in memory only.
     pub fn update(&self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
         change(&mut self.superblock.write());
         self.unsaved.store(true, Release);
@@ -77,7 +100,7 @@ impl MetaStore {
     }
 
     fn save(&self) -> io::Result<()> {
-        if !self.unsaved.swap(false, AcqRel) {
+        if !self.unsaved.swap(false, AcqRel) || self.overlay.is_some() {
             return Ok(());
         }
         let result = self.write_copies();
@@ -137,6 +160,15 @@ impl MetaStore {
         Ok(())
     }
 
+    /// Reads what the image has in a logical range; what no chunk backs is zeros.
+    fn read_image(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let done = self.for_each_piece(offset, out.len() as u64, |image, range| {
+            self.device.read(image, &mut out[range])
+        })?;
+        out[done as usize..].fill(0);
+        Ok(())
+    }
+
     /// Zeroes the chunks that the area begins with, for mkfs.
     pub fn clear(&self) -> io::Result<()> {
         let chunks = self.superblock.read().chunks.clone();
@@ -168,6 +200,55 @@ impl MetaStore {
     }
 }
 
+impl Overlay {
+    fn read(&self, store: &MetaStore, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let shown = self.base.saturating_sub(offset).min(out.len() as u64) as usize;
+        store.read_image(offset, &mut out[..shown])?;
+        out[shown..].fill(0);
+        for (page, at, range) in pages(offset, out.len()) {
+            if let Some(bytes) = self.pages.get(&page) {
+                let len = range.len();
+                out[range].copy_from_slice(&bytes[at..at + len]);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, store: &MetaStore, offset: u64, data: &[u8]) -> io::Result<()> {
+        for (page, at, range) in pages(offset, data.len()) {
+            if !self.pages.contains_key(&page) {
+                let mut bytes = vec![0; BLOCK as usize].into_boxed_slice();
+                self.read(store, page * BLOCK, &mut bytes)?;
+                self.pages.insert(page, bytes);
+            }
+            if let Some(bytes) = self.pages.get_mut(&page) {
+                bytes[at..at + range.len()].copy_from_slice(&data[range]);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: u64) {
+        self.base = self.base.min(len);
+        self.pages.retain(|page, _| page * BLOCK < len);
+        if let Some(bytes) = self.pages.get_mut(&(len / BLOCK)) {
+            bytes[(len % BLOCK) as usize..].fill(0);
+        }
+    }
+}
+
+/// The pages that a range touches: number, first byte in the page, bytes of the caller's buffer.
+fn pages(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = ((offset + done as u64) % BLOCK) as usize;
+        let n = (len - done).min(BLOCK as usize - at);
+        let page = (offset + done as u64) / BLOCK;
+        done += n;
+        (n > 0).then_some((page, at, done - n..done))
+    })
+}
+
 /// The handle that redb owns; the mount keeps another one to the same store.
 #[derive(Debug)]
 pub struct Backend(pub Arc<MetaStore>);
@@ -178,17 +259,24 @@ impl redb::StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let store = &self.0;
-        let done = store.for_each_piece(offset, out.len() as u64, |image, range| {
-            store.device.read(image, &mut out[range])
-        })?;
-        out[done as usize..].fill(0);
-        Ok(())
+        let end = offset.checked_add(out.len() as u64);
+        if end.is_none_or(|end| end > self.0.superblock.read().metadata_bytes) {
+            // A page number that a damaged page made up; redb asks for an error here.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match &self.0.overlay {
+            Some(overlay) => overlay.lock().read(&self.0, offset, out),
+            None => self.0.read_image(offset, out),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let store = &self.0;
         let old = std::mem::replace(&mut store.superblock.write().metadata_bytes, len);
+        if let Some(overlay) = &store.overlay {
+            overlay.lock().set_len(len);
+            return Ok(());
+        }
         if old != len {
             store.unsaved.store(true, Release);
         }
@@ -200,16 +288,72 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.0.overlay.is_some() {
+            return Ok(());
+        }
         self.0.save()?;
         self.0.device.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let store = &self.0;
+        if let Some(overlay) = &store.overlay {
+            return overlay.lock().write(store, offset, data);
+        }
         store.back(offset + data.len() as u64)?;
         store.for_each_piece(offset, data.len() as u64, |image, range| {
             store.device.write(image, &data[range])
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::mkfs::{MkfsOptions, mkfs};
+    use crate::image::probe;
+    use proptest::prelude::*;
+    use redb::StorageBackend as _;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// Over a read-only device the backend behaves like a plain growing array, and the image
+        /// keeps every byte.
+        #[test]
+        fn the_overlay_is_an_array_over_an_untouched_image(ops in prop::collection::vec(
+            (0u8..3, 0u64..300_000, 1usize..9000, any::<u8>()), 1..30))
+        {
+            let file = tempfile::NamedTempFile::new().expect("temporary file");
+            let options = MkfsOptions { size: Some(8 << 20), force: true, ..Default::default() };
+            mkfs(file.path(), &options).expect("mkfs");
+            let before = std::fs::read(file.path()).expect("read");
+            let device = Arc::new(Device::open(file.path(), false).expect("open"));
+            let sb = probe::superblock(&device, false).expect("superblock");
+            let backend = Backend(Arc::new(MetaStore::new(device, sb)));
+            let mut model = vec![0; backend.len().expect("length") as usize];
+            backend.read(0, &mut model).expect("read all");
+            for (op, at, len, byte) in ops {
+                if op == 0 {
+                    backend.set_len(at).expect("set_len");
+                    model.resize(at as usize, 0);
+                    continue;
+                }
+                let at = (at as usize).min(model.len());
+                let len = len.min(model.len() - at);
+                if op == 1 {
+                    backend.write(at as u64, &vec![byte; len]).expect("write");
+                    model[at..at + len].fill(byte);
+                }
+                let mut got = vec![0; len];
+                backend.read(at as u64, &mut got).expect("read");
+                prop_assert_eq!(&got[..], &model[at..at + len]);
+            }
+            let mut all = vec![0; model.len()];
+            backend.read(0, &mut all).expect("read all");
+            prop_assert!(all == model);
+            prop_assert!(backend.read(model.len() as u64, &mut [0]).is_err(), "beyond the end");
+            prop_assert!(std::fs::read(file.path()).expect("read") == before);
+        }
     }
 }

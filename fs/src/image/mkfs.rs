@@ -18,7 +18,10 @@ use zerocopy::IntoBytes as _;
 /// Inode number of the root directory, fixed by FUSE (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 /// Smallest image, in bytes.
-pub const SIZE_MIN: u64 = 8 << 20;
+pub const SIZE_MIN: u64 = 16 << 20;
+/// First piece of the metadata area, at least: an empty database touches its first 258 pages, and
+/// mkfs has no allocator to grow it with; the rest is room for the first few thousand files.
+const CHUNK_BLOCKS_MIN: u64 = 768;
 
 /// What to make.
 #[derive(Clone, Debug, Default)]
@@ -163,7 +166,7 @@ fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsErr
 }
 
 fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Superblock, Error> {
-    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(256, 4096) };
+    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
     let superblock = Superblock {
         version: VERSION,
         compat: 0,
@@ -207,7 +210,8 @@ fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Supe
     Ok(meta.superblock())
 }
 
-fn root_attr() -> Attr {
+/// The root directory as mkfs makes it.
+pub(crate) fn root_attr() -> Attr {
     let now = Time::now();
     Attr {
         mode: libc::S_IFDIR | 0o755,

@@ -66,7 +66,7 @@ pub struct Usage {
 impl Space {
     /// An allocator over `total` blocks in which everything is free.
     pub fn new(total: u64, pins: Arc<Pins>) -> Space {
-        let reserve = (total / 64).clamp(256, 8192).min(total / 4);
+        let reserve = (total / 64).clamp(512, 8192).min(total / 4);
         let state = State {
             busy: Bitmap::new(total),
             disk: Bitmap::new(total),
@@ -169,7 +169,12 @@ impl Space {
 
     /// True while there is room for new names and inodes; deletes may go deeper.
     pub fn has_room(&self) -> bool {
-        self.state.lock().busy.free > self.reserve / 2
+        self.state.lock().busy.free > self.reserve / 4 * 3
+    }
+
+    /// True when so little is free that transactions must stay small.
+    pub fn is_low(&self) -> bool {
+        self.state.lock().busy.free < self.reserve * 2
     }
 
     /// Free runs of at least `min` blocks, for FITRIM, within `[from, to)`. They are taken out of
@@ -362,9 +367,9 @@ mod tests {
         while let Some(run) = s.allocate(64, None, Class::Data) {
             got += run.blocks;
         }
-        assert_eq!(got, 2000 - 256);
+        assert_eq!(got, 2000 - 500);
         assert!(s.has_room());
-        assert_eq!(s.allocate(512, None, Class::Metadata).map(|r| r.blocks), Some(256));
+        assert_eq!(s.allocate(512, None, Class::Metadata).map(|r| r.blocks), Some(500));
         assert!(!s.has_room());
         assert!(s.allocate(1, None, Class::Metadata).is_none());
     }

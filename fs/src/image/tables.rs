@@ -12,6 +12,8 @@
 //! | `counters` | name | number |
 
 use redb::{Table, TableDefinition, WriteTransaction};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher as _;
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -28,6 +30,8 @@ pub(crate) const GROUPS: TableDefinition<'_, u64, Bytes> = TableDefinition::new(
 pub(crate) const COUNTERS: TableDefinition<'_, &'static str, u64> =
     TableDefinition::new("counters");
 
+/// Largest inode number: they are handed out one after the other, so a larger one was made up.
+pub const INODE_MAX: u64 = 1 << 62;
 /// Counter: the next inode number; numbers are never used twice.
 pub const NEXT_INODE: &str = "next_inode";
 /// Counter: inodes in use.
@@ -231,6 +235,17 @@ impl InodeRow {
             btime: time(3),
         })
     }
+}
+
+/// Directory offsets below this one belong to "." and ".."; no hash is smaller.
+pub const HASH_MIN: u64 = 16;
+
+/// The hash that orders the names of a directory: keyed, so nobody can choose names that collide;
+/// 63 bits, because it is also the directory offset and offsets are signed.
+pub fn name_hash(key: &[u8; 16], name: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_key(key);
+    hasher.write(name);
+    (hasher.finish() >> 1).max(HASH_MIN)
 }
 
 /// Key of a name: `parent`, then `hash`, then the name itself.

@@ -32,7 +32,7 @@ impl Fs {
                 kill_suidgid: true,
             };
             match self.write(&args, buf.as_slice()) {
-                Ok(n) => done += n as u64,
+                Ok(written) => done += written.bytes as u64,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
             }

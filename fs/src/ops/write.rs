@@ -22,9 +22,18 @@ pub struct WriteArgs {
     pub kill_suidgid: bool,
 }
 
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes written: all of them.
+    pub bytes: usize,
+    /// The file has more blocks than before, which a kernel that caches writes cannot know.
+    pub allocated: bool,
+}
+
 impl Fs {
-    /// Writes all of `payload`; returns its length.
-    pub fn write(&self, args: &WriteArgs, payload: &[u8]) -> Answer<usize> {
+    /// Writes all of `payload`.
+    pub fn write(&self, args: &WriteArgs, payload: &[u8]) -> Answer<Written> {
         let inode = self.inode(args.ino)?;
         self.check_write(&inode, args)?;
         let direct = match self.options.write {
@@ -44,10 +53,11 @@ impl Fs {
                 self.io.write_cached(part.offset, bytes)?;
             }
         }
+        let allocated = write.allocates();
         write.finish()?;
         self.drop_privileges(&inode, args.kill_suidgid)?;
         self.stats.wrote(direct && self.io.has_direct(), payload.len());
-        Ok(payload.len())
+        Ok(Written { bytes: payload.len(), allocated })
     }
 
     fn check_write(&self, inode: &Arc<Inode>, args: &WriteArgs) -> Answer<()> {

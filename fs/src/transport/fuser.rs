@@ -6,3 +6,4 @@ mod negotiate;
 mod reply;
 
 pub use adapter::Adapter;
+pub use reply::Past;

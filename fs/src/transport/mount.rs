@@ -22,11 +22,17 @@ pub const FSTYPE: &str = "fuse.inflight";
 /// # Errors
 /// Those of open(2) on /dev/fuse and of mount(2); what fusermount3 printed when it refused.
 pub fn mount(image: &Path, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    match mount_directly(&device, image, mountpoint, options) {
-        Ok(()) => Ok(device.into()),
-        Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
-        Err(errno) => Err(errno.into()),
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(device) => match mount_directly(&device, image, mountpoint, options) {
+            Ok(()) => Ok(device.into()),
+            Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
+            Err(errno) => Err(errno.into()),
+        },
+        // The helper opens it with its own rights.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            mount_by_helper(image, mountpoint, options)
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -44,7 +50,8 @@ fn mount_directly(
         data.push_str(option);
     }
     let flags = flags(options);
-    nix::mount::mount(Some(image), mountpoint, Some(FSTYPE), flags, Some(data.as_str()))
+    let kind = if options.subtype { FSTYPE } else { "fuse" };
+    nix::mount::mount(Some(image), mountpoint, Some(kind), flags, Some(data.as_str()))
 }
 
 /// fusermount3 mounts for an ordinary user and passes the open device back over a socket whose
@@ -53,10 +60,11 @@ fn mount_by_helper(image: &Path, mountpoint: &Path, options: &Options) -> io::Re
     let pair = (AddressFamily::Unix, SockType::Stream, None, SockFlag::empty());
     let (ours, theirs) = socketpair(pair.0, pair.1, pair.2, pair.3)?;
     nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    let mut list = vec![
-        format!("fsname={}", image.display().to_string().replace('\\', "\\\\").replace(',', "\\,")),
-        "subtype=inflight".to_owned(),
-    ];
+    let mut list = vec![format!(
+        "fsname={}",
+        image.display().to_string().replace('\\', "\\\\").replace(',', "\\,")
+    )];
+    list.extend(options.subtype.then(|| "subtype=inflight".to_owned()));
     list.extend(fuse_options(options).into_iter().map(str::to_owned));
     list.extend(options.kernel.iter().cloned());
     if options.read_only {

@@ -9,7 +9,7 @@ use crate::image::probe::{self, ProbeError};
 use crate::image::store::{Recovery, Store};
 use crate::ops::{Fs, ImageIo};
 use crate::options::Options;
-use crate::transport::fuser::Adapter;
+use crate::transport::fuser::{Adapter, Past};
 use crate::transport::mount;
 use crate::transport::service::Service;
 use crate::volume::Volume;
@@ -91,9 +91,9 @@ impl Server {
     pub fn start(request: MountRequest) -> Result<Server, MountError> {
         let fs = Arc::new(open(&request.image, &request.options)?);
         let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose()?;
-        let channel = Arc::new(OnceLock::new());
+        let kernel = Arc::new(OnceLock::new());
         let service = Service::new(fs.clone(), gate.clone());
-        let adapter = Adapter::new(service, channel.clone());
+        let adapter = Adapter::new(service, kernel.clone());
         let image = fs.volume().store().device().path().to_owned();
         let session = session(adapter, &image, &request);
         let session = match session {
@@ -108,7 +108,8 @@ impl Server {
         };
         let sink = session.as_fd().try_clone_to_owned();
         let sink = sink.map_err(|e| MountError::Resources(e.to_string()))?;
-        let _ = channel.set(ReplyChannel::new(sink, fs.io().pipes().clone()));
+        let channel = ReplyChannel::new(sink, fs.io().pipes().clone());
+        let _ = kernel.set(Past { channel, notifier: session.notifier() });
         mount::apply_readahead(&request.mountpoint, &request.options);
         mount::apply_atime(&request.mountpoint, &request.options);
         Ok(Server { session, fs, gate, request })

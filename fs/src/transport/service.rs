@@ -6,7 +6,7 @@
 use crate::errno::Errno;
 use crate::gate::{self, Decision, Finish, Gate, Phase, Subject, Ticket};
 use crate::ops::read::{Prepared, ReadArgs, Ready};
-use crate::ops::{Answer, Fs, WriteArgs};
+use crate::ops::{Answer, Fs, WriteArgs, Written};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ impl Service {
         subject: Subject,
         args: WriteArgs,
         mut payload: Vec<u8>,
-        reply: impl FnOnce(Answer<usize>) + Send + 'static,
+        reply: impl FnOnce(Answer<Written>) + Send + 'static,
     ) {
         let (trip, ticket) = self.arrive(subject);
         gate::pass(ticket, Phase::Received, move |ticket, decision| {
@@ -104,13 +104,13 @@ impl Service {
                 }
                 let written = trip.fs.write(&args, buf.as_slice());
                 drop(buf);
-                applied(trip, ticket, written, |n| *n as u64, reply);
+                applied(trip, ticket, written, |w| w.bytes as u64, reply);
             });
         });
     }
 
     /// Serves a write at once, out of the transport's own buffer; only without a gate.
-    pub fn write_now(&self, subject: Subject, args: &WriteArgs, payload: &[u8]) -> Answer<usize> {
+    pub fn write_now(&self, subject: Subject, args: &WriteArgs, payload: &[u8]) -> Answer<Written> {
         debug_assert!(!self.is_gated());
         let (trip, _) = self.arrive(subject);
         let written = self.fs.write(args, payload);

@@ -85,9 +85,9 @@ impl InodeCache {
         std::mem::take(&mut self.changed.lock())
     }
 
-    /// True when some row must be written.
-    pub fn has_changed(&self) -> bool {
-        !self.changed.lock().is_empty()
+    /// Number of rows that must be written.
+    pub fn changed(&self) -> usize {
+        self.changed.lock().len()
     }
 
     /// Number of inodes in memory.

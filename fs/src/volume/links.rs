@@ -1,7 +1,7 @@
 //! Making, linking, renaming and removing names.
 
-use crate::errno::Result;
-use crate::image::tables::{Attr, InodeRow, NEXT_INODE, Tables, Time};
+use crate::errno::{Error, Result};
+use crate::image::tables::{Attr, INODE_MAX, InodeRow, NEXT_INODE, Tables, Time};
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use crate::volume::names::check_name;
@@ -13,6 +13,8 @@ use zerocopy::IntoBytes as _;
 
 /// Most names of one inode, as in ext4.
 const LINK_MAX: u32 = 65_000;
+/// Directories between the root and a file, at most: parents that form a circle end here.
+const DEPTH_MAX: u32 = 1 << 20;
 /// FS_IMMUTABLE_FL and FS_APPEND_FL of ioctl_iflags(2).
 const FROZEN: u32 = 0x10 | 0x20;
 const IMMUTABLE: u32 = 0x10;
@@ -45,7 +47,7 @@ impl Volume {
     /// EEXIST, ENOENT when the directory is gone, ENOSPC, EPERM in an immutable directory.
     pub fn make(&self, parent: u64, name: &[u8], new: &NewInode) -> Result<Arc<Inode>> {
         check_name(name)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             if self.find_name(tables, parent, name)?.is_some() {
                 return Err(Errno::EEXIST.into());
@@ -63,7 +65,7 @@ impl Volume {
 
     /// Makes a file without a name (O_TMPFILE). It is an orphan until somebody links it.
     pub fn make_unnamed(&self, parent: u64, new: &NewInode) -> Result<Arc<Inode>> {
-        self.store.change(|tables| {
+        self.change(|tables| {
             self.open_dir(tables, parent)?;
             let inode = self.make_inode(tables, new, 0, parent)?;
             tables.orphans.insert(inode.ino, ())?;
@@ -82,6 +84,9 @@ impl Volume {
             return Err(Errno::ENOSPC.into());
         }
         let ino = tables.counters.get(NEXT_INODE)?.map_or(2, |v| v.value());
+        if ino < 2 || ino > INODE_MAX || tables.inodes.get(ino)?.is_some() {
+            return Err(Error::Corrupt(format!("counter {NEXT_INODE} is wrong: {ino}")));
+        }
         tables.counters.insert(NEXT_INODE, ino + 1)?;
         let now = Time::now();
         let is_dir = new.mode & libc::S_IFMT == libc::S_IFDIR;
@@ -124,7 +129,7 @@ impl Volume {
     /// Adds a name to an inode.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Arc<Inode>> {
         check_name(name)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             let inode = self.inode_in(tables, ino)?;
             let attr = inode.attr();
@@ -153,7 +158,7 @@ impl Volume {
         if name.len() > crate::volume::NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
-        self.store.change(|tables| {
+        self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
             if dir.read().attr.flags & FROZEN != 0 {
                 return Err(Errno::EPERM.into());
@@ -200,7 +205,7 @@ impl Volume {
     ) -> Result<()> {
         check_name(name)?;
         check_name(newname)?;
-        self.store.change(|tables| {
+        self.change(|tables| {
             let (old_dir, new_dir) = (self.open_dir(tables, from)?, self.open_dir(tables, to)?);
             let ino = self.find_name(tables, from, name)?.ok_or(Errno::ENOENT)?;
             let target = self.find_name(tables, to, newname)?;
@@ -303,13 +308,16 @@ impl Volume {
             return Ok(());
         }
         let mut at = into;
-        while at != crate::image::mkfs::ROOT {
+        for _ in 0..DEPTH_MAX {
+            if at == crate::image::mkfs::ROOT {
+                return Ok(());
+            }
             if at == moving.ino {
                 return Err(Errno::EINVAL.into());
             }
             at = self.inode_in(tables, at)?.read().attr.parent;
         }
-        Ok(())
+        Err(Error::Corrupt(format!("directory {into} is not below the root")))
     }
 
     /// The directory, if names may be added to it.

@@ -9,14 +9,10 @@ use crate::volume::Volume;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use redb::ReadableTable as _;
-use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
-use std::hash::Hasher as _;
 
 /// Bytes of a name, as everywhere on Linux.
 pub const NAME_MAX: usize = 255;
-/// Offsets below this one belong to "." and "..".
-const OFFSET_MIN: u64 = 16;
 /// Names kept in memory, per shard.
 const SHARD_MAX: usize = 1 << 13;
 const SHARDS: usize = 16;
@@ -74,9 +70,7 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 
 impl Volume {
     fn hash(&self, name: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        hasher.write(name);
-        (hasher.finish() >> 1).max(OFFSET_MIN)
+        tables::name_hash(&self.hash_key, name)
     }
 
     /// The inode number behind a name.
@@ -149,12 +143,16 @@ impl Volume {
             entries.push(DirEntry { ino, kind: libc::DT_DIR, next, name: name.into() });
         }
         self.store.read(|tables| {
-            for row in dir_range(tables, ino, after.max(OFFSET_MIN - 1) + 1)? {
+            for row in dir_range(tables, ino, after.max(tables::HASH_MIN - 1) + 1)? {
                 let (key, value) = row?;
                 let (_, hash, name) =
                     tables::split_name_key(key.value()).ok_or_else(|| bad_name(ino))?;
                 let (child, kind) =
                     tables::split_name_value(value.value()).ok_or_else(|| bad_name(ino))?;
+                // Many names under one made-up hash would make the listing go in circles.
+                if hash != self.hash(name) {
+                    return Err(bad_name(ino));
+                }
                 // Of names with equal hashes only the last one moves the offset past them: a
                 // listing that is cut between them repeats one rather than losing one.
                 if let Some(last) = entries.last_mut().filter(|e: &&mut DirEntry| e.next == hash) {

@@ -45,7 +45,7 @@ impl Volume {
             }
         };
         self.zero_image(eof_gap(inode, old, size))?;
-        self.store().change(|tables| {
+        self.change(|tables| {
             let change = self.update(inode, true, |st| {
                 st.attr.size = size;
                 st.attr.touch(true);
@@ -119,7 +119,7 @@ impl Volume {
             }
             allocated.extend(runs);
         }
-        self.store().change(|tables| {
+        self.change(|tables| {
             self.map(tables, inode, &new, &allocated)?;
             self.update(inode, true, |st| {
                 st.attr.size = new_size;
@@ -159,7 +159,7 @@ impl Volume {
         if first >= last {
             return Ok(());
         }
-        self.store().change(|tables| {
+        self.change(|tables| {
             let change: Change = self.update(inode, true, |st| {
                 st.extents.as_mut().map(|e| e.remove(first, last)).unwrap_or_default()
             });

@@ -31,7 +31,7 @@ impl Volume {
 
     /// Commits if there is anything to commit.
     pub fn commit_if_changed(&self, recovery: Recovery) -> Result<()> {
-        let pending = self.store().is_changed() || self.inodes.has_changed();
+        let pending = self.store().changes() > 0 || self.inodes.changed() > 0;
         if pending { self.commit(recovery) } else { Ok(()) }
     }
 

@@ -201,11 +201,11 @@ impl Write<'_> {
             if grows {
                 volume.store().note_new_data();
             }
-            return Ok(());
+            return volume.relieve();
         }
         volume.store().note_new_data();
         let (new, allocated) = (std::mem::take(&mut self.new), std::mem::take(&mut self.allocated));
-        volume.store().change(|tables| {
+        volume.change(|tables| {
             volume.map(tables, inode, &new, &allocated)?;
             volume.update(inode, true, resize);
             Ok(())

@@ -71,7 +71,7 @@ impl Volume {
             return Err(Errno::E2BIG.into());
         }
         let ino = inode.ino;
-        self.store().change(|tables| {
+        self.change(|tables| {
             let there = tables.xattrs.get((ino, name))?.is_some();
             match mode {
                 SetMode::Create if there => return Err(Errno::EEXIST.into()),
@@ -100,7 +100,7 @@ impl Volume {
     /// ENODATA when there is none.
     pub fn remove_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
         let ino = inode.ino;
-        self.store().change(|tables| {
+        self.change(|tables| {
             if tables.xattrs.remove((ino, name))?.is_none() {
                 return Err(Errno::ENODATA.into());
             }

@@ -7,7 +7,7 @@ use crate::ops::read::ReadArgs;
 use crate::ops::{Control, Make, SetAttr, WriteArgs};
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
 use crate::transport::fuser::negotiate::negotiate;
-use crate::transport::fuser::reply::{self, Channel, Timeouts, generation};
+use crate::transport::fuser::reply::{self, Kernel, Timeouts, generation};
 use crate::transport::service::Service;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
@@ -24,14 +24,14 @@ use std::time::SystemTime;
 pub struct Adapter {
     service: Service,
     timeouts: Timeouts,
-    channel: Channel,
+    kernel: Kernel,
     /// Replies to OPEN; `None` tells the kernel not to ask again.
     open: Option<FopenFlags>,
 }
 
 impl Adapter {
-    /// An adapter that splices read replies into `channel` once that is set.
-    pub fn new(service: Service, channel: Channel) -> Adapter {
+    /// An adapter that talks past fuser to `kernel` once that is set.
+    pub fn new(service: Service, kernel: Kernel) -> Adapter {
         let options = service.fs().options();
         let direct = if options.direct_io {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
@@ -40,7 +40,7 @@ impl Adapter {
         };
         let asked = options.direct_io || options.open_messages;
         let timeouts = Timeouts::new(options);
-        Adapter { timeouts, channel, open: asked.then_some(direct), service }
+        Adapter { timeouts, kernel, open: asked.then_some(direct), service }
     }
 }
 
@@ -261,12 +261,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (channel, unique) = (self.channel.clone(), req.unique().0);
+        let (kernel, unique) = (self.kernel.clone(), req.unique().0);
         let direct = flags.0 & libc::O_DIRECT != 0;
         self.service.read(
             ranged(req, opcode::READ, ino, offset, size.into()),
             ReadArgs { ino: ino.0, offset, len: size as usize, direct },
-            move |answer| reply::read(reply, &channel, unique, answer),
+            move |answer| reply::read(reply, &kernel, unique, answer),
         );
     }
 
@@ -291,15 +291,13 @@ impl Filesystem for Adapter {
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
-        let written = move |reply: ReplyWrite, answer| match answer {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(convert::errno(e)),
-        };
         if self.service.is_gated() {
-            let reply = move |answer: Result<usize, Errno>| written(reply, answer);
+            let kernel = self.kernel.clone();
+            let reply = move |answer| reply::written(reply, &kernel, ino, cached, answer);
             self.service.write(subject, args, data.to_vec(), reply);
         } else {
-            written(reply, self.service.write_now(subject, &args, data));
+            let answer = self.service.write_now(subject, &args, data);
+            reply::written(reply, &self.kernel, ino, cached, answer);
         }
     }
 

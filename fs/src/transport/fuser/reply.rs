@@ -2,16 +2,28 @@
 
 use crate::errno::Errno;
 use crate::ops::read::{Body, Ready};
-use crate::ops::{Answer, Entry};
+use crate::ops::{Answer, Entry, Written};
 use crate::options::Options;
 use crate::transport::fuser::convert;
-use fuser::{Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{
+    Generation, INodeNo, Notifier, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite,
+    ReplyXattr,
+};
 use inflight_splice::{ReplyChannel, SendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Where spliced replies go. Set when the session exists, which is before the first request.
-pub type Channel = Arc<OnceLock<ReplyChannel>>;
+/// What goes to the kernel past fuser's replies. Set when the session exists, which is before the
+/// first request.
+pub type Kernel = Arc<OnceLock<Past>>;
+
+/// The ways past fuser's replies.
+pub struct Past {
+    /// Where spliced replies go.
+    pub channel: ReplyChannel,
+    /// What the kernel should forget.
+    pub notifier: Notifier,
+}
 
 /// How long the kernel may believe us.
 #[derive(Clone, Copy, Debug)]
@@ -91,15 +103,15 @@ pub fn data(reply: ReplyData, answer: Answer<Vec<u8>>) {
 }
 
 /// A read: written, or spliced past fuser.
-pub fn read(reply: ReplyData, channel: &Channel, unique: u64, answer: Answer<Ready>) {
+pub fn read(reply: ReplyData, kernel: &Kernel, unique: u64, answer: Answer<Ready>) {
     match answer {
         Err(e) => reply.error(convert::errno(e)),
         Ok(ready) => match ready.body {
             Body::Bytes(ref buf) => reply.data(buf.as_slice()),
             Body::Pipe(filled) => {
-                let Some(channel) = channel.get() else { return reply.error(fuser::Errno::EIO) };
+                let Some(past) = kernel.get() else { return reply.error(fuser::Errno::EIO) };
                 let header = out_header(unique, filled.len());
-                match channel.send(&header, filled) {
+                match past.channel.send(&header, filled) {
                     // The reply is sent, or nobody waits for it; fuser would send a second one.
                     Ok(()) | Err(SendError::Gone | SendError::Disconnected) => {
                         std::mem::forget(reply);
@@ -111,6 +123,26 @@ pub fn read(reply: ReplyData, channel: &Channel, unique: u64, answer: Answer<Rea
                 }
             }
         },
+    }
+}
+
+/// A write. A kernel that caches writes counts no blocks, so when `cached` it is told to ask
+/// again; after the reply, because the notice waits for an inode that may be waiting for it.
+pub fn written(
+    reply: ReplyWrite,
+    kernel: &Kernel,
+    ino: INodeNo,
+    cached: bool,
+    answer: Answer<Written>,
+) {
+    let written = match answer {
+        Ok(written) => written,
+        Err(e) => return reply.error(convert::errno(e)),
+    };
+    reply.written(written.bytes as u32);
+    if let Some(past) = kernel.get().filter(|_| cached && written.allocated) {
+        // ENOENT: the kernel has forgotten the inode already. A negative offset spares the pages.
+        let _ = past.notifier.inval_inode(ino, -1, 0);
     }
 }
 

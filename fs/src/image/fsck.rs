@@ -1,0 +1,180 @@
+//! Checks an image, and repairs it.
+//!
+//! The check reads the image through the overlay of [`metastore`](crate::image::metastore), so it
+//! never writes. It loads all rows into a model and lets each check correct the model; repair
+//! writes the corrected rows back in one transaction and then checks again from the start.
+//!
+//! Notes are what a crash may leave and the next mount settles; errors are what no crash leaves.
+
+mod blocks;
+mod claims;
+mod copies;
+mod database;
+mod inodes;
+mod model;
+mod names;
+mod rebuild;
+mod report;
+mod tree;
+
+pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
+
+use crate::errno::Error;
+use crate::image::device::Device;
+use crate::image::lock::{self, ImageLock, LockError};
+use crate::image::pins::Run;
+use crate::image::probe::ProbeError;
+use crate::image::superblock::Superblock;
+use database::{Examined, Suspect, free_blocks};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Told what is being done, for a display.
+pub type Progress<'a> = &'a dyn Fn(&'static str);
+
+/// What to do.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Write the image when something is wrong with it.
+    pub repair: bool,
+    /// Told what is being done.
+    pub progress: Progress<'a>,
+}
+
+/// Why an image could not be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FsckError {
+    /// It cannot be opened, or is not an image.
+    #[error(transparent)]
+    Image(#[from] ProbeError),
+    /// Somebody else has it.
+    #[error("{image} is {source}")]
+    Locked {
+        /// The image.
+        image: PathBuf,
+        /// Who has it.
+        source: LockError,
+    },
+    /// The kernel has it.
+    #[error("{image} is a block device that the kernel uses (mounted, or part of something)")]
+    Busy {
+        /// The image.
+        image: PathBuf,
+    },
+    /// The repair failed half way; the image is at its last commit.
+    #[error("{image}: the repair failed: {source}")]
+    Repair {
+        /// The image.
+        image: PathBuf,
+        /// Why.
+        source: Error,
+    },
+}
+
+/// One look at the whole image.
+struct Pass {
+    found: Findings,
+    superblock: Superblock,
+    /// There is a state that repair can write.
+    examined: Option<Examined>,
+    damaged: bool,
+}
+
+/// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
+/// meanwhile, and written only by a repair that has something to do.
+pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
+    let image = || path.to_owned();
+    let open = |source| ProbeError::Open { path: image(), source };
+    let device = Arc::new(Device::open(path, false).map_err(open)?);
+    let _lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
+        .map_err(|source| FsckError::Locked { image: image(), source })?;
+    if lock::kernel_uses(path) {
+        return Err(FsckError::Busy { image: image() });
+    }
+    let first = look(&device, options.progress)?;
+    if !options.repair || first.found.total() == 0 || first.examined.is_none() {
+        return Ok(report(path, first, None));
+    }
+    let bits = first.superblock.unknown_ro_compat();
+    if bits != 0 {
+        return Err(ProbeError::ReadOnly { path: image(), bits }.into());
+    }
+    let writer = Arc::new(Device::open(path, true).map_err(open)?);
+    repair(&device, &writer, &first, options.progress)
+        .map_err(|source| FsckError::Repair { image: image(), source })?;
+    let last = look(&device, options.progress)?;
+    Ok(report(path, first, Some(last)))
+}
+
+fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError> {
+    let mut found = Findings::default();
+    progress("reading superblocks");
+    let checked = copies::check(device, &mut found)?;
+    progress("verifying the database");
+    let (examined, damaged) = match Suspect::open(device, &checked.superblock, None, &mut found) {
+        Ok(mut suspect) => {
+            let examined = suspect.examine(&mut found, progress);
+            (examined.map_err(|e| found.error("database", e.to_string(), "")), suspect.damaged)
+        }
+        Err(e) => (Err(found.error("database", e.to_string(), "")), true),
+    };
+    let examined = examined.ok().filter(|_| !checked.cut);
+    Ok(Pass { found, superblock: checked.superblock, examined, damaged })
+}
+
+fn repair(
+    reader: &Arc<Device>,
+    writer: &Arc<Device>,
+    pass: &Pass,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    let Some(examined) = &pass.examined else { return Ok(()) };
+    if !pass.damaged && !examined.model.incomplete {
+        return correct(writer, &pass.superblock, examined, progress);
+    }
+    progress("writing a new database");
+    let superblock = rebuild::rebuild(reader, writer, &pass.superblock, examined)?;
+    // The new database does not know yet where it lies itself, and that the old one is gone.
+    correct(writer, &superblock, examined, progress)
+}
+
+/// Writes corrected rows in place.
+fn correct(
+    writer: &Arc<Device>,
+    superblock: &Superblock,
+    seen: &Examined,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    progress("repairing");
+    let room = free_blocks(seen, superblock.total_blocks);
+    for chunk in &superblock.chunks {
+        room.claim(Run { start: chunk.start, blocks: chunk.blocks });
+    }
+    let mut known = Findings::default();
+    let mut suspect = Suspect::open(writer, superblock, Some(room), &mut known)?;
+    // Not the rows that were seen: what the database has recovered by now is what is corrected.
+    let examined = suspect.examine(&mut known, progress)?;
+    suspect.store(&examined.model)?;
+    suspect.close()
+}
+
+fn report(path: &Path, first: Pass, last: Option<Pass>) -> Report {
+    let now = last.as_ref().unwrap_or(&first);
+    let outcome = match (now.found.errors, first.found.errors) {
+        (0, 0) => Outcome::Clean,
+        (0, _) => Outcome::Corrected,
+        _ => Outcome::Uncorrected,
+    };
+    let inodes = now.examined.as_ref().map_or(0, |e| e.model.inodes.len() as u64);
+    let blocks_used = now.examined.as_ref().map_or(0, |e| e.blocks_used);
+    let blocks_total = now.superblock.total_blocks;
+    Report {
+        image: path.to_owned(),
+        outcome,
+        left: last.map(|pass| pass.found),
+        found: first.found,
+        inodes,
+        blocks_used,
+        blocks_total,
+    }
+}

@@ -1,0 +1,204 @@
+//! A mount with a guard: whatever happens in a test, the mount goes, within a bound.
+#![allow(dead_code)] // every test binary uses a part of it
+
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// The command under test.
+pub const INFLIGHT: &str = env!("CARGO_BIN_EXE_inflight");
+
+/// True when this machine lets us mount; otherwise says in one line what is missing.
+pub fn can_mount() -> bool {
+    let missing = if !Path::new("/dev/fuse").exists() {
+        "there is no /dev/fuse"
+    } else if !nix::unistd::geteuid().is_root() {
+        "only root may mount and inspect servers here"
+    } else {
+        return true;
+    };
+    println!("skipped: {missing}");
+    false
+}
+
+/// Runs `inflight` with these arguments.
+pub fn inflight(args: &[&str]) -> Output {
+    Command::new(INFLIGHT).args(args).stdin(Stdio::null()).output().expect("inflight runs")
+}
+
+/// Runs `inflight`, which must succeed; returns its standard output.
+#[track_caller]
+pub fn ok(args: &[&str]) -> String {
+    let out = inflight(args);
+    assert!(out.status.success(), "inflight {args:?}: {}\n{}", out.status, text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// Runs `inflight`, which must fail with `code`; returns what it said, which is one line.
+#[track_caller]
+pub fn refused(code: i32, args: &[&str]) -> String {
+    let out = inflight(args);
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "inflight {args:?} said {said:?}");
+    assert_eq!(said.trim_end().lines().count(), 1, "one line, not {said:?}");
+    said
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder for one test, with an image in it.
+pub struct Place {
+    pub dir: TempDir,
+    pub image: PathBuf,
+}
+
+impl Place {
+    /// An image of `mib` MiB.
+    pub fn new(mib: u64) -> Place {
+        let place = Place::empty();
+        ok(&["mkfs", "--size", &format!("{mib}M"), place.image()]);
+        place
+    }
+
+    /// No image yet.
+    pub fn empty() -> Place {
+        // Not /tmp: that may be a tmpfs, which is no place to learn about disks.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+        let image = dir.path().join("a.img");
+        std::fs::create_dir(dir.path().join("m")).expect("a mount point");
+        Place { dir, image }
+    }
+
+    pub fn image(&self) -> &str {
+        self.image.to_str().expect("a readable path")
+    }
+
+    /// Mounts the image with `-o options` and more arguments.
+    #[track_caller]
+    pub fn mount(&self, options: &str, more: &[&str]) -> Mount {
+        let dir = self.dir.path().join("m");
+        let log = self.dir.path().join("log");
+        let mut args = vec!["mount", "--log", log.to_str().expect("path"), "-o"];
+        args.push(if options.is_empty() { "rw" } else { options });
+        args.extend(more);
+        args.extend([self.image(), dir.to_str().expect("path")]);
+        ok(&args);
+        Mount { minor: minor(&dir), dir, log, mounted: true }
+    }
+}
+
+/// A mounted filesystem.
+pub struct Mount {
+    pub dir: PathBuf,
+    pub log: PathBuf,
+    minor: Option<u64>,
+    mounted: bool,
+}
+
+impl Mount {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What `inflight stat --json` says.
+    pub fn stat(&self) -> Value {
+        let out = ok(&["stat", "--json", self.dir.to_str().expect("path")]);
+        serde_json::from_str(&out).expect("JSON")
+    }
+
+    /// Requests that took a way.
+    pub fn reads(&self, way: &str) -> u64 {
+        self.stat()["reads"][way]["requests"].as_u64().expect("a counter")
+    }
+
+    /// The server's process.
+    pub fn server(&self) -> i32 {
+        self.stat()["pid"].as_i64().expect("a process") as i32
+    }
+
+    /// Unmounts as a user would; the image is clean and unlocked afterwards.
+    #[track_caller]
+    pub fn umount(mut self) {
+        ok(&["umount", self.dir.to_str().expect("path")]);
+        self.mounted = false;
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        assert!(!log.contains("ERROR") && !log.contains("panicked"), "the server said:\n{log}");
+    }
+
+    /// Kills the server without warning and clears the dead mount away.
+    pub fn kill(mut self) {
+        let server = nix::unistd::Pid::from_raw(self.server());
+        nix::sys::signal::kill(server, nix::sys::signal::SIGKILL).expect("kill");
+        self.clear();
+    }
+
+    /// Lazy unmount first: it never waits. Then the connection is aborted, which ends every
+    /// request that still hangs, and with it the server.
+    fn clear(&mut self) {
+        let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
+        if let Some(minor) = self.minor {
+            abort(minor);
+        }
+        self.mounted = false;
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.mounted {
+            self.clear();
+        }
+    }
+}
+
+fn minor(dir: &Path) -> Option<u64> {
+    let dev = std::fs::metadata(dir).ok()?.dev();
+    Some(nix::sys::stat::minor(dev))
+}
+
+fn abort(minor: u64) {
+    let fusectl = "/sys/fs/fuse/connections";
+    if std::fs::read_dir(fusectl).is_ok_and(|mut d| d.next().is_none()) {
+        let flags = nix::mount::MsFlags::empty();
+        let _ = nix::mount::mount(None::<&str>, fusectl, Some("fusectl"), flags, None::<&str>);
+    }
+    if let Ok(mut file) = OpenOptions::new().write(true).open(format!("{fusectl}/{minor}/abort")) {
+        let _ = file.write_all(b"1");
+    }
+}
+
+/// Drops the kernel's caches, so that reads reach the server again.
+pub fn drop_caches() {
+    nix::unistd::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").expect("root may drop caches");
+}
+
+/// Opens for O_DIRECT reading and writing.
+pub fn open_direct(path: &Path) -> File {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .expect("O_DIRECT open")
+}
+
+/// Bytes that depend on their position and on `seed`: no two blocks are equal.
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len.div_ceil(8))
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .take(len)
+        .collect()
+}

@@ -1,0 +1,32 @@
+//! The cases, one file each. A new one needs its file and its line here.
+
+use crate::case::Case;
+
+macro_rules! cases {
+    ($($file:ident),* $(,)?) => {
+        $(mod $file;)*
+        /// Every case, in the order in which they are run.
+        pub const ALL: &[Case] = &[$($file::CASE),*];
+    };
+}
+
+cases! {
+    fork_touch,
+    fork_read_read,
+    splice_alias,
+    truncate_read,
+    splice_short,
+    splice_direct_io,
+    write_cache,
+    append_tail,
+    tail_junk,
+    truncate_write,
+    extend_short_read,
+    punch_read,
+    truncate_writeback,
+    sendfile_self,
+    meta_fail,
+    meta_hang,
+    meta_skip,
+    meta_control,
+}

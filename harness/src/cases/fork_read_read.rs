@@ -1,0 +1,90 @@
+//! FK2: two direct reads into one page, with a fork between them.
+//!
+//! The first is parked in one part of the page; the process forks and the child ends; the second runs to its
+//! end in another part of the same page. No CPU stores anything: it is the second read's own access for
+//! writing that moves the parent to a copy, where only a reference holds the first.
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::expect::{EVER, Expected};
+use crate::fork::Task;
+use crate::kernel::Version;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{BOUND, Open, Scene};
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "FK2",
+    name: "fork-read-read",
+    claim: "two direct reads into one page both arrive when the process forks between them",
+    groups: &["quick", "fork", "first"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[
+        Expected {
+            on: "inflight",
+            variant: "*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(6, 9, 0)),
+            fixed_in: &[],
+            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
+        },
+        Expected {
+            on: "*",
+            variant: "*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(6, 5, 0)),
+            fixed_in: &[],
+            reference: "block: Use page pinning, 6.5",
+        },
+    ],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring] {
+        all.push(Variant::new("child-exited").engine(engine));
+    }
+    all.push(Variant::new("child-alive").engine(Engine::Uring));
+    all.push(Variant::new("child-exited").engine(Engine::Uring).memory(Memory::Thp));
+    all
+}
+
+/// The two parts of the page: where in memory, and as much.
+const FIRST: usize = 0;
+const SECOND: usize = 2048;
+const LEN: usize = 512;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(8192)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let buffer = Buffer::new(variant.memory_or_anon(), 4096)?;
+    let engine = variant.engine_or_pread();
+    let parked = scene.park("read", &file, (0, LEN as u64), inflight::gate::Phase::Received)?;
+    let first = scene.start(engine, Io::read(&handle, &buffer, FIRST..FIRST + LEN, 0))?;
+    scene.meet(parked, 1)?;
+
+    let mut child = None;
+    if scene.race() {
+        let forked = scene.fork(Task::Exit)?;
+        match variant.act {
+            "child-alive" => child = Some(forked),
+            _ => drop(forked.finish(BOUND)?),
+        }
+    }
+    // It lies in another page of the file, so the rule does not stop it.
+    let done = scene.transfer(engine, Io::read(&handle, &buffer, SECOND..SECOND + LEN, 4096))?;
+    scene.count("the second read", done, LEN);
+
+    scene.release(parked)?;
+    let done = scene.finish(first)?;
+    scene.count("the first read", done, LEN);
+    let legal = [file.generation(1)];
+    scene.judge("first part", &buffer.bytes(FIRST, LEN), 0, &legal);
+    scene.judge("second part", &buffer.bytes(SECOND, LEN), 4096, &legal);
+    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))
+}

@@ -1,0 +1,29 @@
+//! Cases whose setup is broken: a control that fails, an error, a panic.
+
+use anyhow::bail;
+
+use crate::case::{Case, Reach};
+use crate::scene::Scene;
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "META4",
+    name: "meta-must-break",
+    claim: "the harness says BROKEN when the control fails, the setup fails or the case panics",
+    groups: &["meta"],
+    reach: Reach::Any,
+    variants: || vec![Variant::new("control"), Variant::new("error"), Variant::new("panic")],
+    run,
+    expected: &[],
+};
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    match variant.act {
+        "control" => scene.fault(Class::Stale, "also without the race"),
+        "error" if scene.race() => bail!("no such thing"),
+        "panic" if scene.race() => panic!("as told"),
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! TR4: a hole is punched, or a range zeroed, under a read, a fault or a direct read that is in flight.
+//!
+//! Once the punch has returned and the gate is open, the range is zero for everybody: nothing that the read
+//! carries may stay in the page cache.
+
+use std::os::fd::AsFd;
+
+use inflight::gate::Phase;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::mapping::Mapping;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::stamp::Legal;
+use crate::variant::Variant;
+use crate::verdict::not_run;
+
+pub const CASE: Case = Case {
+    id: "TR4",
+    name: "punch-read",
+    claim: "a range that was punched or zeroed while a read of it was in flight is zero afterwards",
+    groups: &["quick", "truncate"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    let acts =
+        ["punch-read", "punch-fault", "punch-direct", "zero-read", "zero-fault", "zero-direct"];
+    for act in acts {
+        for phase in [Phase::Received, Phase::Applied] {
+            all.push(Variant::new(act).phase(phase));
+        }
+    }
+    all.push(Variant::new("punch-direct").engine(Engine::Uring).phase(Phase::Applied));
+    all.push(Variant::new("punch-direct").engine(Engine::Aio).phase(Phase::Applied));
+    all
+}
+
+const LEN: usize = 16384;
+const HOLE: usize = 4096;
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let (action, how) = variant.act.split_once('-').unwrap_or((variant.act, "read"));
+    let file = scene.file(LEN as u64)?;
+    let open = if how == "direct" { Open::Direct } else { Open::Buffered };
+    let handle = scene.open(&file, open)?;
+    let buffer = Buffer::new(Memory::Anon, HOLE)?;
+    let parked = scene.park("read", &file, (0, HOLE as u64), variant.phase_or_received())?;
+    let (mut flight, mut fault) = (None, None);
+    if how == "fault" {
+        let mapping = Mapping::shared(&handle, HOLE)?;
+        fault = Some(scene.aside("fault", move || mapping.load(0, HOLE))?);
+    } else {
+        let io = Io::read(&handle, &buffer, 0..HOLE, 0);
+        flight = Some(scene.start(variant.engine_or_pread(), io)?);
+    }
+    scene.meet(parked, 1)?;
+    let punch = if scene.race() {
+        let other = scene.open(&file, Open::Buffered)?;
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let flags = flags
+            | match action {
+                "punch" => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
+                _ => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+            };
+        let call = move || fallocate(other.as_fd(), flags, 0, HOLE as i64);
+        Some(scene.change("fallocate", &file, action, call)?)
+    } else {
+        None
+    };
+    scene.release(parked)?;
+    let legal: &[Legal] =
+        if scene.race() { &[file.generation(1), Legal::Zero] } else { &[file.generation(1)] };
+    if let Some(flight) = flight {
+        let done = scene.finish(flight)?;
+        if scene.count("racing read", done, HOLE) {
+            scene.judge("racing read", &buffer.bytes(0, HOLE), 0, legal);
+        }
+    }
+    if let Some(fault) = fault {
+        let bytes = fault.join()?;
+        scene.judge("racing fault", &bytes, 0, legal);
+    }
+    let hole = match punch.map(|punch| punch.join()).transpose()? {
+        Some(Err(Errno::EOPNOTSUPP)) => return Err(not_run(format!("no {action} here"))),
+        Some(punched) => punched.map(|()| Legal::Zero)?,
+        None => file.generation(1),
+    };
+    let reader = scene.open(&file, Open::Buffered)?;
+    let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
+    if scene.count("read after", Ok(bytes.len()), LEN) {
+        scene.judge("the hole", &bytes[..HOLE], 0, &[hole]);
+        scene.judge("the rest", &bytes[HOLE..], HOLE as u64, &[file.generation(1)]);
+    }
+    let mapped = Mapping::shared(&reader, HOLE)?.load(0, HOLE);
+    scene.judge("mapping of the hole", &mapped, 0, &[hole]);
+    Ok(())
+}

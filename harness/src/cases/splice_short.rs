@@ -1,0 +1,166 @@
+//! SP5: a splice whose READ comes back short, or fails, or races with a truncate.
+//!
+//! The direct splice-read allocates pages for all that was asked for, reads, and must trim the pipe to what
+//! was read. ITER_PIPE did this by reverting an iterator, and a truncate between the two was a famous bug
+//! (syzbot a440341a59e3b7142895). Count, pipe, contents and file position must agree exactly.
+
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use inflight::gate::{Action, Phase};
+use nix::errno::Errno;
+
+use crate::case::{Case, Reach};
+use crate::event::Actor;
+use crate::expect::{EVER, Expected};
+use crate::pipe::Pipe;
+use crate::scene::{Open, Scene, Stamped};
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "SP5",
+    name: "splice-short",
+    claim: "a splice whose read is cut short, fails or races with a truncate moves exactly what it says, and no byte more",
+    groups: &["quick", "splice", "first"],
+    reach: Reach::Fuse,
+    variants,
+    run,
+    expected: &[Expected {
+        on: "inflight",
+        variant: "*read=pipe-backed*",
+        classes: &[Class::Lost, Class::Foreign, Class::Stale, Class::Short, Class::Errno],
+        since: EVER,
+        until: None,
+        fixed_in: &[],
+        reference: "the deliberately broken, pipe-backed read path of our own server",
+    }],
+};
+
+const LEN: usize = 65536;
+/// Where a reply, a file or a truncate ends: nothing, a byte, in a block, a byte into the second page.
+const CUTS: [(&str, usize); 4] = [("0", 0), ("1", 1), ("100", 100), ("4097", 4097)];
+
+fn variants() -> Vec<Variant> {
+    let acts = [
+        "short-0", "short-1", "short-100", "short-4097", "error", "eof-1", "eof-100", "eof-4097",
+    ];
+    let mut all: Vec<_> = acts.map(Variant::new).into();
+    for act in ["truncate-0", "truncate-1", "truncate-100", "truncate-4097"] {
+        for phase in [Phase::Received, Phase::Applied] {
+            all.push(Variant::new(act).phase(phase));
+        }
+    }
+    for path in ["read=direct", "read=buffered"] {
+        for act in ["short-4097", "eof-4097", "error"] {
+            all.push(Variant::new(act).mount(path));
+        }
+        all.push(Variant::new("truncate-4097").phase(Phase::Received).mount(path));
+    }
+    for act in ["short-0", "short-1", "short-100", "short-4097", "error"] {
+        all.push(Variant::new(act).mount("direct_io"));
+    }
+    all.push(Variant::new("eof-4097").mount("read=pipe-backed"));
+    all.push(Variant::new("truncate-4097").phase(Phase::Received).mount("read=pipe-backed"));
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let (kind, cut) = variant.act.split_once('-').unwrap_or((variant.act, "0"));
+    let cut = CUTS.iter().find(|(name, _)| *name == cut).context("unknown cut")?.1;
+    let len = if kind == "eof" && scene.race() { cut } else { LEN };
+    let file = scene.file(len as u64)?;
+    if kind == "truncate" && scene.race() {
+        return truncate(scene, variant, &file, cut);
+    }
+    let mut handle = scene.open(&file, Open::Direct)?;
+    let action = match kind {
+        "short" => Some(Action::Short(cut as u32)),
+        "error" => Some(Action::Fail(libc::EIO)),
+        _ => None,
+    };
+    if let Some(action) = action.filter(|_| scene.race()) {
+        scene.park_with("read", &file, Phase::Received, |rule| rule.count(1).action(action))?;
+    }
+    // In cached mode the kernel reads the rest of a short direct read through the page cache
+    // (generic_file_read_iter), so all of it is as legal as the short count.
+    let wanted: &[Result<usize, Errno>] = match kind {
+        _ if !scene.race() => &[Ok(LEN)],
+        "error" => &[Err(Errno::EIO)],
+        "short" if !variant.has("direct_io") => &[Ok(cut), Ok(LEN)],
+        _ => &[Ok(cut)],
+    };
+    let mut pipe = Pipe::new()?;
+    scene.event(Actor::Test, format!("splice {LEN}"));
+    let done = pipe.fill(&handle, None, LEN);
+    scene.event(Actor::Test, format!("returned {done:?}"));
+    if !wanted.contains(&done) {
+        let class = if done.is_err() { Class::Errno } else { Class::Short };
+        scene.fault(class, format!("splice returned {done:?}, must be one of {wanted:?}"));
+    }
+    check(scene, &file, &mut pipe, done.unwrap_or(0), LEN)?;
+    let position = handle.stream_position()? as usize;
+    if position != done.unwrap_or(0) {
+        scene.fault(Class::Short, format!("{done:?} moved the position to {position}"));
+    }
+    // What follows must be what follows: the pipe and the position are as good as new.
+    handle.seek(SeekFrom::Start(position as u64))?;
+    if len > position {
+        let rest = pipe.fill(&handle, None, len - position);
+        if rest != Ok(len - position) {
+            scene.fault(Class::Short, format!("the rest from {position}: {rest:?}"));
+        }
+        let bytes = pipe.drain()?;
+        scene.judge("the rest", &bytes, position as u64, &[file.generation(1)]);
+    }
+    Ok(())
+}
+
+/// A pipe must hold as much as the splice said, and of the file.
+fn check(
+    scene: &mut Scene<'_>,
+    file: &Stamped,
+    pipe: &mut Pipe,
+    said: usize,
+    most: usize,
+) -> anyhow::Result<()> {
+    let held = pipe.held()?;
+    if held != said || said > most {
+        scene.fault(Class::Short, format!("splice said {said}, the pipe holds {held} of {most}"));
+    }
+    let bytes = pipe.drain()?;
+    scene.judge("pipe", &bytes, 0, &[file.generation(1)]);
+    Ok(())
+}
+
+/// The READ is parked, the file is truncated, the READ goes on.
+fn truncate(
+    scene: &mut Scene<'_>,
+    variant: &Variant,
+    file: &Stamped,
+    cut: usize,
+) -> anyhow::Result<()> {
+    let handle = scene.open(file, Open::Direct)?;
+    let phase = variant.phase_or_received();
+    let parked = scene.park("read", file, (0, LEN as u64), phase)?;
+    let splice = scene.aside("splice", move || -> anyhow::Result<_> {
+        let pipe = Pipe::new()?;
+        let done = pipe.fill(&handle, Some(0), LEN);
+        Ok((pipe, done))
+    })?;
+    scene.meet(parked, 1)?;
+    let other = scene.open(file, Open::Buffered)?;
+    let cutter = scene.change("setattr", file, "ftruncate", move || {
+        nix::unistd::ftruncate(other.as_fd(), cut as i64)
+    })?;
+    cutter.join()??;
+    scene.release(parked)?;
+    let (mut pipe, done) = splice.join()??;
+    // Before the read was applied the truncate came first; after it, either order was seen.
+    let legal: &[usize] = if phase == Phase::Received { &[cut] } else { &[cut, LEN] };
+    if !done.is_ok_and(|count| legal.contains(&count)) {
+        scene.fault(Class::Short, format!("splice returned {done:?}, must be one of {legal:?}"));
+    }
+    check(scene, file, &mut pipe, done.unwrap_or(0), LEN)
+}

@@ -1,0 +1,90 @@
+//! IV3: a store behind the end of a mapped file, then an extension over it.
+//!
+//! A program may store to the rest of the last page; POSIX says that it is never part of the file. When the
+//! file grows past it, by write, truncate or fallocate, that part must read as zeroes.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Context;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::case::{Case, Reach};
+use crate::event::Actor;
+use crate::expect::{EVER, Expected, Fixed};
+use crate::kernel::Version;
+use crate::mapping::Mapping;
+use crate::scene::{Open, Scene};
+use crate::stamp::Legal;
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "IV3",
+    name: "tail-junk",
+    claim: "what was stored behind the end of a mapped file is zero when the file grows over it",
+    groups: &["quick", "invalidate", "mmap"],
+    reach: Reach::Any,
+    variants: || ["write", "truncate", "fallocate"].map(Variant::new).into(),
+    run,
+    expected: &[
+        Expected {
+            on: "inflight",
+            variant: "*",
+            classes: &[Class::Foreign],
+            since: EVER,
+            until: Some(Version(7, 3, 0)),
+            fixed_in: &[Fixed::From(Version(6, 12, 117))],
+            reference: "fuse: zero the EOF tail, 34b5c4a6e4fb",
+        },
+        Expected {
+            on: "tmpfs|overlay",
+            variant: "*",
+            classes: &[Class::Foreign],
+            since: EVER,
+            until: None,
+            fixed_in: &[],
+            reference: "tmpfs does not zero behind the end; seen on 5.10 to 7.2",
+        },
+        Expected {
+            on: "ext4",
+            variant: "*",
+            classes: &[Class::Foreign],
+            since: EVER,
+            until: Some(Version(6, 12, 0)),
+            fixed_in: &[],
+            reference: "ext4: seen on 5.10 and 6.1, not on 6.12",
+        },
+    ],
+};
+
+const LEN: usize = 100;
+const JUNK: [u8; 1000] = [0x42; 1000];
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Buffered)?;
+    let mapping = Mapping::shared(&handle, 4096)?;
+    let bytes = mapping.load(0, LEN);
+    scene.judge("before", &bytes, 0, &[file.generation(1)]);
+    if scene.race() {
+        scene.event(Actor::Racer, "store behind the end");
+        mapping.store(2000, &JUNK);
+    }
+    scene.event(Actor::Test, variant.act);
+    match variant.act {
+        "write" => handle.write_all_at(&file.content(1, 8192, 512), 8192).context("write")?,
+        "truncate" => nix::unistd::ftruncate(handle.as_fd(), 12288).context("ftruncate")?,
+        _ => match fallocate(handle.as_fd(), FallocateFlags::empty(), 0, 12288) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => {
+                return Err(crate::verdict::not_run("the target has no fallocate"));
+            }
+            other => other.context("fallocate")?,
+        },
+    }
+    let bytes = scene.read(&handle, 0, 8192)?.map_err(anyhow::Error::from)?;
+    scene.count("read", Ok(bytes.len()), 8192);
+    scene.judge("the file", &bytes[..LEN], 0, &[file.generation(1)]);
+    scene.judge("behind the old end", &bytes[LEN..], LEN as u64, &[Legal::Zero]);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! TR1: truncate down and up again while a buffered read of the range is parked.
+//!
+//! Once the file has been extended again its old bytes are gone for ever. A read that was sent before may
+//! return anything that the file held meanwhile, but must not put old bytes back into the page cache.
+//! The truncate may block on the page that the read holds, so a third thread opens the gate.
+
+use std::os::fd::AsFd;
+
+use inflight::gate::Phase;
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::mapping::Mapping;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Open, Scene};
+use crate::stamp::Legal;
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "TR1",
+    name: "truncate-read",
+    claim: "a buffered read that is in flight across truncate(0) and truncate(size) resurrects nothing",
+    groups: &["quick", "truncate", "first"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+const LEN: usize = 16384;
+const READ: usize = 4096;
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring] {
+        for phase in [Phase::Received, Phase::Applied] {
+            all.push(Variant::new("read").engine(engine).phase(phase));
+        }
+    }
+    for phase in [Phase::Received, Phase::Applied] {
+        all.push(Variant::new("fault").phase(phase));
+    }
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    let handle = scene.open(&file, Open::Buffered)?;
+    let buffer = Buffer::new(Memory::Anon, READ)?;
+    let parked = scene.park("read", &file, (0, READ as u64), variant.phase_or_received())?;
+
+    let mut flight = None;
+    let mut fault = None;
+    if variant.act == "fault" {
+        let mapping = Mapping::shared(&handle, READ)?;
+        // The file may be empty when the fault ends: that is SIGBUS in a load, and EFAULT in a write(2).
+        fault = Some(scene.aside("fault", move || touch(&mapping))?);
+    } else {
+        let engine = variant.engine_or_pread();
+        flight = Some(scene.start(engine, Io::read(&handle, &buffer, 0..READ, 0))?);
+    }
+    scene.meet(parked, 1)?;
+
+    let truncate = if scene.race() {
+        let other = scene.open(&file, Open::Buffered)?;
+        Some(scene.change("setattr", &file, "ftruncate down and up", move || {
+            nix::unistd::ftruncate(other.as_fd(), 0)?;
+            nix::unistd::ftruncate(other.as_fd(), LEN as i64)
+        })?)
+    } else {
+        None
+    };
+
+    scene.release(parked)?;
+    if let Some(flight) = flight {
+        let done = scene.finish(flight)?;
+        let legal: &[Legal] =
+            if scene.race() { &[file.generation(1), Legal::Zero] } else { &[file.generation(1)] };
+        match done {
+            Ok(count) if count == READ || scene.race() => {
+                scene.judge("racing read", &buffer.bytes(0, count), 0, legal);
+            }
+            other => drop(scene.count("racing read", other, READ)),
+        }
+    }
+    if let Some(fault) = fault {
+        fault.join()??;
+    }
+    let wanted = match truncate {
+        Some(truncate) => {
+            truncate.join()??;
+            Legal::Zero
+        }
+        None => file.generation(1),
+    };
+    let size = handle.metadata()?.len();
+    if size != LEN as u64 {
+        scene.fault(Class::Short, format!("fstat says {size} bytes, must be {LEN}"));
+        return Ok(());
+    }
+    match scene.read(&handle, 0, LEN)? {
+        Ok(bytes) if bytes.len() == LEN => scene.judge("read after", &bytes, 0, &[wanted]),
+        other => drop(scene.count("read after", other.map(|bytes| bytes.len()), LEN)),
+    }
+    let bytes = Mapping::shared(&handle, LEN)?.load(0, LEN);
+    scene.judge("mapping after", &bytes, 0, &[wanted]);
+    Ok(())
+}
+
+/// Makes the kernel fault a page of the mapping in; a page that is gone by then is no error.
+fn touch(mapping: &Mapping) -> anyhow::Result<()> {
+    let (_out, into) = nix::unistd::pipe()?;
+    // write(2) answers EFAULT where a load would raise SIGBUS.
+    match crate::sys::write_from(&into, mapping.address(0), 1) {
+        Ok(_) | Err(nix::errno::Errno::EFAULT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,232 @@
+//! The command line of `inflight-race`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::cases;
+use crate::kernel::Kernel;
+use crate::plan::{self, Item, Wanted};
+use crate::results;
+use crate::run::{self, Order};
+use crate::session;
+use crate::target::Target;
+use crate::worker;
+
+/// Exit code of a wrong command line.
+pub const USAGE: i32 = 2;
+
+/// Races truncate, fork and their relatives against I/O that is in flight, on real mounts.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the cases: what each claims, its groups and variants, where it must fail.
+    List {
+        /// Only cases of this group.
+        #[arg(short, long)]
+        group: Option<String>,
+        /// Also the variants.
+        #[arg(short, long)]
+        variants: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run cases.
+    Run(Box<RunArguments>),
+    /// Run the variant of a result again.
+    Replay {
+        /// A variant's file in a results folder.
+        result: PathBuf,
+    },
+    /// What the runner starts to clean up after itself.
+    #[command(hide = true)]
+    Guard {
+        /// Folder of the session.
+        root: PathBuf,
+    },
+    /// What the runner starts to play variants.
+    #[command(hide = true)]
+    Worker {
+        /// Folder of the session.
+        root: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// Cases by short or long name, each with an optional :PATTERN of variants, e.g. 'FK1:store/aio*'.
+    cases: Vec<String>,
+    /// Cases of this group; may be repeated.
+    #[arg(short, long)]
+    group: Vec<String>,
+    /// Leave these cases out; may be repeated.
+    #[arg(short = 'x', long)]
+    exclude: Vec<String>,
+    /// Target: inflight, ext4, xfs, btrfs, tmpfs, overlay, or a directory (./DIR).
+    #[arg(long, default_value = "inflight")]
+    on: String,
+    /// Mount options of every Inflight mount.
+    #[arg(short, long, default_value = "")]
+    options: String,
+    /// Seed; printed when it is chosen for you.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only the I-th of N parts of the plan.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(u64, u64)>,
+    /// Play everything so many times.
+    #[arg(long, default_value_t = 1)]
+    repeat: u64,
+    /// Folder for results (default: race-results/ with the time of day).
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// Folder below which images and mounts are made.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    scratch: PathBuf,
+    /// Longest that one variant may take, in seconds.
+    #[arg(long, default_value_t = 60)]
+    bound: u64,
+    /// Print only what is unexpected, and the summary.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the command; gives its exit code.
+///
+/// # Errors
+/// What went wrong before a verdict was possible.
+pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
+    match arguments.command {
+        Command::List { group, variants, json } => list(group.as_deref(), variants, json),
+        Command::Run(arguments) => match order(*arguments) {
+            Ok(order) => run::run(order),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Replay { result } => replay(&result),
+        Command::Guard { root } => session::guard(&root).map(|()| 0),
+        Command::Worker { root } => worker::work(&root).map(|()| 0),
+    }
+}
+
+fn usage(error: &anyhow::Error) -> i32 {
+    eprintln!("inflight-race: {error:#}");
+    USAGE
+}
+
+fn order(arguments: RunArguments) -> anyhow::Result<Order> {
+    let target = Target::parse(&arguments.on)?;
+    let wanted = Wanted {
+        groups: arguments.group,
+        cases: arguments.cases,
+        exclude: arguments.exclude,
+        shard: arguments.shard,
+    };
+    let once = plan::plan(&wanted)?;
+    let count = once.len() as u64;
+    let again = |round: u64| {
+        let number =
+            move |item: &Item| Item { number: round * count + item.number, ..item.clone() };
+        once.iter().map(number).collect::<Vec<_>>()
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
+    let named =
+        || Path::new("race-results").join(format!("{}-{}", now.as_secs(), std::process::id()));
+    Ok(Order {
+        items: (0..arguments.repeat).flat_map(again).collect(),
+        target,
+        options: arguments.options,
+        seed,
+        results: arguments.results.unwrap_or_else(named),
+        scratch: arguments.scratch,
+        bound: Duration::from_secs(arguments.bound),
+        quiet: arguments.quiet,
+    })
+}
+
+fn replay(path: &Path) -> anyhow::Result<i32> {
+    let single = results::read_entry(path)?;
+    let (case, variant) = (single.entry.case, single.entry.variant);
+    let item = Item { number: 0, case, variant };
+    if let Err(error) = item.find() {
+        return Ok(usage(&error));
+    }
+    run::run(Order {
+        items: vec![item],
+        target: single.target,
+        options: single.options,
+        seed: single.seed,
+        results: path.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("replay"),
+        scratch: std::env::temp_dir(),
+        bound: Duration::from_secs(60),
+        quiet: false,
+    })
+}
+
+fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> {
+    if let Some(group) = group
+        && let Err(error) = plan::check_group(group)
+    {
+        return Ok(usage(&error));
+    }
+    let wanted = cases::ALL.iter().filter(|case| group.is_none_or(|group| case.is_in(group)));
+    let here = Kernel::running()?;
+    let mut all = Vec::new();
+    for case in wanted {
+        let names: Vec<_> = (case.variants)().iter().map(|variant| variant.name()).collect();
+        let rows: Vec<_> = case.expected.iter().map(|row| describe(row, &names, &here)).collect();
+        if json {
+            all.push(serde_json::json!({
+                "id": case.id, "name": case.name, "claim": case.claim, "groups": case.groups,
+                "needs": format!("{:?}", case.reach).to_lowercase(),
+                "variants": names, "must_fail": rows,
+            }));
+            continue;
+        }
+        println!(
+            "{:<5} {} ({} variants; {})",
+            case.id,
+            case.name,
+            names.len(),
+            case.groups.join(" ")
+        );
+        println!("      {}", case.claim);
+        rows.iter().for_each(|row| println!("      must fail: {row}"));
+        if variants {
+            names.iter().for_each(|name| println!("        {name}"));
+        }
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(0)
+}
+
+fn describe(row: &crate::expect::Expected, names: &[String], here: &Kernel) -> String {
+    let since = row.since.to_string();
+    let since = if row.since == crate::expect::EVER { "the beginning" } else { &since };
+    let until = row.until.map_or("now".to_owned(), |until| format!("before {until}"));
+    let classes: Vec<_> = row.classes.iter().map(|class| class.name()).collect();
+    let on = if row.on == "*" { "any target" } else { row.on };
+    let now = names.iter().any(|name| row.applies(row.on, name, here));
+    let now = if now { ", this kernel included" } else { "" };
+    let classes = classes.join("/");
+    format!(
+        "{} on {on}: {classes} from {since} until {until}{now} ({})",
+        row.variant, row.reference
+    )
+}
+
+fn shard(text: &str) -> anyhow::Result<(u64, u64)> {
+    let (this, of) = text.split_once('/').context("a shard looks like 2/5")?;
+    Ok((this.parse()?, of.parse()?))
+}

@@ -1,0 +1,210 @@
+//! Children of a case. The process is multi-threaded, so a child does system calls, compares memory and
+//! ends with `_exit`; it allocates nothing, takes no lock and runs no destructor.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
+
+use crate::verdict::Stop;
+
+/// A forked child that waits to be told to go on. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    go: OwnedFd,
+    reaped: bool,
+}
+
+/// What a child may do: look at memory and give a small number as its exit status.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// End at once.
+    Exit,
+    /// When told to go on: 1 when a byte of the range differs from `byte`, else 0.
+    Differs {
+        /// First byte.
+        start: *const u8,
+        /// Bytes.
+        len: usize,
+        /// What they all must be.
+        byte: u8,
+    },
+    /// Store a byte at once, then as `Exit` when told to go on.
+    Store {
+        /// Where.
+        at: *mut u8,
+        /// What.
+        byte: u8,
+    },
+}
+
+/// Makes a child that does `task`.
+///
+/// # Errors
+/// fork(2) failed.
+pub fn child(task: Task) -> anyhow::Result<Child> {
+    let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
+    // SAFETY: in the child only async-signal-safe calls follow, up to `_exit`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: the child owns its copies of both ends.
+        unsafe { libc::close(go.as_raw_fd()) };
+        run(task, wait.as_raw_fd());
+    }
+    ensure!(pid > 0, "fork: {}", std::io::Error::last_os_error());
+    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd, go, reaped: false })
+}
+
+/// What happens in the child. Never returns.
+fn run(task: Task, wait: i32) -> ! {
+    let mut byte = 0u8;
+    let mut until_told = || {
+        // SAFETY: reads one byte into a local; returns at the latest when the parent is gone.
+        unsafe { libc::read(wait, (&raw mut byte).cast(), 1) };
+    };
+    let status = match task {
+        Task::Exit => 0,
+        Task::Differs { start, len, byte } => {
+            until_told();
+            // SAFETY: the caller's range is mapped in the parent, so in its copy here too.
+            let differs = |at| unsafe { start.add(at).read_volatile() } != byte;
+            i32::from((0..len).any(differs))
+        }
+        Task::Store { at, byte } => {
+            // SAFETY: as above.
+            unsafe { at.write_volatile(byte) };
+            until_told();
+            0
+        }
+    };
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(status) }
+}
+
+impl Child {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets it go on, waits for its end, and gives its exit status.
+    ///
+    /// # Errors
+    /// [`Stop::Hang`] when it does not end within the bound; an error when a signal ended it.
+    pub fn finish(mut self, bound: Duration) -> anyhow::Result<i32> {
+        nix::unistd::write(&self.go, b"g").ok();
+        self.wait_end(bound)?;
+        self.reap()
+    }
+
+    /// Waits for the end of a child that needs no word to go on.
+    ///
+    /// # Errors
+    /// As [`Child::finish`].
+    pub fn wait_end(&mut self, bound: Duration) -> anyhow::Result<()> {
+        let mut polled = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout).context("wait for a child")? {
+            0 => Err(Stop::Hang(format!("child {} did not end in {bound:?}", self.pid)).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn reap(&mut self) -> anyhow::Result<i32> {
+        use nix::sys::wait::{WaitStatus, waitpid};
+        let status = waitpid(nix::unistd::Pid::from_raw(self.pid), None).context("waitpid")?;
+        self.reaped = true;
+        match status {
+            WaitStatus::Exited(_, status) => Ok(status),
+            other => anyhow::bail!("the child ended by {other:?}"),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // SAFETY: the pid is ours until it is reaped; neither call touches memory of ours.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            let _ = self.wait_end(Duration::from_secs(1)).and_then(|()| self.reap().map(drop));
+        }
+    }
+}
+
+/// Makes a child as posix_spawn(3) does and waits for its end: it shares our memory until then.
+///
+/// # Errors
+/// No `/bin/true`, or it did not end.
+pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
+    let path = c"/bin/true";
+    let mut pid = 0;
+    let arguments = [path.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let environment = [std::ptr::null_mut()];
+    // SAFETY: all pointers are to terminated arrays that live through the call.
+    let error = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            path.as_ptr(),
+            std::ptr::null(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    };
+    ensure!(error == 0, "posix_spawn: {}", std::io::Error::from_raw_os_error(error));
+    // SAFETY: no memory operands.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    drop(wait);
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Child { pid, pidfd, go, reaped: false }.finish(bound).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Buffer, Memory};
+    use crate::stamp::POISON;
+
+    const BOUND: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_child_sees_its_own_copy_of_private_memory() {
+        let buffer = Buffer::new(Memory::Anon, 4096).unwrap();
+        let look = Task::Differs { start: buffer.ptr(), len: 4096, byte: POISON };
+        let early = child(look).unwrap();
+        buffer.store(100, 1);
+        assert_eq!(early.finish(BOUND).unwrap(), 0, "forked before the store");
+        assert_eq!(child(look).unwrap().finish(BOUND).unwrap(), 1, "forked after it");
+    }
+
+    #[test]
+    fn a_child_shares_shared_memory_and_a_spawned_one_ends() {
+        let buffer = Buffer::new(Memory::Shared, 4096).unwrap();
+        let child = child(Task::Store { at: buffer.at(5), byte: 9 }).unwrap();
+        assert_eq!(child.finish(BOUND).unwrap(), 0);
+        assert_eq!(buffer.load(5), 9);
+        spawn_and_wait(BOUND).unwrap();
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_a_hang_and_is_killed() {
+        let buffer = Buffer::new(Memory::Anon, 4096).unwrap();
+        let look = Task::Differs { start: buffer.ptr(), len: 1, byte: 0 };
+        let mut child = child(look).unwrap();
+        let error = child.wait_end(Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Stop::Hang(_))));
+    }
+}

@@ -1,0 +1,86 @@
+//! Changes a file below its filesystem: in the image, where its stamps are found by reading them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use nix::unistd::{Whence, lseek64};
+
+use crate::stamp::{BLOCK, Stamp};
+
+/// Data is aligned to this in every image that we know.
+const STEP: usize = 4096;
+
+/// Overwrites every block of generation `old` of a file by the same block of generation `new`.
+///
+/// # Errors
+/// A block is not found, or the image cannot be written.
+pub fn rewrite(image: &Path, id: u64, len: u64, old: u32, new: u32) -> anyhow::Result<()> {
+    let file = File::options().read(true).write(true).open(image);
+    let file = file.with_context(|| image.display().to_string())?;
+    let places = find(&file, id, old)?;
+    let blocks = len.div_ceil(BLOCK as u64);
+    ensure!(places.len() as u64 == blocks, "{} of {blocks} blocks are in the image", places.len());
+    for (&block, &place) in &places {
+        file.write_all_at(&Stamp { file: id, block, generation: new }.bytes(), place)?;
+    }
+    file.sync_data().context("sync the image")
+}
+
+/// Where each block of a file's generation lies in an image.
+fn find(image: &File, id: u64, generation: u32) -> anyhow::Result<BTreeMap<u64, u64>> {
+    let mut places = BTreeMap::new();
+    let (mut at, end) = (0, image.metadata()?.len());
+    let mut piece = vec![0; 1 << 20];
+    while at < end {
+        // Behind the last data lseek(2) answers ENXIO.
+        let Ok(data) = lseek64(image, at as i64, Whence::SeekData) else { break };
+        let hole = lseek64(image, data, Whence::SeekHole).map_or(end, |hole| hole as u64);
+        at = data as u64 / STEP as u64 * STEP as u64;
+        while at < hole {
+            let want = piece.len().min((hole - at) as usize);
+            let got = image.read_at(&mut piece[..want], at).context("read the image")?;
+            ensure!(got > 0, "the image ends at {at}");
+            scan(&piece[..got], at, id, generation, &mut places);
+            at += got as u64;
+        }
+    }
+    Ok(places)
+}
+
+fn scan(piece: &[u8], at: u64, id: u64, generation: u32, places: &mut BTreeMap<u64, u64>) {
+    for (number, block) in piece.chunks_exact(BLOCK).enumerate() {
+        if let Some(stamp) = Stamp::read(block)
+            && (stamp.file, stamp.generation) == (id, generation)
+        {
+            places.insert(stamp.block, at + (number * BLOCK) as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stamp::content;
+
+    #[test]
+    fn a_file_is_found_in_a_sparse_image_and_only_it_is_changed() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let file = image.as_file();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(&content(5, 1, 0, 4096), 1 << 20).unwrap();
+        file.write_all_at(&content(5, 1, 4096, 4096), 3 << 20).unwrap();
+        file.write_all_at(&content(6, 1, 0, 4096), 5 << 20).unwrap();
+        rewrite(image.path(), 5, 8192, 1, 2).unwrap();
+        let read = |at| {
+            let mut bytes = vec![0; 4096];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            bytes
+        };
+        assert_eq!(read(3 << 20), content(5, 2, 4096, 4096));
+        assert_eq!(read(5 << 20), content(6, 1, 0, 4096));
+        assert!(rewrite(image.path(), 5, 8192, 1, 2).is_err(), "generation 1 is gone");
+    }
+}

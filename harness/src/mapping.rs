@@ -1,0 +1,81 @@
+//! A mapping of a file. Loads and stores may fault, and a fault may be parked, so they are done where a
+//! case wants them: here, or in a thread (see [`Mapping::address`]).
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+
+use anyhow::Context;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+
+/// A shared or private mapping of a file's beginning.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value, and is accessed by volatile or copying accesses only.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes, shared and writable.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn shared(file: &File, len: usize) -> anyhow::Result<Mapping> {
+        Mapping::new(file, len, MapFlags::MAP_SHARED, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+    }
+
+    /// Maps `len` bytes, private and read-only: what is seen is the page cache.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn private(file: &File, len: usize) -> anyhow::Result<Mapping> {
+        Mapping::new(file, len, MapFlags::MAP_PRIVATE, ProtFlags::PROT_READ)
+    }
+
+    fn new(file: &File, len: usize, flags: MapFlags, prot: ProtFlags) -> anyhow::Result<Mapping> {
+        let len = NonZeroUsize::new(len.next_multiple_of(4096)).context("an empty mapping")?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, len, prot, flags, file, 0) }.context("map a file")?;
+        let mapping = Mapping { start: start.as_ptr().cast(), len: len.get() };
+        // Faults bring in one page each, so a case knows which requests it causes.
+        // SAFETY: advice on our own range.
+        unsafe { madvise(start, len.get(), MmapAdvise::MADV_RANDOM) }.context("MADV_RANDOM")?;
+        Ok(mapping)
+    }
+
+    /// Address of a byte.
+    ///
+    /// # Panics
+    /// When it lies outside.
+    pub fn address(&self, at: usize) -> *mut u8 {
+        assert!(at < self.len);
+        self.start.wrapping_add(at)
+    }
+
+    /// Loads a range. Behind the end of the file this is SIGBUS: the case must not ask for it.
+    pub fn load(&self, at: usize, len: usize) -> Vec<u8> {
+        assert!(at + len <= self.len);
+        let mut bytes = vec![0; len];
+        // SAFETY: inside our mapping; the destination is a fresh vector.
+        unsafe { std::ptr::copy_nonoverlapping(self.start.add(at), bytes.as_mut_ptr(), len) }
+        bytes
+    }
+
+    /// Stores a range.
+    pub fn store(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.len);
+        // SAFETY: inside our mapping, which is writable; `bytes` is no part of it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let start = std::ptr::NonNull::new(self.start.cast()).expect("mapped");
+        // SAFETY: the mapping is ours, and this is its last use.
+        let _ = unsafe { munmap(start, self.len) };
+    }
+}

@@ -1,0 +1,164 @@
+//! Results: one file for each variant and one for the run, with everything that is needed to judge it again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::Kernel;
+use crate::target::Target;
+use crate::verdict::Verdict;
+use crate::worker::Played;
+
+/// Version of the format. Results of another one are refused.
+pub const VERSION: u32 = 1;
+
+/// A run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Version of the format.
+    pub version: u32,
+    /// Kernel that it ran on.
+    pub kernel: Kernel,
+    /// Target.
+    pub target: Target,
+    /// Mount options of the whole run.
+    pub options: String,
+    /// Seed. It narrows a scenario and does not fix the kernel's schedule.
+    pub seed: u64,
+    /// Seconds since 1970 at its start.
+    pub started: u64,
+    /// Every variant.
+    pub variants: Vec<Entry>,
+}
+
+/// A variant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// The case's short name.
+    pub case: String,
+    /// The case's long name.
+    pub name: String,
+    /// What was to hold.
+    pub claim: String,
+    /// The variant's name.
+    pub variant: String,
+    /// What it came to.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// A command that plays it again.
+    pub repro: String,
+    /// Everything that was seen.
+    pub played: Played,
+}
+
+/// A file that holds one variant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Single {
+    /// Version of the format.
+    pub version: u32,
+    /// Kernel that it ran on.
+    pub kernel: Kernel,
+    /// Target.
+    pub target: Target,
+    /// Mount options of the whole run.
+    pub options: String,
+    /// Seed.
+    pub seed: u64,
+    /// The variant.
+    pub entry: Entry,
+}
+
+/// Name of the file of a run.
+pub const RUN_FILE: &str = "results.json";
+
+/// Where a variant's file lies below the results folder.
+pub fn path_of(entry: &Entry) -> PathBuf {
+    Path::new(&entry.case)
+        .join(format!("{}.json", entry.variant.replace('/', "_").replace('=', "-")))
+}
+
+/// Writes one variant as soon as it is known.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<PathBuf> {
+    let path = folder.join(path_of(entry));
+    let single = Single {
+        version: VERSION,
+        kernel: run.kernel.clone(),
+        target: run.target.clone(),
+        options: run.options.clone(),
+        seed: run.seed,
+        entry: entry.clone(),
+    };
+    write(&path, &single)?;
+    Ok(path)
+}
+
+/// Writes the whole run.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write_run(folder: &Path, run: &Run) -> anyhow::Result<()> {
+    write(&folder.join(RUN_FILE), run)
+}
+
+fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let what = || path.display().to_string();
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(what)?;
+    }
+    fs::write(path, serde_json::to_vec_pretty(value)?).with_context(what)
+}
+
+/// Reads a run: its folder or its file.
+///
+/// # Errors
+/// Not there, not results, or of another version.
+pub fn read_run(path: &Path) -> anyhow::Result<Run> {
+    let file = if path.is_dir() { path.join(RUN_FILE) } else { path.to_owned() };
+    read(&file)
+}
+
+/// Reads the file of one variant.
+///
+/// # Errors
+/// As [`read_run`].
+pub fn read_entry(path: &Path) -> anyhow::Result<Single> {
+    read(path)
+}
+
+fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> anyhow::Result<T> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let text = fs::read(path).with_context(|| path.display().to_string())?;
+    let what = || format!("{}: not a result of inflight-race", path.display());
+    let head: Head = serde_json::from_slice(&text).with_context(what)?;
+    ensure!(
+        head.version == VERSION,
+        "{}: results of version {}, this program reads version {VERSION}; run it again",
+        path.display(),
+        head.version
+    );
+    serde_json::from_slice(&text).with_context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_another_version_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(RUN_FILE);
+        fs::write(&path, r#"{"version":99}"#).unwrap();
+        let text = read_run(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("version 99, this program reads version 1"), "{text}");
+        fs::write(&path, "[]").unwrap();
+        assert!(read_run(&path).unwrap_err().to_string().contains("not a result"));
+    }
+}

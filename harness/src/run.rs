@@ -1,0 +1,296 @@
+//! The runner: hands the plan to workers, judges by the table, prints, writes results.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::expect::{self, Expected};
+use crate::kernel::Kernel;
+use crate::plan::Item;
+use crate::results::{self, Entry, Run};
+use crate::session::{self, Session};
+use crate::target::Target;
+use crate::verdict::{Class, Fault, Verdict, exit_code};
+use crate::worker::{Job, Line, Played, Stopped};
+
+/// Exit code of an interrupted run.
+const INTERRUPTED: i32 = 130;
+
+/// What to run and where the results go.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The plan.
+    pub items: Vec<Item>,
+    /// On what.
+    pub target: Target,
+    /// Mount options of every mount.
+    pub options: String,
+    /// Seed.
+    pub seed: u64,
+    /// Folder for results.
+    pub results: PathBuf,
+    /// Folder below which images and mounts are made.
+    pub scratch: PathBuf,
+    /// Longest that one variant may take, its control included.
+    pub bound: Duration,
+    /// Print only the summary and what is unexpected.
+    pub quiet: bool,
+}
+
+/// Runs it, and gives the exit code of [`crate::verdict`].
+///
+/// # Errors
+/// The run could not be started, or left something behind.
+pub fn run(order: Order) -> anyhow::Result<i32> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let mut runner = Runner::new(order, interrupted)?;
+    runner.print_head();
+    let session = Session::new(&runner.order.scratch)?;
+    while !runner.queue.is_empty() && !runner.is_interrupted() {
+        let mut worker = Worker::start(&session, &runner)?;
+        runner.follow(&mut worker, &session)?;
+        worker.end();
+    }
+    session.end()?;
+    runner.finish()
+}
+
+struct Runner {
+    order: Order,
+    queue: VecDeque<Item>,
+    run: Run,
+    bar: ProgressBar,
+    start: Instant,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Runner {
+    fn new(order: Order, interrupted: Arc<AtomicBool>) -> anyhow::Result<Runner> {
+        let run = Run {
+            version: results::VERSION,
+            kernel: Kernel::running()?,
+            target: order.target.clone(),
+            options: order.options.clone(),
+            seed: order.seed,
+            started: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            variants: Vec::new(),
+        };
+        let bar = if std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
+            ProgressBar::new(order.items.len() as u64).with_style(style)
+        } else {
+            ProgressBar::hidden()
+        };
+        let queue = order.items.iter().cloned().collect();
+        Ok(Runner { order, queue, run, bar, start: Instant::now(), interrupted })
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    fn say(&self, text: &str) {
+        // A closed pipe (`| head`) must not end the run in the middle.
+        self.bar.suspend(|| writeln!(std::io::stdout(), "{text}").ok());
+    }
+
+    fn print_head(&self) {
+        let (kernel, target) = (&self.run.kernel, self.order.target.name());
+        let count = self.order.items.len();
+        self.say(&format!("kernel   {} {}", kernel.release, kernel.build));
+        self.say(&format!("target   {target} {}", self.order.options));
+        self.say(&format!("seed     {}", self.order.seed));
+        self.say(&format!("variants {count}"));
+    }
+
+    /// Follows one worker until it is done, lost, or not wanted any more.
+    fn follow(&mut self, worker: &mut Worker, session: &Session) -> anyhow::Result<()> {
+        let mut end = Instant::now() + self.order.bound;
+        loop {
+            if self.is_interrupted() {
+                return Ok(());
+            }
+            match worker.lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(Line::Started { .. }) => {
+                    end = Instant::now() + self.order.bound;
+                    if let Some(item) = self.queue.front() {
+                        self.bar.set_message(format!("{} {}", item.case, item.variant));
+                    }
+                }
+                Ok(Line::Finished { played, .. }) => {
+                    let item = self.queue.pop_front().context("more results than variants")?;
+                    self.settle(&item, *played)?;
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
+                Err(lost) => {
+                    let silent = lost == RecvTimeoutError::Timeout;
+                    if !silent && (self.queue.is_empty() || worker.is_spoilt()) {
+                        session::clean(session.root())?;
+                        return Ok(());
+                    }
+                    // Gates open and connections abort first: only then can the worker be ended.
+                    session::clean(session.root())?;
+                    return self.lose(worker, silent);
+                }
+            }
+        }
+    }
+
+    /// The worker was lost while it played the first item of the queue.
+    fn lose(&mut self, worker: &mut Worker, silent: bool) -> anyhow::Result<()> {
+        let Some(item) = self.queue.pop_front() else { return Ok(()) };
+        let mut played = Played::default();
+        if silent {
+            let text = format!("nothing was heard of it for {:?}", self.order.bound);
+            played.faults.push(Fault { class: Class::Hang, text });
+        } else {
+            let status = worker.child.wait().map_or("?".to_owned(), |status| status.to_string());
+            played.stop = Some(Stopped::Broken(format!("the worker ended: {status}")));
+        }
+        self.settle(&item, played)
+    }
+
+    fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
+        let (case, variant) = item.find()?;
+        let target = self.order.target.name();
+        let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
+        let verdict = match &played.stop {
+            Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
+            Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
+            Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
+            None => expect::settle(&played.faults, case.expected.iter().find(row)),
+        };
+        let entry = Entry {
+            case: case.id.to_owned(),
+            name: case.name.to_owned(),
+            claim: case.claim.to_owned(),
+            variant: variant.name(),
+            verdict,
+            repro: self.repro(item),
+            played,
+        };
+        let path = results::write_entry(&self.order.results, &self.run, &entry)?;
+        self.print(&entry, &path);
+        self.run.variants.push(entry);
+        self.bar.inc(1);
+        Ok(())
+    }
+
+    fn repro(&self, item: &Item) -> String {
+        let (target, seed) = (self.order.target.name(), self.order.seed);
+        let options = match &*self.order.options {
+            "" => String::new(),
+            options => format!(" -o {options}"),
+        };
+        format!(
+            "inflight-race run '{}:{}' --on {target}{options} --seed {seed}",
+            item.case, item.variant
+        )
+    }
+
+    fn print(&self, entry: &Entry, path: &Path) {
+        let verdict = &entry.verdict;
+        if self.order.quiet && !verdict.is_unexpected() {
+            return;
+        }
+        let name = format!("{} {}", entry.case, entry.variant);
+        let (word, detail) = (verdict.word(), verdict.detail());
+        self.say(&format!("{name:<52} {word:<7} {:>7.4}s  {detail}", entry.played.seconds));
+        if verdict.is_unexpected() {
+            for fault in &entry.played.faults {
+                self.say(&format!("    {:<11} {}", fault.class.name(), fault.text));
+            }
+            for note in &entry.played.notes {
+                self.say(&format!("    note        {note}"));
+            }
+            self.say(&format!("    result      {}", path.display()));
+            self.say(&format!("    repro       {}", entry.repro));
+        }
+    }
+
+    fn finish(self) -> anyhow::Result<i32> {
+        self.bar.finish_and_clear();
+        results::write_run(&self.order.results, &self.run)?;
+        let verdicts = || self.run.variants.iter().map(|entry| &entry.verdict);
+        let mut counts = Vec::new();
+        for word in ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "NOTRUN", "BROKEN"] {
+            let count = verdicts().filter(|verdict| verdict.word() == word).count();
+            if count > 0 {
+                counts.push(format!("{count} {word}"));
+            }
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.say(&format!("{} in {seconds:.1} s", counts.join(", ")));
+        self.say(&format!("results in {}", self.order.results.display()));
+        if self.is_interrupted() {
+            let left = self.queue.len();
+            self.say(&format!("interrupted; {left} variants were not played"));
+            return Ok(INTERRUPTED);
+        }
+        Ok(exit_code(verdicts()))
+    }
+}
+
+struct Worker {
+    child: Child,
+    lines: Receiver<Line>,
+}
+
+impl Worker {
+    fn start(session: &Session, runner: &Runner) -> anyhow::Result<Worker> {
+        let program = std::env::current_exe().context("our own path")?;
+        let mut child = Command::new(program)
+            .arg("worker")
+            .arg(session.root())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context("start a worker")?;
+        // Known to the guard before it does anything: without its job it only waits.
+        std::fs::write(session.root().join(session::WORKER), child.id().to_string())?;
+        let job = Job {
+            target: runner.order.target.clone(),
+            items: runner.queue.iter().cloned().collect(),
+            options: runner.order.options.clone(),
+        };
+        let mut text = serde_json::to_vec(&job)?;
+        text.push(b'\n');
+        child.stdin.take().context("no pipe")?.write_all(&text).context("hand out the job")?;
+        let (sender, lines) = channel();
+        let output = BufReader::new(child.stdout.take().context("no pipe")?);
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let Ok(line) = serde_json::from_str(&line) else { continue };
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Worker { child, lines })
+    }
+
+    fn is_spoilt(&mut self) -> bool {
+        self.child.wait().is_ok_and(|status| status.code() == Some(crate::worker::SPOILT))
+    }
+
+    /// Ends it, if it is still there.
+    fn end(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

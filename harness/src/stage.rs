@@ -1,0 +1,295 @@
+//! A stage: a mounted target with its gate, on which one variant after the other is played.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use inflight::gate::Client;
+use nix::mount::{MsFlags, mount};
+
+use crate::session;
+use crate::sys;
+use crate::target::Target;
+use crate::verdict::not_run;
+
+/// Longest that making or removing a mount may take.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Size of the image of an Inflight mount.
+const IMAGE: &str = "512M";
+/// Size of the image below a loop device, and of the file in it: xfs takes no less than 300 MiB.
+const LOOP_IMAGE: &str = "1G";
+const LOOP_FILE: u64 = 320 << 20;
+
+/// An Inflight mount with a gate.
+#[derive(Debug)]
+struct Server {
+    image: PathBuf,
+    mountpoint: PathBuf,
+    socket: PathBuf,
+    gate: Client,
+}
+
+/// A mounted target.
+#[derive(Debug)]
+pub struct Stage {
+    folder: PathBuf,
+    /// Where the filesystem under test is mounted.
+    top: PathBuf,
+    target: Target,
+    server: Option<Server>,
+    device: Option<PathBuf>,
+}
+
+impl Stage {
+    /// Sets a target up below `folder`, which must not exist.
+    ///
+    /// # Errors
+    /// NOTRUN when the machine lacks what it takes, otherwise what failed.
+    pub fn set(target: &Target, options: &str, folder: &Path) -> anyhow::Result<Stage> {
+        fs::create_dir(folder).with_context(|| folder.display().to_string())?;
+        let mut stage = Stage {
+            folder: folder.to_owned(),
+            top: folder.join("top"),
+            target: target.clone(),
+            server: None,
+            device: None,
+        };
+        let made = stage.make(options);
+        if let Err(error) = made {
+            stage.strike();
+            return Err(error);
+        }
+        Ok(stage)
+    }
+
+    fn make(&mut self, options: &str) -> anyhow::Result<()> {
+        if let Target::Dir(path) = &self.target {
+            // Written down before it exists, so that the guard knows it whenever we are killed.
+            let session = self.folder.parent().and_then(Path::file_name).unwrap_or_default();
+            let stage = self.folder.file_name().unwrap_or_default();
+            let name = [session.to_string_lossy(), stage.to_string_lossy()].join(".");
+            self.top = path.join(format!(".{name}"));
+            fs::write(self.folder.join(session::OUTSIDE), self.top.as_os_str().as_encoded_bytes())?;
+            return fs::create_dir(&self.top).map_err(|error| {
+                not_run(format!("target {}: cannot make a folder in it: {error}", path.display()))
+            });
+        }
+        fs::create_dir(&self.top)?;
+        match self.target {
+            Target::Inflight => {
+                let server = Server::start(&self.folder, &self.top, IMAGE, options)?;
+                self.server = Some(server);
+                Ok(())
+            }
+            Target::Ext4 | Target::Xfs | Target::Btrfs => self.make_looped(options),
+            Target::Tmpfs => mount_as("tmpfs", "tmpfs", &self.top, "size=256m"),
+            Target::Overlay => self.make_overlay(),
+            Target::Dir(_) => unreachable!("handled above"),
+        }
+    }
+
+    fn make_looped(&mut self, options: &str) -> anyhow::Result<()> {
+        need_root("a loop device")?;
+        let base = self.folder.join("base");
+        fs::create_dir(&base)?;
+        self.server = Some(Server::start(&self.folder, &base, LOOP_IMAGE, options)?);
+        let backing = base.join("loop");
+        let file = File::options().create_new(true).read(true).write(true).open(&backing)?;
+        file.set_len(LOOP_FILE).context("size of the loop file")?;
+        let device = sys::attach_loop(&file).map_err(|error| not_run(format!("{error:#}")))?;
+        self.device = Some(device.clone());
+        let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let direct = fs::read_to_string(format!("/sys/block/{name}/loop/dio")).unwrap_or_default();
+        ensure!(direct.trim() == "1", "{} has no direct I/O", device.display());
+        let (tool, arguments, kind): (&str, &[&str], &str) = match self.target {
+            Target::Ext4 => ("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0"], "ext4"),
+            Target::Xfs => ("mkfs.xfs", &["-q", "-f"], "xfs"),
+            _ => ("mkfs.btrfs", &["-q", "-f", "-m", "single"], "btrfs"),
+        };
+        run(Command::new(tool).args(arguments).arg(&device))?;
+        mount_as(kind, &device.to_string_lossy(), &self.top, "")
+    }
+
+    fn make_overlay(&mut self) -> anyhow::Result<()> {
+        let layers = self.folder.join("layers");
+        fs::create_dir(&layers)?;
+        mount_as("tmpfs", "tmpfs", &layers, "size=256m")?;
+        for layer in ["lower", "upper", "work"] {
+            fs::create_dir(layers.join(layer))?;
+        }
+        let at = |layer: &str| layers.join(layer).display().to_string();
+        let (lower, upper, work) = (at("lower"), at("upper"), at("work"));
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        mount_as("overlay", "overlay", &self.top, &options)
+    }
+
+    /// Where the filesystem under test is mounted.
+    pub fn top(&self) -> &Path {
+        &self.top
+    }
+
+    /// What is mounted.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The gate.
+    ///
+    /// # Errors
+    /// The target has none; a case that needs one says so, and is not run on it.
+    pub fn gate(&mut self) -> anyhow::Result<&mut Client> {
+        let target = self.target.name();
+        let server = self.server.as_mut();
+        Ok(&mut server.with_context(|| format!("{target} has no gate"))?.gate)
+    }
+
+    /// Whether there is a gate.
+    pub fn is_gated(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// A second connection to the gate, for another thread.
+    ///
+    /// # Errors
+    /// There is none, or it is gone.
+    pub fn gate_again(&self) -> anyhow::Result<Client> {
+        let server = self.server.as_ref().context("no gate")?;
+        Ok(Client::connect(&server.socket)?)
+    }
+
+    /// The image file of the Inflight mount.
+    ///
+    /// # Errors
+    /// The target is not Inflight.
+    pub fn image(&self) -> anyhow::Result<&Path> {
+        Ok(&self.server.as_ref().context("no image")?.image)
+    }
+
+    /// Where Inflight is mounted: the target itself, or what is below its loop device.
+    ///
+    /// # Errors
+    /// The target is not Inflight.
+    pub fn base(&self) -> anyhow::Result<&Path> {
+        Ok(&self.server.as_ref().context("no Inflight mount")?.mountpoint)
+    }
+
+    /// Aborts the FUSE connection of the Inflight mount.
+    ///
+    /// # Errors
+    /// No mount, or no right to.
+    pub fn abort(&self) -> anyhow::Result<()> {
+        let base = self.base()?;
+        let mounts = session::mounts_below(base);
+        let mount = mounts.iter().find(|mount| mount.path == base).context("not mounted")?;
+        if !session::abort(mount.device_minor) {
+            return Err(not_run(
+                "cannot write the abort file of the connection (no fusectl, no root)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes everything down, by force where it must be.
+    pub fn strike(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.gate.open();
+        }
+        if matches!(self.target, Target::Dir(_)) {
+            let _ = fs::remove_dir_all(&self.top);
+        }
+        let mut mounts = session::mounts_below(&self.folder);
+        mounts.reverse();
+        let (base, above): (Vec<_>, Vec<_>) =
+            mounts.into_iter().partition(|mount| mount.path.ends_with("base"));
+        above.iter().for_each(session::unmount);
+        if let Some(device) = self.device.take() {
+            let _ = sys::detach_loop(&device);
+        }
+        base.iter().for_each(session::unmount);
+        if let Some(server) = self.server.take() {
+            let pid = server.gate.server_pid() as i32;
+            drop(server);
+            session::wait_end(pid, BOUND);
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Server {
+    fn start(folder: &Path, at: &Path, size: &str, options: &str) -> anyhow::Result<Server> {
+        let program = program()?;
+        let (image, socket) = (folder.join("image"), folder.join("gate"));
+        run(Command::new(&program).args(["mkfs", "--size", size]).arg(&image))?;
+        let mut command = Command::new(&program);
+        command.arg("mount").arg("--gate").arg(&socket);
+        if !options.is_empty() {
+            command.args(["-o", options]);
+        }
+        run(command.arg(&image).arg(at)).map_err(|error| {
+            // A deliberately broken read path is there only in a server built for it.
+            if options.contains("pipe-backed") && !error.is::<crate::verdict::Stop>() {
+                return not_run(format!(
+                    "the server was built without --features mutants: {error:#}"
+                ));
+            }
+            error
+        })?;
+        let gate = Client::connect(&socket)?;
+        fs::write(folder.join("server.pid"), gate.server_pid().to_string())?;
+        Ok(Server { image, mountpoint: at.to_owned(), socket, gate })
+    }
+}
+
+/// The `inflight` program: `$INFLIGHT`, the one beside this program, or the one in `$PATH`.
+///
+/// # Errors
+/// NOTRUN when there is none.
+pub fn program() -> anyhow::Result<PathBuf> {
+    if let Some(program) = std::env::var_os("INFLIGHT") {
+        return Ok(PathBuf::from(program));
+    }
+    let own = std::env::current_exe().context("our own path")?;
+    let beside = own.parent().into_iter().chain(own.parent().and_then(Path::parent));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> =
+        beside.map(Path::to_owned).chain(std::env::split_paths(&path)).collect();
+    let found = folders.iter().map(|folder| folder.join("inflight")).find(|file| file.is_file());
+    found.ok_or_else(|| not_run("no `inflight` beside this program nor in $PATH; set $INFLIGHT"))
+}
+
+fn mount_as(kind: &str, source: &str, at: &Path, options: &str) -> anyhow::Result<()> {
+    need_root(&format!("mounting {kind}"))?;
+    mount(Some(source), at, Some(kind), MsFlags::empty(), Some(options)).map_err(
+        |errno| match errno {
+            nix::errno::Errno::ENODEV => not_run(format!("this kernel has no {kind}")),
+            _ => anyhow::anyhow!("mount {kind} at {}: {errno}", at.display()),
+        },
+    )
+}
+
+fn need_root(what: &str) -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(not_run(format!("{what} needs root")))
+    }
+}
+
+/// Runs a program to its end; its standard error is the error.
+fn run(command: &mut Command) -> anyhow::Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(not_run(format!("{name} is not installed")));
+        }
+        other => other.with_context(|| name.clone())?,
+    };
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("{name}: {}: {}", output.status, text.trim());
+    }
+    Ok(output)
+}

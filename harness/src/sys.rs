@@ -1,0 +1,228 @@
+//! System calls that no crate wraps.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
+
+/// `struct fiemap` with one `struct fiemap_extent` (include/uapi/linux/fiemap.h).
+#[repr(C)]
+#[derive(Default)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    logical: u64,
+    physical: u64,
+    extent_length: u64,
+    reserved64: [u64; 2],
+    extent_flags: u32,
+    reserved32: [u32; 3],
+}
+
+const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
+const FLAG_SYNC: u32 = 1;
+/// UNKNOWN, DELALLOC, ENCODED, DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN.
+const NO_PLACE: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800;
+
+/// Where a byte of a file lies on its block device.
+///
+/// # Errors
+/// The filesystem has no FIEMAP, or the byte has no place of its own (hole, inline, not allocated).
+pub fn place(file: &File, offset: u64) -> anyhow::Result<u64> {
+    let mut map =
+        Fiemap { start: offset, length: 1, flags: FLAG_SYNC, extent_count: 1, ..Fiemap::default() };
+    // SAFETY: the ioctl reads and writes this struct, which has room for the one extent asked for.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) };
+    Errno::result(result).context("FIEMAP")?;
+    ensure!(map.mapped_extents == 1, "byte {offset} is in a hole");
+    if map.extent_flags & NO_PLACE != 0 {
+        bail!("byte {offset} has no place on the device (flags {:#x})", map.extent_flags);
+    }
+    Ok(map.physical + (offset - map.logical))
+}
+
+/// Asks the server for a file's attributes, whatever the kernel has cached (statx AT_STATX_FORCE_SYNC).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn refresh(path: &Path) -> anyhow::Result<u64> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: statx is plain data; the call fills it.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_STATX_FORCE_SYNC;
+    // SAFETY: the name is terminated, and `stat` is ours.
+    let result = unsafe {
+        libc::statx(libc::AT_FDCWD, name.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut stat)
+    };
+    Errno::result(result).with_context(|| format!("statx {}", path.display()))?;
+    Ok(stat.stx_size)
+}
+
+/// splice(2), with offsets where the end is a file.
+///
+/// # Errors
+/// The errno of the call.
+pub fn splice(
+    from: RawFd,
+    from_offset: Option<&mut i64>,
+    to: RawFd,
+    len: usize,
+    flags: u32,
+) -> Result<usize, Errno> {
+    let offset = from_offset.map_or(std::ptr::null_mut(), |offset| offset as *mut i64);
+    // SAFETY: the offset is a valid i64 or null.
+    let count = unsafe { libc::splice(from, offset, to, std::ptr::null_mut(), len, flags) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// splice(2) from a pipe into a file at an offset.
+///
+/// # Errors
+/// The errno of the call.
+pub fn splice_to(from: RawFd, to: RawFd, offset: i64, len: usize) -> Result<usize, Errno> {
+    let mut offset = offset;
+    // SAFETY: the offset is a local.
+    let count = unsafe { libc::splice(from, std::ptr::null_mut(), to, &raw mut offset, len, 0) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// write(2) from any address: the kernel checks it.
+///
+/// # Errors
+/// The errno of the call; EFAULT for an address that cannot be read.
+pub fn write_from(to: &OwnedFd, memory: *const u8, len: usize) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads the range, or refuses it; nothing of ours is changed.
+    let count = unsafe { libc::write(to.as_raw_fd(), memory.cast(), len) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// tee(2), without waiting.
+///
+/// # Errors
+/// The errno of the call.
+pub fn tee(from: RawFd, to: RawFd, len: usize) -> Result<usize, Errno> {
+    // SAFETY: no memory operands.
+    let count = unsafe { libc::tee(from, to, len, libc::SPLICE_F_NONBLOCK) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// vmsplice(2) of one range into a pipe.
+///
+/// # Errors
+/// The errno of the call.
+pub fn vmsplice(pipe: RawFd, memory: *const u8, len: usize) -> Result<usize, Errno> {
+    let vector = libc::iovec { iov_base: memory.cast_mut().cast(), iov_len: len };
+    // SAFETY: the kernel checks the range and takes references to its pages; the caller means
+    // what happens to them later.
+    let count = unsafe { libc::vmsplice(pipe, &raw const vector, 1, 0) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// Bytes that a pipe holds.
+///
+/// # Errors
+/// The errno of the call.
+pub fn pipe_bytes(pipe: RawFd) -> Result<usize, Errno> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int.
+    Errno::result(unsafe { libc::ioctl(pipe, libc::FIONREAD, &raw mut count) })?;
+    Ok(count as usize)
+}
+
+/// Sets or clears O_DIRECT on an open file.
+///
+/// # Errors
+/// The errno of the call.
+pub fn set_direct(fd: RawFd, direct: bool) -> Result<(), Errno> {
+    // SAFETY: fcntl with integers only.
+    let flags = Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    let flags = if direct { flags | libc::O_DIRECT } else { flags & !libc::O_DIRECT };
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }).map(drop)
+}
+
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_config` (include/uapi/linux/loop.h): fd, block size, `struct loop_info64`, reserved.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+/// Attaches a loop device with direct I/O to an open file; gives its path. Without direct I/O the device
+/// would serialise its requests, and the second would wait behind the parked one.
+///
+/// # Errors
+/// No loop device, no privilege, or the file refuses direct I/O.
+pub fn attach_loop(backing: &File) -> anyhow::Result<std::path::PathBuf> {
+    let control = File::options().read(true).write(true).open("/dev/loop-control");
+    let control = control.context("/dev/loop-control")?;
+    // Another process may take the free device first.
+    for _ in 0..16 {
+        // SAFETY: no memory operands.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+        let path = Path::new("/dev").join(format!("loop{}", Errno::result(number)?));
+        let device = File::options().read(true).write(true).open(&path);
+        let device = device.with_context(|| path.display().to_string())?;
+        // SAFETY: plain data, for which zeroes are valid.
+        let mut config: LoopConfig = unsafe { std::mem::zeroed() };
+        config.fd = backing.as_raw_fd() as u32;
+        config.block_size = 512;
+        config.flags = LO_FLAGS_DIRECT_IO;
+        // SAFETY: the kernel reads the struct, whose layout is that of the UAPI header.
+        let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+        match Errno::result(result) {
+            Ok(_) => return Ok(path),
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("attach {}", path.display())),
+        }
+    }
+    bail!("every loop device that was free was taken by somebody else")
+}
+
+/// Detaches a loop device.
+///
+/// # Errors
+/// Not attached, or no privilege.
+pub fn detach_loop(device: &Path) -> anyhow::Result<()> {
+    let file = File::open(device).with_context(|| device.display().to_string())?;
+    // SAFETY: no memory operands.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_CLR_FD) };
+    Errno::result(result).with_context(|| format!("detach {}", device.display())).map(drop)
+}
+
+/// Everything that a file holds, from its beginning.
+///
+/// # Errors
+/// Those of pread(2).
+pub fn contents(file: &File) -> anyhow::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    file.read_exact_at(&mut bytes, 0).context("read a file")?;
+    Ok(bytes)
+}

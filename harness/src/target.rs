@@ -1,0 +1,78 @@
+//! Targets: what the races are run on.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+
+/// A filesystem under test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// An Inflight mount of our own, with a gate.
+    Inflight,
+    /// ext4 on a loop device whose backing file lies in a gated Inflight mount.
+    Ext4,
+    /// xfs, likewise.
+    Xfs,
+    /// btrfs, likewise.
+    Btrfs,
+    /// A tmpfs of our own, without a gate.
+    Tmpfs,
+    /// overlayfs with its upper layer on a tmpfs of our own, without a gate.
+    Overlay,
+    /// Any directory, without a gate.
+    Dir(PathBuf),
+}
+
+/// Names of the targets that are not directories.
+pub const NAMES: [&str; 6] = ["inflight", "ext4", "xfs", "btrfs", "tmpfs", "overlay"];
+
+impl Target {
+    /// Reads a name, or a path of a directory that exists.
+    ///
+    /// # Errors
+    /// Neither; with the nearest name.
+    pub fn parse(text: &str) -> anyhow::Result<Target> {
+        Ok(match text {
+            "inflight" => Target::Inflight,
+            "ext4" => Target::Ext4,
+            "xfs" => Target::Xfs,
+            "btrfs" => Target::Btrfs,
+            "tmpfs" => Target::Tmpfs,
+            "overlay" => Target::Overlay,
+            path if path.contains('/') || path == "." => match std::fs::canonicalize(path) {
+                Ok(path) if path.is_dir() => Target::Dir(path),
+                Ok(_) => bail!("target {path} is not a directory"),
+                Err(error) => bail!("target {path}: {error}"),
+            },
+            other => {
+                let near = crate::nearest::nearest(other, NAMES);
+                bail!("unknown target '{other}'; nearest: {near} (or a directory, as ./DIR)")
+            }
+        })
+    }
+
+    /// Its name in reports.
+    pub fn name(&self) -> String {
+        match self {
+            Target::Inflight => "inflight".to_owned(),
+            Target::Ext4 => "ext4".to_owned(),
+            Target::Xfs => "xfs".to_owned(),
+            Target::Btrfs => "btrfs".to_owned(),
+            Target::Tmpfs => "tmpfs".to_owned(),
+            Target::Overlay => "overlay".to_owned(),
+            Target::Dir(path) => path.display().to_string(),
+        }
+    }
+
+    /// Whether requests to it can be parked.
+    pub fn is_gated(&self) -> bool {
+        matches!(self, Target::Inflight) || self.is_looped()
+    }
+
+    /// Whether it lies on a loop device on a gated Inflight mount.
+    pub fn is_looped(&self) -> bool {
+        matches!(self, Target::Ext4 | Target::Xfs | Target::Btrfs)
+    }
+}

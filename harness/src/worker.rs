@@ -1,0 +1,301 @@
+//! The worker: a process that mounts targets and plays variants, each as a control and as a race. It reports
+//! line by line, so that the runner can judge, and can go on without it when it is lost.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use inflight::gate::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::case::Case;
+use crate::engine::Engines;
+use crate::event::Event;
+use crate::kmsg::KernelLog;
+use crate::plan::Item;
+use crate::scene::Scene;
+use crate::stage::Stage;
+use crate::target::Target;
+use crate::variant::Variant;
+use crate::verdict::{Class, Fault, Stop};
+
+/// Exit code of a worker that stopped because something may still hang in it.
+pub const SPOILT: i32 = 75;
+
+/// What a worker is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// On what.
+    pub target: Target,
+    /// Which variants.
+    pub items: Vec<Item>,
+    /// Mount options of every mount.
+    pub options: String,
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum Line {
+    /// It starts with an item.
+    Started {
+        /// The item's number.
+        number: u64,
+    },
+    /// It is done with an item.
+    Finished {
+        /// The item's number.
+        number: u64,
+        /// What came of it.
+        played: Box<Played>,
+    },
+}
+
+/// What came of a variant, before the table of expected failures is asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Played {
+    /// Why nothing was judged, if nothing was.
+    pub stop: Option<Stopped>,
+    /// Harm.
+    pub faults: Vec<Fault>,
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// Timeline of the race.
+    pub events: Vec<Event>,
+    /// The gate's records of the race.
+    pub records: Vec<Record>,
+    /// CLOCK_MONOTONIC at which the gate started: the zero of the records' times.
+    pub gate_start_ns: u64,
+    /// Seconds for the race.
+    pub seconds: f64,
+    /// Seconds for the control.
+    pub control_seconds: f64,
+}
+
+/// Why nothing was judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopped {
+    /// It cannot be run here.
+    NotRun(String),
+    /// The window did not overlap.
+    NoProof(String),
+    /// The setup failed.
+    Broken(String),
+}
+
+/// Runs a job: read from standard input, reported on standard output.
+///
+/// # Errors
+/// No job, or nobody listens.
+pub fn work(root: &Path) -> anyhow::Result<()> {
+    let mut text = String::new();
+    std::io::stdin().lock().read_line(&mut text).context("read the job")?;
+    let job: Job = serde_json::from_str(&text).context("read the job")?;
+    let mut worker = Worker::new(root, &job);
+    for item in &job.items {
+        say(&Line::Started { number: item.number })?;
+        let (case, variant) = item.find()?;
+        let (played, spoilt) = worker.play(case, &variant, item.number);
+        say(&Line::Finished { number: item.number, played: Box::new(played) })?;
+        if spoilt {
+            // Threads may still sit in the kernel: the runner cleans up and starts another worker.
+            std::process::exit(SPOILT);
+        }
+    }
+    worker.strike();
+    Ok(())
+}
+
+fn say(line: &Line) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(&text)?;
+    Ok(out.flush()?)
+}
+
+struct Worker {
+    root: PathBuf,
+    target: Target,
+    options: String,
+    stages: BTreeMap<String, Stage>,
+    stages_made: u64,
+    engines: Engines,
+    log: Option<KernelLog>,
+}
+
+/// What one act (control or race) came to.
+struct Act {
+    result: Result<(), Stop>,
+    faults: Vec<Fault>,
+    notes: Vec<String>,
+    events: Vec<Event>,
+    records: Vec<Record>,
+    took: Duration,
+}
+
+impl Worker {
+    fn new(root: &Path, job: &Job) -> Worker {
+        Worker {
+            root: root.to_owned(),
+            target: job.target.clone(),
+            options: job.options.clone(),
+            stages: BTreeMap::new(),
+            stages_made: 0,
+            engines: Engines::default(),
+            log: KernelLog::open(),
+        }
+    }
+
+    fn strike(mut self) {
+        for stage in self.stages.values_mut() {
+            stage.strike();
+        }
+    }
+
+    /// Plays a variant; also says whether this process is spoilt by it.
+    fn play(&mut self, case: &Case, variant: &Variant, number: u64) -> (Played, bool) {
+        let mut played = Played::default();
+        if let Some(reason) = case.refuses(&self.target) {
+            played.stop = Some(Stopped::NotRun(reason));
+            return (played, false);
+        }
+        let control = self.act(case, variant, number * 2, false);
+        played.control_seconds = control.took.as_secs_f64();
+        played.stop = stop_of_control(&control);
+        if played.stop.is_some() {
+            let spoilt = matches!(control.result, Err(Stop::Hang(_)));
+            (played.notes, played.events, played.records) =
+                (control.notes, control.events, control.records);
+            return (played, spoilt);
+        }
+        let act = self.act(case, variant, number * 2 + 1, true);
+        played.seconds = act.took.as_secs_f64();
+        let spoilt = matches!(act.result, Err(Stop::Hang(_)));
+        (played.faults, played.notes) = (act.faults, act.notes);
+        (played.events, played.records) = (act.events, act.records);
+        if let Some(stage) = self.stages.get_mut(&self.key(variant))
+            && let Ok(gate) = stage.gate()
+        {
+            played.gate_start_ns = gate.start_ns();
+        }
+        match act.result {
+            Ok(()) => {}
+            Err(Stop::Hang(text)) => played.faults.push(Fault { class: Class::Hang, text }),
+            Err(Stop::NotRun(reason)) => played.stop = Some(Stopped::NotRun(reason)),
+            Err(Stop::NoProof(reason)) => played.stop = Some(Stopped::NoProof(reason)),
+            Err(Stop::Broken(reason)) => played.stop = Some(Stopped::Broken(reason)),
+        }
+        if played.records.iter().any(Record::voided) {
+            let reason = "the gate's watchdog released a request".to_owned();
+            played.stop = Some(Stopped::Broken(reason));
+        }
+        (played, spoilt)
+    }
+
+    /// Mounts what the variant needs, plays one act on it, and reads both logs.
+    fn act(&mut self, case: &Case, variant: &Variant, number: u64, race: bool) -> Act {
+        let key = self.key(variant);
+        let mut act = Act {
+            result: Ok(()),
+            faults: Vec::new(),
+            notes: Vec::new(),
+            events: Vec::new(),
+            records: Vec::new(),
+            took: Duration::ZERO,
+        };
+        if let Err(error) = self.ready(&key) {
+            act.result = Err(stop(error));
+            return act;
+        }
+        if let Some(log) = &mut self.log {
+            log.complaints();
+        }
+        let stage = self.stages.get_mut(&key).expect("just made ready");
+        let log_from =
+            stage.gate().and_then(|gate| Ok(gate.log(u64::MAX, 0, Duration::ZERO)?.next));
+        let started = Instant::now();
+        match Scene::new(stage, &mut self.engines, number, race) {
+            Err(error) => act.result = Err(stop(error)),
+            Ok(mut scene) => {
+                let run = AssertUnwindSafe(|| (case.run)(&mut scene, variant));
+                act.result = match catch_unwind(run) {
+                    Ok(result) => result.map_err(stop),
+                    Err(panic) => Err(Stop::Broken(panic_text(&*panic))),
+                };
+                (act.faults, act.notes, act.events) = (scene.faults, scene.notes, scene.events);
+            }
+        }
+        act.took = started.elapsed();
+        if let Ok(from) = log_from {
+            act.records = records(stage, from);
+        }
+        if let Some(log) = &mut self.log {
+            let fault = |text| Fault { class: Class::KernelLog, text };
+            act.faults.extend(log.complaints().into_iter().map(fault));
+        }
+        let poor = matches!(act.result, Err(Stop::Hang(_) | Stop::Broken(_)));
+        if (poor || variant.fresh)
+            && let Some(mut stage) = self.stages.remove(&key)
+        {
+            stage.strike();
+        }
+        act
+    }
+
+    fn key(&self, variant: &Variant) -> String {
+        let both = [self.options.as_str(), variant.mount];
+        let parts: Vec<_> = both.into_iter().filter(|options| !options.is_empty()).collect();
+        parts.join(",")
+    }
+
+    fn ready(&mut self, options: &str) -> anyhow::Result<()> {
+        if !self.stages.contains_key(options) {
+            self.stages_made += 1;
+            let name = format!("stage-{}-{}", std::process::id(), self.stages_made);
+            let stage = Stage::set(&self.target, options, &self.root.join(name))?;
+            self.stages.insert(options.to_owned(), stage);
+        }
+        Ok(())
+    }
+}
+
+fn stop_of_control(control: &Act) -> Option<Stopped> {
+    match &control.result {
+        Err(Stop::NotRun(reason)) => return Some(Stopped::NotRun(reason.clone())),
+        Err(other) => return Some(Stopped::Broken(format!("control: {other}"))),
+        Ok(()) => {}
+    }
+    if control.records.iter().any(Record::voided) {
+        let reason = "control: the gate's watchdog released a request".to_owned();
+        return Some(Stopped::Broken(reason));
+    }
+    let fault = control.faults.first()?;
+    let text =
+        format!("the control without the race fails: {}: {}", fault.class.name(), fault.text);
+    Some(Stopped::Broken(text))
+}
+
+fn stop(error: anyhow::Error) -> Stop {
+    match error.downcast::<Stop>() {
+        Ok(stop) => stop,
+        Err(error) => Stop::Broken(format!("{error:#}")),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the case panicked: {}", text.unwrap_or("?"))
+}
+
+/// What passed the gate since `from`, finished or not.
+fn records(stage: &mut Stage, from: u64) -> Vec<Record> {
+    let Ok(gate) = stage.gate() else { return Vec::new() };
+    let Ok(page) = gate.log(from, 4096, Duration::ZERO) else { return Vec::new() };
+    page.records.into_iter().chain(page.open).collect()
+}

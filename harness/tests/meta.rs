@@ -1,0 +1,149 @@
+//! The harness against itself: cases that must fail, hang, be skipped and break; bad input; interruption.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use inflight_race::results;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
+
+fn race(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).current_dir(folder);
+    command
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+/// Runs the harness on a plain directory: no root, no gate, no mount.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut all = vec!["run", "--on", "./", "--scratch", ".", "--results", "results"];
+    all.extend(arguments);
+    race(folder, &all).output().unwrap()
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap();
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn every_meta_case_ends_as_it_must() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["-g", "meta", "--bound", "2", "--seed", "7"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let run = results::read_run(&folder.path().join("results")).unwrap();
+    assert_eq!(run.seed, 7);
+    let words: BTreeMap<_, _> = run
+        .variants
+        .iter()
+        .map(|entry| {
+            (entry.variant.as_str(), format!("{} {}", entry.verdict.word(), entry.verdict.detail()))
+        })
+        .collect();
+    let wanted = [
+        ("lost", "FAIL LOST"),
+        ("never-returns", "FAIL HANG"),
+        ("never-ends", "FAIL HANG"),
+        ("dies", "BROKEN the worker ended: signal: 6"),
+        ("notrun", "NOTRUN this machine has no flux capacitor"),
+        ("noproof", "NOPROOF the window never overlapped"),
+        ("control", "BROKEN the control without the race fails: STALE: also without the race"),
+        ("error", "BROKEN no such thing"),
+        ("panic", "BROKEN the case panicked: as told"),
+    ];
+    assert_eq!(words.len(), wanted.len(), "{words:?}");
+    for (variant, start) in wanted {
+        assert!(words[variant].starts_with(start), "{variant}: {}", words[variant]);
+    }
+    assert_eq!(entries(folder.path()), ["results"], "nothing is left in the target");
+}
+
+#[test]
+fn exit_codes_tell_skips_and_broken_setups_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = |case: &str| run(folder.path(), &[case]).status.code();
+    assert_eq!(code("META3:notrun"), Some(4));
+    assert_eq!(code("META3:noproof"), Some(5));
+    assert_eq!(code("META4:error"), Some(3));
+    let gated = run(folder.path(), &["FK1"]);
+    assert_eq!(gated.status.code(), Some(4), "{}", text(&gated));
+    assert!(text(&gated).contains("needs a gate"), "{}", text(&gated));
+}
+
+#[test]
+fn bad_input_gets_the_nearest_names_and_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, wanted) in [
+        (&["FK11"][..], "unknown case 'FK11'; nearest: FK1"),
+        (&["-g", "mata"], "unknown group 'mata'; nearest: meta"),
+        (&["-x", "META9"], "unknown case 'META9'; nearest: META"),
+        (&["--shard", "3/2"], "must be 1/2 to 2/2"),
+        (&["--no-such-option"], "--no-such-option"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(wanted), "{}", text(&output));
+    }
+    for (target, wanted) in [("ext5", "nearest: ext4"), ("./none", "target ./none: No such file")] {
+        let output = race(folder.path(), &["run", "--on", target]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(wanted), "{}", text(&output));
+    }
+    assert!(entries(folder.path()).is_empty());
+}
+
+#[test]
+fn a_result_can_be_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["META1"]);
+    let output = race(folder.path(), &["replay", "results/META1/lost.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("META1 lost"), "{}", text(&output));
+}
+
+/// Starts a run that hangs, waits until its worker is there, and gives it to `end`.
+fn interrupted(end: Signal) -> (tempfile::TempDir, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments =
+        ["run", "META2:never-returns", "--on", "./", "--scratch", ".", "--results", "results"];
+    let mut child = race(folder.path(), &arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let bound = Instant::now() + Duration::from_secs(20);
+    let has = |what: &str| entries(folder.path()).iter().any(|name| name.starts_with(what));
+    while !has(".inflight-race.") {
+        assert!(Instant::now() < bound, "the worker never set up its target");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id() as i32), end).unwrap();
+    let code = child.wait().unwrap().code();
+    while has("inflight-race.") {
+        assert!(Instant::now() < bound, "the guard left {:?}", entries(folder.path()));
+        std::thread::yield_now();
+    }
+    (folder, code)
+}
+
+#[test]
+fn nothing_is_left_after_an_interrupt() {
+    let (folder, code) = interrupted(Signal::SIGINT);
+    assert_eq!(code, Some(130));
+    assert_eq!(entries(folder.path()), ["results"]);
+}
+
+#[test]
+fn nothing_is_left_after_a_kill() {
+    let (folder, code) = interrupted(Signal::SIGKILL);
+    assert_eq!(code, None);
+    assert_eq!(entries(folder.path()), Vec::<String>::new());
+}
