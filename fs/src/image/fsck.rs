@@ -110,6 +110,10 @@ fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError
     let mut found = Findings::default();
     progress("reading superblocks");
     let checked = copies::check(device, &mut found)?;
+    if checked.cut {
+        // Nothing that follows from a size that is not there is worth looking at.
+        return Ok(Pass { found, superblock: checked.superblock, examined: None, damaged: true });
+    }
     progress("verifying the database");
     let (examined, damaged) = match Suspect::open(device, &checked.superblock, None, &mut found) {
         Ok(mut suspect) => {
@@ -118,8 +122,7 @@ fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError
         }
         Err(e) => (Err(found.error("database", e.to_string(), "")), true),
     };
-    let examined = examined.ok().filter(|_| !checked.cut);
-    Ok(Pass { found, superblock: checked.superblock, examined, damaged })
+    Ok(Pass { found, superblock: checked.superblock, examined: examined.ok(), damaged })
 }
 
 fn repair(
