@@ -370,3 +370,42 @@ fn the_command_has_the_exit_codes_of_fsck() {
     assert_eq!(code, Some(8));
     assert!(err.contains("not an Inflight image"), "{err}");
 }
+
+#[test]
+fn dump_shows_the_superblock_and_any_inode_and_writes_nothing() {
+    let (image, good, at) = subject();
+    let path = image.path();
+    let path = path.to_str().expect("UTF-8");
+    let (code, out, err) = inflight(&["dump", path]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("size       6144 blocks of 4096 bytes\n"), "{out}");
+    let (_, out, _) = inflight(&["dump", "--json", path, "/dir0/sub/sparse"]);
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(json["ino"], at["/dir0/sub/sparse"]);
+    assert_eq!(json["attr"]["size"], 3 << 20);
+    let extents = json["extents"].as_array().expect("a list");
+    assert_eq!(
+        (extents[1]["logical"].as_u64(), extents[1]["blocks"].as_u64()),
+        (Some(256), Some(18))
+    );
+    assert!(extents.iter().any(|e| e["unwritten"] == true));
+    let (_, out, _) = inflight(&["dump", path, "dir0"]);
+    assert!(out.contains("entries    43\n") && out.contains("dir      sub\n"), "{out}");
+    let (code, _, err) = inflight(&["dump", path, "/dir0/none"]);
+    assert_eq!((code, err.contains("has no /dir0/none")), (Some(1), true), "{err}");
+    assert!(image.bytes() == good, "not one byte changed");
+}
+
+#[test]
+fn an_image_in_use_is_refused_and_the_holder_named() {
+    let image = Image::empty();
+    let fs = image.open(false).expect("open");
+    // Held by this process and not mounted: the wait is bounded, and too long for a test.
+    let file = std::fs::File::open(image.path()).expect("open");
+    let wait = std::time::Duration::ZERO;
+    let held = inflight::image::lock::ImageLock::acquire(&file, &image.path(), wait);
+    let text = held.expect_err("held").to_string();
+    assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+    server::close(&fs).expect("close");
+    assert_eq!(image.fsck(false).outcome, Outcome::Clean);
+}

@@ -28,7 +28,7 @@ pub const ORPHANS: TableDefinition<'_, u64, ()> = TableDefinition::new("orphans"
 pub const GROUPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("groups");
 pub const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 
-const SIZE: u64 = 16 << 20;
+const SIZE: u64 = 24 << 20;
 
 /// In memory where that can be had: thousands of flushes take minutes on a disk.
 fn directory() -> tempfile::TempDir {
