@@ -115,14 +115,17 @@ fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError
         return Ok(Pass { found, superblock: checked.superblock, examined: None, damaged: true });
     }
     progress("verifying the database");
-    let (examined, damaged) = match Suspect::open(device, &checked.superblock, None, &mut found) {
-        Ok(mut suspect) => {
-            let examined = suspect.examine(&mut found, progress);
-            (examined.map_err(|e| found.error("database", e.to_string(), "")), suspect.damaged)
-        }
-        Err(e) => (Err(found.error("database", e.to_string(), "")), true),
-    };
-    Ok(Pass { found, superblock: checked.superblock, examined: examined.ok(), damaged })
+    let mut pass = Pass { found, superblock: checked.superblock, examined: None, damaged: true };
+    let looked =
+        Suspect::open(device, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
+            pass.damaged = db.damaged;
+            db.examine(&mut pass.found, progress)
+        });
+    match looked {
+        Ok(examined) => pass.examined = Some(examined),
+        Err(e) => pass.found.error("database", e.to_string(), ""),
+    }
+    Ok(pass)
 }
 
 fn repair(
