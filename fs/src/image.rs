@@ -12,6 +12,7 @@
 
 pub mod device;
 
+pub mod dump;
 pub mod fsck;
 mod guard;
 pub mod lock;

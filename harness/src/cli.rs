@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::kernel::Kernel;
 use crate::plan::{self, Item, Wanted};
+use crate::report;
 use crate::results;
 use crate::run::{self, Order};
 use crate::session;
@@ -46,6 +47,14 @@ enum Command {
     Replay {
         /// A variant's file in a results folder.
         result: PathBuf,
+    },
+    /// Merge results into one page or file.
+    Report {
+        /// Results folders: shards of one run, or runs on several targets and kernels.
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        #[command(flatten)]
+        outputs: report::Outputs,
     },
     /// What the runner starts to clean up after itself.
     #[command(hide = true)]
@@ -112,6 +121,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Replay { result } => replay(&result),
+        Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }

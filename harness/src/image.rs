@@ -52,6 +52,10 @@ fn find(image: &File, id: u64, generation: u32) -> anyhow::Result<BTreeMap<u64, 
 
 fn scan(piece: &[u8], at: u64, id: u64, generation: u32, places: &mut BTreeMap<u64, u64>) {
     for (number, block) in piece.chunks_exact(BLOCK).enumerate() {
+        // The cheap look first: an image is mostly other files.
+        if block[8..16] != id.to_le_bytes() {
+            continue;
+        }
         if let Some(stamp) = Stamp::read(block)
             && (stamp.file, stamp.generation) == (id, generation)
         {

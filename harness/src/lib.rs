@@ -21,6 +21,7 @@ pub mod pagemap;
 pub mod pins;
 pub mod pipe;
 pub mod plan;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod scene;

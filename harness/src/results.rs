@@ -83,7 +83,7 @@ pub fn path_of(entry: &Entry) -> PathBuf {
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<PathBuf> {
+pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<()> {
     let path = folder.join(path_of(entry));
     let single = Single {
         version: VERSION,
@@ -93,8 +93,7 @@ pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<Pa
         seed: run.seed,
         entry: entry.clone(),
     };
-    write(&path, &single)?;
-    Ok(path)
+    write(&path, &single)
 }
 
 /// Writes the whole run.

@@ -1,6 +1,6 @@
 //! The runner: hands the plan to workers, judges by the table, prints, writes results.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::expect::{self, Expected};
 use crate::kernel::Kernel;
 use crate::plan::Item;
+use crate::report;
 use crate::results::{self, Entry, Run};
 use crate::session::{self, Session};
 use crate::target::Target;
@@ -74,6 +75,7 @@ struct Runner {
     bar: ProgressBar,
     start: Instant,
     interrupted: Arc<AtomicBool>,
+    kept: BTreeSet<PathBuf>,
 }
 
 impl Runner {
@@ -96,7 +98,8 @@ impl Runner {
             ProgressBar::hidden()
         };
         let queue = order.items.iter().cloned().collect();
-        Ok(Runner { order, queue, run, bar, start: Instant::now(), interrupted })
+        let (start, kept) = (Instant::now(), BTreeSet::new());
+        Ok(Runner { order, queue, run, bar, start, interrupted, kept })
     }
 
     fn is_interrupted(&self) -> bool {
@@ -183,7 +186,14 @@ impl Runner {
             repro: self.repro(item),
             played,
         };
-        let path = results::write_entry(&self.order.results, &self.run, &entry)?;
+        // Of several rounds the first that somebody has to look at is kept.
+        let path = self.order.results.join(results::path_of(&entry));
+        if !self.kept.contains(&path) {
+            results::write_entry(&self.order.results, &self.run, &entry)?;
+            if entry.verdict.is_unexpected() {
+                self.kept.insert(path.clone());
+            }
+        }
         self.print(&entry, &path);
         self.run.variants.push(entry);
         self.bar.inc(1);
@@ -226,15 +236,8 @@ impl Runner {
         self.bar.finish_and_clear();
         results::write_run(&self.order.results, &self.run)?;
         let verdicts = || self.run.variants.iter().map(|entry| &entry.verdict);
-        let mut counts = Vec::new();
-        for word in ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "NOTRUN", "BROKEN"] {
-            let count = verdicts().filter(|verdict| verdict.word() == word).count();
-            if count > 0 {
-                counts.push(format!("{count} {word}"));
-            }
-        }
         let seconds = self.start.elapsed().as_secs_f64();
-        self.say(&format!("{} in {seconds:.1} s", counts.join(", ")));
+        self.say(&format!("{} in {seconds:.1} s", report::summary(&self.run)));
         self.say(&format!("results in {}", self.order.results.display()));
         if self.is_interrupted() {
             let left = self.queue.len();

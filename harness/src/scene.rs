@@ -98,11 +98,16 @@ impl<'a> Scene<'a> {
         number: u64,
         race: bool,
     ) -> anyhow::Result<Scene<'a>> {
-        let folder = stage.top().join(format!("s{number}"));
+        let folder = stage.top().join(Scene::folder_name(number));
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let first_id = number * 1000;
         let (faults, notes, events) = Default::default();
         Ok(Scene { stage, engines, race, folder, files: 0, first_id, faults, notes, events })
+    }
+
+    /// Name of a scene's folder on the target.
+    pub fn folder_name(number: u64) -> String {
+        format!("s{number}")
     }
 
     /// Whether the race is on; without it, this is the control.

@@ -239,6 +239,13 @@ impl Worker {
         if let Ok(from) = log_from {
             act.records = records(stage, from);
         }
+        if act.result.is_ok() {
+            // A rule that found nothing to act on would act on the clean-up, or on the next scene.
+            if let Ok(gate) = stage.gate() {
+                let _ = gate.open();
+            }
+            let _ = std::fs::remove_dir_all(stage.top().join(Scene::folder_name(number)));
+        }
         if let Some(log) = &mut self.log {
             let fault = |text| Fault { class: Class::KernelLog, text };
             act.faults.extend(log.complaints().into_iter().map(fault));

@@ -99,19 +99,14 @@ impl Fs {
         // What was freed a moment ago is only free after a commit.
         self.volume.commit_if_changed(Recovery::Walk)?;
         let (from, to) = (start.div_ceil(BLOCK), start.saturating_add(len) / BLOCK);
-        let runs = store.space().take_free_runs(from, to, min_len.div_ceil(BLOCK));
-        let mut trimmed = 0;
-        let mut result = Ok(());
-        for Run { start, blocks } in runs {
-            if result.is_ok() {
-                result = store.device().discard(start * BLOCK, blocks * BLOCK);
-                trimmed += if result.is_ok() { blocks * BLOCK } else { 0 };
-            }
+        let min = min_len.div_ceil(BLOCK);
+        let (mut at, mut trimmed) = (from, 0);
+        while let Some(Run { start, blocks }) = store.space().take_free_run(at, to, min) {
+            let discarded = store.device().discard(start * BLOCK, blocks * BLOCK);
             store.space().unallocate(Run { start, blocks });
+            discarded.map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+            (at, trimmed) = (start + blocks, trimmed + blocks * BLOCK);
         }
-        match result {
-            Ok(()) => Ok(trimmed),
-            Err(e) => Err(e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
-        }
+        Ok(trimmed)
     }
 }

@@ -84,7 +84,7 @@ impl Volume {
             return Err(Errno::ENOSPC.into());
         }
         let ino = tables.counters.get(NEXT_INODE)?.map_or(2, |v| v.value());
-        if ino < 2 || ino > INODE_MAX || tables.inodes.get(ino)?.is_some() {
+        if !(2..=INODE_MAX).contains(&ino) || tables.inodes.get(ino)?.is_some() {
             return Err(Error::Corrupt(format!("counter {NEXT_INODE} is wrong: {ino}")));
         }
         tables.counters.insert(NEXT_INODE, ino + 1)?;

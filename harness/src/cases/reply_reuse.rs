@@ -4,6 +4,8 @@
 //! reply is in /dev/fuse the client's page cache is the client's: what happens to the source must not show.
 //! While the reply waits in the pipe, old and new bytes are legal, and nothing else.
 
+use std::os::unix::fs::MetadataExt;
+
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
@@ -12,6 +14,7 @@ use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
+use crate::verdict::no_proof;
 
 pub const CASE: Case = Case {
     id: "SP7",
@@ -67,7 +70,12 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         scene.event(Actor::Racer, "the source changes again");
         scene.rewrite_below(&file, now, 3)?;
     }
+    let ino = handle.metadata()?.ino();
+    let asked = scene.requests("read", ino)?.len();
     let again = scene.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
+    if scene.requests("read", ino)?.len() > asked {
+        return Err(no_proof("the pages were dropped from the page cache and read again"));
+    }
     scene.judge("the cached pages", &again, 0, &legal);
     Ok(())
 }

@@ -1,0 +1,180 @@
+//! Reports: runs merged into one JSON, JUnit or HTML file.
+
+mod html;
+mod junit;
+mod timeline;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+use crate::results::{self, Run};
+
+/// What to write; nothing is the summary on standard output.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Outputs {
+    /// One self-contained page: matrix of verdicts and a timeline for each variant.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// For continuous integration.
+    #[arg(long)]
+    junit: Option<PathBuf>,
+    /// All runs in one file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Reads runs (shards of one, or several targets and kernels) and writes what is wanted; gives the exit code
+/// that a single run with all their verdicts would have had.
+///
+/// # Errors
+/// Results are missing or of another version, or an output cannot be written.
+pub fn report(folders: &[PathBuf], outputs: &Outputs) -> anyhow::Result<i32> {
+    ensure!(!folders.is_empty(), "no results given");
+    let runs: Vec<Run> =
+        folders.iter().map(|path| results::read_run(path)).collect::<Result<_, _>>()?;
+    let runs = merge(runs);
+    if let Some(path) = &outputs.html {
+        write(path, &html::page(&runs))?;
+    }
+    if let Some(path) = &outputs.junit {
+        write(path, &junit::suites(&runs))?;
+    }
+    if let Some(path) = &outputs.json {
+        write(path, &serde_json::to_string_pretty(&runs)?)?;
+    }
+    for run in &runs {
+        println!("{}", summary(run));
+    }
+    let verdicts = runs.iter().flat_map(|run| &run.variants).map(|entry| &entry.verdict);
+    Ok(crate::verdict::exit_code(verdicts))
+}
+
+/// Joins runs of the same target, options and kernel: shards of one plan.
+fn merge(runs: Vec<Run>) -> Vec<Run> {
+    let mut merged: Vec<Run> = Vec::new();
+    for run in runs {
+        let same = |other: &&mut Run| {
+            (&other.kernel, &other.target, &other.options)
+                == (&run.kernel, &run.target, &run.options)
+        };
+        match merged.iter_mut().find(same) {
+            Some(other) => other.variants.extend(run.variants),
+            None => merged.push(run),
+        }
+    }
+    merged
+}
+
+/// One line: target, kernel, counts.
+pub fn summary(run: &Run) -> String {
+    let mut counts = Vec::new();
+    for word in WORDS {
+        let count = run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
+        if count > 0 {
+            counts.push(format!("{count} {word}"));
+        }
+    }
+    let target = format!("{} {}", run.target.name(), run.options);
+    format!("{} on {}: {}", target.trim(), run.kernel.release, counts.join(", "))
+}
+
+/// The words of all verdicts, in the order of reports.
+pub const WORDS: [&str; 7] = ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "NOTRUN", "BROKEN"];
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// Text for HTML and XML.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            letter if letter.is_control() && letter != '\n' => escaped.push('\u{FFFD}'),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel;
+    use crate::results::Entry;
+    use crate::target::Target;
+    use crate::verdict::{Class, Fault, Verdict};
+    use crate::worker::Played;
+
+    fn run(target: Target, verdicts: &[Verdict]) -> Run {
+        let (release, build) = ("6.18.44".to_owned(), "#1 <&>".to_owned());
+        let kernel = Kernel { release, build, machine: String::new() };
+        let entry = |verdict: &Verdict| {
+            let mut played = Played::default();
+            let text = "byte 0: \"bad\" <script>".to_owned();
+            played.faults.push(Fault { class: Class::Lost, text });
+            played.events.push(crate::event::Event::now(crate::event::Actor::Racer, "fork"));
+            Entry {
+                case: "FK1".to_owned(),
+                name: "fork-touch".to_owned(),
+                claim: "a < b".to_owned(),
+                variant: format!("v{}", verdict.word()),
+                verdict: verdict.clone(),
+                repro: "inflight-race run 'FK1:x'".to_owned(),
+                played,
+            }
+        };
+        let variants = verdicts.iter().map(entry).collect();
+        let options = String::new();
+        Run { version: results::VERSION, kernel, target, options, seed: 1, started: 0, variants }
+    }
+
+    fn fail() -> Verdict {
+        Verdict::Fail { classes: vec![Class::Lost] }
+    }
+
+    #[test]
+    fn shards_are_merged_and_targets_are_not() {
+        let runs = [Target::Inflight, Target::Ext4, Target::Inflight];
+        let merged = merge(runs.map(|target| run(target, &[Verdict::Pass])).into());
+        assert_eq!(merged.len(), 2);
+        assert_eq!(summary(&merged[0]), "inflight on 6.18.44: 2 PASS");
+    }
+
+    #[test]
+    fn pages_escape_what_they_quote_and_hold_every_variant() {
+        let notrun = Verdict::Notrun { reason: "no <root>".to_owned() };
+        let runs = [run(Target::Inflight, &[Verdict::Pass, fail(), notrun])];
+        let page = html::page(&runs);
+        assert!(
+            !page.contains("<script>") || page.matches("<script>").count() == 1,
+            "one script, ours"
+        );
+        assert!(page.contains("&lt;script&gt;") && page.contains("no &lt;root&gt;"));
+        assert_eq!(page.matches("<details").count(), 3);
+        assert!(page.contains("<svg"), "a timeline");
+        let suites = junit::suites(&runs);
+        assert!(suites.contains(r#"tests="3" failures="1" errors="0" skipped="1""#), "{suites}");
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_all_runs_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        results::write_run(&at("a"), &run(Target::Inflight, &[Verdict::Pass])).unwrap();
+        results::write_run(&at("b"), &run(Target::Ext4, &[fail()])).unwrap();
+        let outputs =
+            Outputs { html: Some(at("page")), junit: Some(at("xml")), json: Some(at("json")) };
+        assert_eq!(report(&[at("a"), at("b")], &outputs).unwrap(), 1);
+        assert_eq!(report(&[at("a")], &Outputs::default()).unwrap(), 0);
+        for name in ["page", "xml", "json"] {
+            assert!(at(name).metadata().unwrap().len() > 100);
+        }
+    }
+}
