@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::cases;
+use crate::demo;
 use crate::kernel::Kernel;
 use crate::plan::{self, Item, Wanted};
 use crate::report;
@@ -43,6 +44,18 @@ enum Command {
     },
     /// Run cases.
     Run(Box<RunArguments>),
+    /// The guided tour: splice without ITER_PIPE, truncates, then the fork races.
+    Demo {
+        /// Target: inflight, ext4 or xfs.
+        #[arg(long, default_value = "inflight")]
+        on: String,
+        /// Folder for results.
+        #[arg(long, default_value = "race-results/demo")]
+        results: PathBuf,
+        /// Folder below which images and mounts are made.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        scratch: PathBuf,
+    },
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -83,6 +96,9 @@ struct RunArguments {
     /// Target: inflight, ext4, xfs, btrfs, tmpfs, overlay, or a directory (./DIR).
     #[arg(long, default_value = "inflight")]
     on: String,
+    /// How: gate parks requests and is certain, storm hopes for the best and runs on anything.
+    #[arg(long, value_enum, default_value = "gate")]
+    mode: Mode,
     /// Mount options of every Inflight mount.
     #[arg(short, long, default_value = "")]
     options: String,
@@ -109,6 +125,15 @@ struct RunArguments {
     quiet: bool,
 }
 
+/// Ways to open a race window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// Requests are parked.
+    Gate,
+    /// Many threads at once; the same as the group `storm`.
+    Storm,
+}
+
 /// Runs the command; gives its exit code.
 ///
 /// # Errors
@@ -118,6 +143,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::List { group, variants, json } => list(group.as_deref(), variants, json),
         Command::Run(arguments) => match order(*arguments) {
             Ok(order) => run::run(order),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Demo { on, results, scratch } => match Target::parse(&on) {
+            Ok(target) => tour(target, results, scratch),
             Err(error) => Ok(usage(&error)),
         },
         Command::Replay { result } => replay(&result),
@@ -134,8 +163,12 @@ fn usage(error: &anyhow::Error) -> i32 {
 
 fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     let target = Target::parse(&arguments.on)?;
+    let mut groups = arguments.group;
+    if arguments.mode == Mode::Storm && groups.is_empty() && arguments.cases.is_empty() {
+        groups.push("storm".to_owned());
+    }
     let wanted = Wanted {
-        groups: arguments.group,
+        groups,
         cases: arguments.cases,
         exclude: arguments.exclude,
         shard: arguments.shard,
@@ -160,6 +193,21 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         scratch: arguments.scratch,
         bound: Duration::from_secs(arguments.bound),
         quiet: arguments.quiet,
+        tour: false,
+    })
+}
+
+fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i32> {
+    run::run(Order {
+        items: demo::items()?,
+        target,
+        options: String::new(),
+        seed: 1,
+        results,
+        scratch,
+        bound: Duration::from_secs(60),
+        quiet: false,
+        tour: true,
     })
 }
 
@@ -179,6 +227,7 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         scratch: std::env::temp_dir(),
         bound: Duration::from_secs(60),
         quiet: false,
+        tour: false,
     })
 }
 
