@@ -12,7 +12,9 @@
 
 pub mod device;
 
+pub mod dump;
 pub mod fsck;
+mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;

@@ -213,11 +213,11 @@ impl Options {
             | "dirsync" => {
                 self.kernel.push(name.to_owned());
             }
-            // What mount(8), fstab(5) and systemd add for themselves.
-            "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "_netdev"
-            | "nofail" | "lazytime" | "nolazytime" | "loud" | "silent" | "iversion"
-            | "noiversion" | "rootcontext" | "context" | "mand" | "nomand" | "nosymfollow"
-            | "X-mount.mkdir" => {}
+            // What mount(8), fstab(5) and systemd add for themselves; a read-only mount never recovers.
+            "norecovery" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users"
+            | "owner" | "_netdev" | "nofail" | "lazytime" | "nolazytime" | "loud" | "silent"
+            | "iversion" | "noiversion" | "rootcontext" | "context" | "mand" | "nomand"
+            | "nosymfollow" | "X-mount.mkdir" => {}
             _ if name.starts_with("x-") || name.starts_with("comment") => {}
             _ => return Err(unknown(option)),
         }

@@ -26,7 +26,7 @@ pub use xattrs::SetMode;
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;
 use crate::image::store::{Recovery, Store};
-use crate::image::tables::{Attr, Tables};
+use crate::image::tables::{Attr, INODES_FROZEN, Tables};
 use inode::{Inode, State};
 use inode_cache::InodeCache;
 use names::NameCache;
@@ -139,6 +139,29 @@ impl Volume {
             f(&mut st.attr);
             st.attr.clone()
         }))
+    }
+
+    /// Changes FS_*_FL flags, and counts the inodes that `frozen` bits protect.
+    pub fn set_flags(&self, inode: &Arc<Inode>, flags: u32, frozen: u32) -> Result<()> {
+        use redb::ReadableTable as _;
+        self.change(|tables| {
+            let old = self.update(inode, true, |st| {
+                st.attr.touch(false);
+                std::mem::replace(&mut st.attr.flags, flags)
+            });
+            let by = i64::from(flags & frozen != 0) - i64::from(old & frozen != 0);
+            if by != 0 {
+                let count = tables.counters.get(INODES_FROZEN)?.map_or(0, |v| v.value());
+                tables.counters.insert(INODES_FROZEN, count.saturating_add_signed(by))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// True when some inode is immutable or append-only.
+    pub fn has_frozen(&self) -> Result<bool> {
+        use redb::ReadableTable as _;
+        self.store.read(|t| Ok(t.counters.get(INODES_FROZEN)?.is_some_and(|v| v.value() > 0)))
     }
 
     /// Changes times only, on the way of a read or an overwrite.

@@ -63,6 +63,7 @@ impl Piece {
 }
 
 /// One aligned read that covers a data segment or a part of it.
+#[derive(Debug)]
 struct Window {
     start: u64,
     aligned_len: usize,
@@ -70,27 +71,65 @@ struct Window {
     len: usize,
 }
 
-/// Reads `segments` in order with O_DIRECT into buffers of `pool`. The pieces hold exactly what was
-/// read: at the end of the image the last one is short and those after it are missing.
-///
-/// One segment is read by the calling thread; several are queued together.
+/// Buffers taken for a read that has not begun. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Prepared {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Read(Window, Buffer),
+    Zeros(usize),
+}
+
+/// Takes buffers of `pool` for `segments` of `file`; nothing is read yet.
 ///
 /// # Errors
-/// The first error of the device. All buffers are back in the pool then.
+/// `EINVAL` for a range that ends beyond 2^64, `ENOMEM` when no memory can be had.
+pub fn prepare(file: &DirectFile, pool: &Pool, segments: &[Segment]) -> io::Result<Prepared> {
+    let align = file.alignment().read_offset;
+    let mut steps = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match *segment {
+            Segment::Hole { len: 0 } | Segment::Data { len: 0, .. } => {}
+            Segment::Hole { len } => steps.push(Step::Zeros(len)),
+            Segment::Data { offset, len } => windows(align, offset, len, pool, &mut steps)?,
+        }
+    }
+    Ok(Prepared { steps })
+}
+
+impl Prepared {
+    /// Reads in order with O_DIRECT. The pieces hold exactly what was read: at the end of the image
+    /// the last one is short and those after it are missing.
+    ///
+    /// One segment is read by the calling thread; several are queued together.
+    ///
+    /// # Errors
+    /// The first error of the device. All buffers are back in the pool then.
+    pub fn read(self, engine: &Engine, file: &Arc<DirectFile>) -> io::Result<Vec<Piece>> {
+        let data = self.steps.iter().filter(|s| matches!(s, Step::Read(..))).count();
+        let steps = if data > 1 {
+            read_queued(engine, file, self.steps)?
+        } else {
+            read_here(engine, file, self.steps)?
+        };
+        Ok(trim(steps))
+    }
+}
+
+/// As [`prepare`] and [`Prepared::read`].
+///
+/// # Errors
+/// Theirs.
 pub fn read(
     engine: &Engine,
     file: &Arc<DirectFile>,
     pool: &Pool,
     segments: &[Segment],
 ) -> io::Result<Vec<Piece>> {
-    let plan = plan(file.alignment().read_offset, segments)?;
-    let data = plan.iter().filter(|p| matches!(p, Planned::Read(_))).count();
-    let buffers = if data > 1 {
-        read_queued(engine, file, pool, &plan)?
-    } else {
-        read_here(engine, file, pool, &plan)?
-    };
-    Ok(trim(plan, buffers))
+    prepare(file, pool, segments)?.read(engine, file)
 }
 
 /// Puts `pieces` into the pipe, in order.
@@ -107,25 +146,14 @@ pub fn fill(filling: &mut Filling, pieces: Vec<Piece>) -> Result<(), FillError> 
     Ok(())
 }
 
-enum Planned {
-    Read(Window),
-    Zeros(usize),
-}
-
-/// Aligned windows of at most a slab each.
-fn plan(align: usize, segments: &[Segment]) -> io::Result<Vec<Planned>> {
-    let mut plan = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match *segment {
-            Segment::Hole { len: 0 } | Segment::Data { len: 0, .. } => {}
-            Segment::Hole { len } => plan.push(Planned::Zeros(len)),
-            Segment::Data { offset, len } => windows(align, offset, len, &mut plan)?,
-        }
-    }
-    Ok(plan)
-}
-
-fn windows(align: usize, offset: u64, len: usize, plan: &mut Vec<Planned>) -> io::Result<()> {
+/// Aligned windows of at most a slab each, with a buffer for each.
+fn windows(
+    align: usize,
+    offset: u64,
+    len: usize,
+    pool: &Pool,
+    steps: &mut Vec<Step>,
+) -> io::Result<()> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
     let end = offset.checked_add(len as u64).ok_or_else(invalid)?;
     let mut at = offset;
@@ -134,71 +162,59 @@ fn windows(align: usize, offset: u64, len: usize, plan: &mut Vec<Planned>) -> io
         let start = at - from as u64;
         let len = ((end - start).min(SLAB as u64)) as usize - from;
         let aligned_len = inflight_dio::align_up(from + len, align);
-        plan.push(Planned::Read(Window { start, aligned_len, from, len }));
+        let window = Window { start, aligned_len, from, len };
+        steps.push(Step::Read(window, pool.try_take(aligned_len)?));
         at += len as u64;
     }
     Ok(())
 }
 
-fn read_here(
-    engine: &Engine,
-    file: &DirectFile,
-    pool: &Pool,
-    plan: &[Planned],
-) -> io::Result<Vec<Buffer>> {
-    let mut buffers = Vec::new();
-    for planned in plan {
-        if let Planned::Read(w) = planned {
-            let buf = pool.try_take(w.aligned_len)?;
+fn read_here(engine: &Engine, file: &DirectFile, steps: Vec<Step>) -> io::Result<Vec<Step>> {
+    let read = |step| match step {
+        Step::Read(w, buf) => {
             let (buf, result) = engine.read_at(file, buf, w.start, w.aligned_len);
-            result?;
-            buffers.push(buf);
+            result.map(|_| Step::Read(w, buf))
         }
-    }
-    Ok(buffers)
+        zeros @ Step::Zeros(_) => Ok(zeros),
+    };
+    steps.into_iter().map(read).collect()
 }
 
-fn read_queued(
-    engine: &Engine,
-    file: &Arc<DirectFile>,
-    pool: &Pool,
-    plan: &[Planned],
-) -> io::Result<Vec<Buffer>> {
+fn read_queued(engine: &Engine, file: &Arc<DirectFile>, steps: Vec<Step>) -> io::Result<Vec<Step>> {
     let (tx, rx) = mpsc::channel();
     let mut requests: Vec<(Request, Done)> = Vec::new();
-    for planned in plan {
-        if let Planned::Read(w) = planned {
-            let (buf, place, tx) = (pool.try_take(w.aligned_len)?, requests.len(), tx.clone());
-            let file = Arc::clone(file);
-            let len = w.aligned_len;
-            let request = Request { file, buf, offset: w.start, len, op: Op::Read };
-            // The receiver waits for every sender, so the send cannot fail.
-            let done: Done = Box::new(move |c| drop(tx.send((place, c))));
-            requests.push((request, done));
-        }
+    let mut ready: Vec<Option<Step>> = Vec::with_capacity(steps.len());
+    for (place, step) in steps.into_iter().enumerate() {
+        let Step::Read(w, buf) = step else {
+            ready.push(Some(step));
+            continue;
+        };
+        ready.push(None);
+        let (file, tx, len) = (Arc::clone(file), tx.clone(), w.aligned_len);
+        let request = Request { file, buf, offset: w.start, len, op: Op::Read };
+        // The receiver waits for every sender, so the send cannot fail.
+        let done: Done = Box::new(move |c| drop(tx.send((place, w, c))));
+        requests.push((request, done));
     }
     drop(tx);
-    let mut buffers: Vec<Option<Buffer>> = requests.iter().map(|_| None).collect();
     engine.submit_batch(requests);
     let mut failed = None;
-    for (place, completion) in rx {
+    for (place, window, completion) in rx {
         match completion.result {
-            Ok(_) => buffers[place] = Some(completion.buf),
+            Ok(_) => ready[place] = Some(Step::Read(window, completion.buf)),
             Err(e) => failed = failed.or(Some(e)),
         }
     }
-    failed.map_or_else(|| Ok(buffers.into_iter().flatten().collect()), Err)
+    failed.map_or_else(|| Ok(ready.into_iter().flatten().collect()), Err)
 }
 
 /// Keeps what was read, up to the first shortage.
-fn trim(plan: Vec<Planned>, buffers: Vec<Buffer>) -> Vec<Piece> {
-    let mut buffers = buffers.into_iter();
-    let mut pieces = Vec::with_capacity(plan.len());
-    for planned in plan {
-        match planned {
-            Planned::Zeros(len) => pieces.push(Piece::Zeros { len }),
-            Planned::Read(w) => {
-                let Some(buf) = buffers.next() else { break };
+fn trim(steps: Vec<Step>) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(steps.len());
+    for step in steps {
+        match step {
+            Step::Zeros(len) => pieces.push(Piece::Zeros { len }),
+            Step::Read(w, buf) => {
                 let len = buf.len().saturating_sub(w.from).min(w.len);
                 if len > 0 {
                     pieces.push(Piece::Data { buf, from: w.from, len });

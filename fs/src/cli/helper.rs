@@ -1,9 +1,11 @@
 //! What mount(8) calls for `-t fuse.inflight`: `mount.fuse.inflight IMAGE DIR [-sfnv] [-o OPTIONS]`.
 
 use crate::cli::mount::{self, MountArgs};
-use anyhow::{Context as _, bail};
+use crate::options::Options;
+use crate::transport::mount as kernel;
+use anyhow::Context as _;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
@@ -25,10 +27,20 @@ pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         .map_err(|_| anyhow::anyhow!("usage: mount.fuse.inflight IMAGE DIR [-o OPTIONS]"))?;
     super::log::init(0);
     if options.iter().flat_map(|o| o.split(',')).any(|o| o == "remount") {
-        bail!("{} cannot be remounted: unmount it first", dir.display());
+        return remount(&dir, &options);
     }
     if !fake {
         mount::run(&MountArgs::for_helper(image, dir, options), 0)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Changes what the kernel decides: ro, rw, nosuid, nodev, noexec, the atime family.
+fn remount(dir: &Path, lists: &[String]) -> anyhow::Result<ExitCode> {
+    let mut options = Options::default();
+    for option in lists.iter().flat_map(|l| l.split(',')).filter(|o| *o != "remount") {
+        options.add(option)?;
+    }
+    kernel::remount(dir, &options).with_context(|| format!("cannot remount {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }

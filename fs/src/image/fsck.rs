@@ -10,7 +10,6 @@ mod blocks;
 mod claims;
 mod copies;
 mod database;
-mod guard;
 mod inodes;
 mod model;
 mod names;
@@ -111,16 +110,22 @@ fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError
     let mut found = Findings::default();
     progress("reading superblocks");
     let checked = copies::check(device, &mut found)?;
+    if checked.cut {
+        // Nothing that follows from a size that is not there is worth looking at.
+        return Ok(Pass { found, superblock: checked.superblock, examined: None, damaged: true });
+    }
     progress("verifying the database");
-    let (examined, damaged) = match Suspect::open(device, &checked.superblock, None, &mut found) {
-        Ok(mut suspect) => {
-            let examined = suspect.examine(&mut found, progress);
-            (examined.map_err(|e| found.error("database", e.to_string(), "")), suspect.damaged)
-        }
-        Err(e) => (Err(found.error("database", e.to_string(), "")), true),
-    };
-    let examined = examined.ok().filter(|_| !checked.cut);
-    Ok(Pass { found, superblock: checked.superblock, examined, damaged })
+    let mut pass = Pass { found, superblock: checked.superblock, examined: None, damaged: true };
+    let looked =
+        Suspect::open(device, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
+            pass.damaged = db.damaged;
+            db.examine(&mut pass.found, progress)
+        });
+    match looked {
+        Ok(examined) => pass.examined = Some(examined),
+        Err(e) => pass.found.error("database", e.to_string(), ""),
+    }
+    Ok(pass)
 }
 
 fn repair(

@@ -67,6 +67,13 @@ impl MetaStore {
         }
     }
 
+    /// As [`MetaStore::new`], but nothing is ever written to the device.
+    pub fn rehearsal(device: Arc<Device>, superblock: Superblock) -> MetaStore {
+        let overlay = Overlay { pages: HashMap::new(), base: superblock.metadata_bytes };
+        let store = MetaStore::new(device, superblock);
+        MetaStore { overlay: Some(Mutex::new(overlay)), ..store }
+    }
+
     /// Hands over the allocator. Before this, the area cannot grow.
     pub fn set_grow(&self, grow: Box<Grow>) {
         if self.grow.set(grow).is_err() {

@@ -30,10 +30,15 @@ pub(crate) const GROUPS: TableDefinition<'_, u64, Bytes> = TableDefinition::new(
 pub(crate) const COUNTERS: TableDefinition<'_, &'static str, u64> =
     TableDefinition::new("counters");
 
+/// Largest inode number: they are handed out one after the other, so a larger one was made up.
+pub const INODE_MAX: u64 = 1 << 62;
 /// Counter: the next inode number; numbers are never used twice.
 pub const NEXT_INODE: &str = "next_inode";
 /// Counter: inodes in use.
 pub const INODES_USED: &str = "inodes_used";
+
+/// Counter: immutable and append-only inodes. While it is 0 nobody needs to be asked on open.
+pub const INODES_FROZEN: &str = "inodes_frozen";
 
 /// All tables of one write transaction, opened once.
 pub struct Tables<'t> {

@@ -5,7 +5,7 @@
 //! little-endian (include/uapi/linux/posix_acl_xattr.h).
 
 use crate::errno::Errno;
-use crate::ops::{Answer, Fs};
+use crate::ops::{Answer, Caller, Fs};
 use crate::volume::SetMode;
 use crate::volume::inode::Inode;
 use std::sync::Arc;
@@ -138,15 +138,26 @@ impl Fs {
     }
 
     /// Stores an access ACL: the mode follows, and a list that says no more than the mode is not
-    /// kept.
-    pub(super) fn set_access_acl(&self, inode: &Arc<Inode>, value: &[u8]) -> Answer<()> {
+    /// kept. Who is not in the file's group may not keep set-group-ID (posix_acl_update_mode);
+    /// only the caller's first group is known here, so in doubt the bit goes.
+    pub(super) fn set_access_acl(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        value: &[u8],
+    ) -> Answer<()> {
         let acl = Acl::decode(value).ok_or(Errno::EINVAL)?;
         if !acl.is_mode_only() {
             self.volume.set_xattr(inode, ACCESS, value, SetMode::Any)?;
         } else if self.volume.xattr(inode.ino, ACCESS).is_ok() {
             self.volume.remove_xattr(inode, ACCESS)?;
         }
-        self.volume.set_attr(inode, |attr| attr.mode = attr.mode & !0o777 | acl.mode())?;
+        self.volume.set_attr(inode, |attr| {
+            attr.mode = attr.mode & !0o777 | acl.mode();
+            if caller.uid != 0 && caller.gid != attr.gid {
+                attr.mode &= !libc::S_ISGID;
+            }
+        })?;
         Ok(())
     }
 }

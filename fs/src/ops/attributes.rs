@@ -2,7 +2,7 @@
 
 use crate::errno::Errno;
 use crate::image::tables::Time;
-use crate::ops::{Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
+use crate::ops::{APPEND, Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,16 @@ impl Fs {
             attr.mtime = set.mtime.map_or(attr.mtime, SetTime::get);
         })?;
         Ok(self.entry(&inode))
+    }
+
+    /// Whether a file may be opened with these O_* flags. The kernel knows permissions, but not
+    /// immutable and append-only files.
+    pub fn open(&self, ino: u64, flags: i32) -> Answer<()> {
+        let attr = self.inode(ino)?.attr();
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        let appends = flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0;
+        let refused = attr.flags & IMMUTABLE != 0 || attr.flags & APPEND != 0 && !appends;
+        if writes && refused { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// The target of a symlink.

@@ -5,7 +5,7 @@
 
 use crate::errno::Errno;
 use crate::image::superblock::LABEL_MAX;
-use crate::ops::{Answer, Caller, Fs};
+use crate::ops::{APPEND, Answer, Caller, Fs, IMMUTABLE};
 
 /// FS_IOC_GETFLAGS and FS_IOC_SETFLAGS; the kernel passes an unsigned int whatever the type says.
 const GETFLAGS: u32 = 0x8008_6601;
@@ -106,13 +106,10 @@ impl Fs {
             return Err(Errno::EOPNOTSUPP);
         }
         // Immutable and append-only are for CAP_LINUX_IMMUTABLE, which root has.
-        if (flags ^ old) & 0x30 != 0 {
+        if (flags ^ old) & (IMMUTABLE | APPEND) != 0 {
             self.check_root(control)?;
         }
-        self.volume.set_attr(&inode, |attr| {
-            attr.flags = flags & SETTABLE;
-            attr.touch(false);
-        })?;
+        self.volume.set_flags(&inode, flags & SETTABLE, IMMUTABLE | APPEND)?;
         Ok(Vec::new())
     }
 

@@ -1,7 +1,7 @@
 //! The data paths between the server's memory and the image: through the image's page cache, or
 //! with O_DIRECT through pinned buffers.
 
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::image::device::Device;
 use crate::volume::ReadPiece;
 use inflight_dio::{Buffer, DirectFile, Engine, Pool};
@@ -81,11 +81,18 @@ impl ImageIo {
         Ok(())
     }
 
-    /// Reads `pieces` with O_DIRECT; `None` when the image does not take it.
-    pub fn read_direct(&self, pieces: &[ReadPiece]) -> Result<Option<Vec<Piece>>> {
+    /// Takes pinned buffers for a read of `pieces` with O_DIRECT; `None` when the image does not
+    /// take it.
+    pub fn prepare_direct(&self, pieces: &[ReadPiece]) -> Result<Option<direct::Prepared>> {
         let Some(file) = &self.direct else { return Ok(None) };
         let segments: Vec<Segment> = pieces.iter().map(segment).collect();
-        Ok(Some(direct::read(&self.engine, file, &self.pool, &segments)?))
+        Ok(Some(direct::prepare(file, &self.pool, &segments)?))
+    }
+
+    /// Reads into the buffers that were taken.
+    pub fn read_direct(&self, prepared: direct::Prepared) -> Result<Vec<Piece>> {
+        let file = self.direct.as_ref().ok_or(Errno::EIO)?;
+        Ok(prepared.read(&self.engine, file)?)
     }
 
     /// Writes through the page cache.

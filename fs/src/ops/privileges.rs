@@ -12,18 +12,23 @@ use std::sync::Arc;
 pub const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
-    /// Takes capabilities, and with `suidgid` the bits, away from `inode`.
-    pub(super) fn drop_privileges(&self, inode: &Arc<Inode>, suidgid: bool) -> Answer<()> {
-        if suidgid && cleared(&inode.read().attr) != inode.read().attr.mode {
+    /// Takes capabilities, and with `suidgid` the bits, away from `inode`; true when the mode
+    /// changed.
+    pub(super) fn drop_privileges(&self, inode: &Arc<Inode>, suidgid: bool) -> Answer<bool> {
+        let changes = suidgid && {
+            let st = inode.read();
+            cleared(&st.attr) != st.attr.mode
+        };
+        if changes {
             self.volume.set_attr(inode, |attr| attr.mode = cleared(attr))?;
         }
-        if !self.volume.has_xattrs(inode)? {
-            return Ok(());
+        if self.volume.has_xattrs(inode)? {
+            match self.volume.remove_xattr(inode, CAPABILITY).map_err(Errno::from) {
+                Ok(()) | Err(Errno::ENODATA) => {}
+                Err(e) => return Err(e),
+            }
         }
-        match self.volume.remove_xattr(inode, CAPABILITY).map_err(Errno::from) {
-            Ok(()) | Err(Errno::ENODATA) => Ok(()),
-            Err(e) => Err(e),
-        }
+        Ok(changes)
     }
 }
 

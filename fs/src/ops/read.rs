@@ -1,7 +1,7 @@
 //! read, in the steps between which the gate may park it.
 //!
 //! ```text
-//! Prepared: blocks pinned, way chosen       (nothing read)
+//! Prepared: blocks pinned, buffers taken     (nothing read)
 //! Applied:  data in buffers or in pipe A     (nothing sent)
 //! Ready:    bytes, or a pipe of known length (nothing sent)
 //! ```
@@ -66,13 +66,25 @@ impl Way {
 /// with `scripts/bench`: at 16 KiB the copy was ahead, at 64 KiB the splice.
 const COPY_MAX: usize = 32 << 10;
 
-/// Blocks are pinned; nothing is read.
+/// Blocks are pinned and buffers are taken; nothing is read.
 #[derive(Debug)]
 pub struct Prepared {
     inode: Arc<Inode>,
     plan: ReadPlan,
     way: Way,
     wanted: usize,
+    memory: Memory,
+}
+
+/// Where the data of a read will go.
+#[derive(Debug)]
+enum Memory {
+    /// Into a pipe.
+    None,
+    /// Into one buffer.
+    One(Buffer),
+    /// Into a buffer for each run of blocks.
+    Direct(direct::Prepared),
 }
 
 /// The data is read.
@@ -117,7 +129,18 @@ impl Fs {
         }
         let plan = self.volume.plan_read(&inode, args.offset, args.len)?;
         let way = self.choose(args, plan.len);
-        Ok(Prepared { inode, plan, way, wanted: args.len })
+        let memory = self.memory(&plan, way)?;
+        Ok(Prepared { inode, plan, way, wanted: args.len, memory })
+    }
+
+    fn memory(&self, plan: &ReadPlan, way: Way) -> Result<Memory, Error> {
+        match way {
+            Way::Copy => Ok(Memory::One(self.io.pool().take(plan.len))),
+            Way::CopyDirect | Way::SpliceDirect => {
+                Ok(Memory::Direct(self.io.prepare_direct(&plan.pieces)?.ok_or(Errno::EIO)?))
+            }
+            Way::SpliceBuffered | Way::PipeBacked => Ok(Memory::None),
+        }
     }
 
     fn choose(&self, args: &ReadArgs, len: usize) -> Way {
@@ -156,18 +179,20 @@ impl Prepared {
     }
 
     /// Reads at most `len` bytes.
-    pub fn cut(&mut self, len: usize) {
+    pub fn cut(mut self, fs: &Fs, len: usize) -> Answer<Prepared> {
         self.plan.cut(len);
+        self.memory = fs.memory(&self.plan, self.way)?;
+        Ok(self)
     }
 
     /// Reads.
     pub fn apply(self, fs: &Fs) -> Answer<Applied> {
-        let Prepared { inode, plan, way, wanted } = self;
-        let (data, way) = match fs.fetch(&plan, way, wanted) {
+        let Prepared { inode, plan, way, wanted, memory } = self;
+        let (data, way) = match fs.fetch(&plan, way, wanted, memory) {
             // A pipe that is too small, or none to be had, is no reason to fail the read.
             Err(Error::Refused(Errno::EXFULL)) => {
                 let way = if way == Way::SpliceDirect { Way::CopyDirect } else { Way::Copy };
-                (fs.fetch(&plan, way, wanted)?, way)
+                (fs.fetch(&plan, way, wanted, fs.memory(&plan, way)?)?, way)
             }
             other => (other?, way),
         };
@@ -177,32 +202,44 @@ impl Prepared {
 }
 
 impl Fs {
-    fn fetch(&self, plan: &ReadPlan, way: Way, wanted: usize) -> Result<Data, Error> {
-        match way {
-            Way::Copy => {
-                let mut buf = self.io.pool().take(plan.len);
+    fn fetch(
+        &self,
+        plan: &ReadPlan,
+        way: Way,
+        wanted: usize,
+        memory: Memory,
+    ) -> Result<Data, Error> {
+        match (way, memory) {
+            (Way::PipeBacked, _) => self.pipe_backed(plan, wanted),
+            (_, Memory::One(mut buf)) => {
                 self.io.read_cached(&plan.pieces, &mut buf)?;
                 Ok(Data::Buffer(buf))
             }
-            Way::CopyDirect => {
-                let mut buf = self.io.pool().take(plan.len);
-                gather(self.pieces(plan)?, &mut buf);
-                Ok(Data::Buffer(buf))
+            (_, Memory::Direct(prepared)) => {
+                let pieces = self.pieces(plan, prepared)?;
+                Ok(match way {
+                    Way::CopyDirect => Data::Buffer(self.gathered(pieces)),
+                    _ => Data::Pieces(pieces),
+                })
             }
-            Way::SpliceDirect => Ok(Data::Pieces(self.pieces(plan)?)),
-            Way::SpliceBuffered => Ok(Data::Filling(self.fill_cached(plan)?)),
-            Way::PipeBacked => self.pipe_backed(plan, wanted),
+            (_, Memory::None) => Ok(Data::Filling(self.fill_cached(plan)?)),
         }
     }
 
-    fn pieces(&self, plan: &ReadPlan) -> Result<Vec<Piece>, Error> {
-        let pieces = self.io.read_direct(&plan.pieces)?.ok_or(Errno::EIO)?;
+    fn pieces(&self, plan: &ReadPlan, prepared: direct::Prepared) -> Result<Vec<Piece>, Error> {
+        let pieces = self.io.read_direct(prepared)?;
         let read: usize = pieces.iter().map(Piece::len).sum();
         if read != plan.len {
             let text = format!("image ends inside a file: {read} of {} bytes read", plan.len);
             return Err(Error::Corrupt(text));
         }
         Ok(pieces)
+    }
+
+    fn gathered(&self, pieces: Vec<Piece>) -> Buffer {
+        let mut buf = self.io.pool().take(pieces.iter().map(Piece::len).sum());
+        gather(pieces, &mut buf);
+        buf
     }
 
     fn fill_cached(&self, plan: &ReadPlan) -> Result<Filling, Error> {
@@ -275,7 +312,10 @@ impl Applied {
         self.plan.cut(len);
         match &mut self.data {
             Data::Buffer(buf) => buf.truncate(len.min(buf.len())),
-            _ => self.data = fs.fetch(&self.plan, self.way, len)?,
+            _ => {
+                let memory = fs.memory(&self.plan, self.way)?;
+                self.data = fs.fetch(&self.plan, self.way, len, memory)?;
+            }
         }
         Ok(self)
     }
@@ -289,7 +329,7 @@ impl Applied {
             Data::Filling(filling) => Body::Pipe(finish(filling)?),
             Data::Pieces(pieces) => match fs.io.pipes().begin(plan.len) {
                 Ok(filling) => fill(fs, filling, pieces, &plan)?,
-                Err(_) => copied(fs, pieces, &plan),
+                Err(_) => Body::Bytes(fs.gathered(pieces)),
             },
         };
         Ok(Ready { plan, body, way })
@@ -299,18 +339,14 @@ impl Applied {
 fn fill(fs: &Fs, mut filling: Filling, pieces: Vec<Piece>, plan: &ReadPlan) -> Answer<Body> {
     match direct::fill(&mut filling, pieces).map_err(full) {
         Ok(()) => Ok(Body::Pipe(finish(filling)?)),
+        // The pieces went with the pipe that had no room for them: they are read again.
         Err(Error::Refused(Errno::EXFULL)) => {
             drop(filling);
-            Ok(copied(fs, fs.pieces(plan)?, plan))
+            let prepared = fs.io.prepare_direct(&plan.pieces)?.ok_or(Errno::EIO)?;
+            Ok(Body::Bytes(fs.gathered(fs.pieces(plan, prepared)?)))
         }
         Err(e) => Err(e.into()),
     }
-}
-
-fn copied(fs: &Fs, pieces: Vec<Piece>, plan: &ReadPlan) -> Body {
-    let mut buf = fs.io.pool().take(plan.len);
-    gather(pieces, &mut buf);
-    Body::Bytes(buf)
 }
 
 fn finish(filling: Filling) -> Answer<Filled> {

@@ -91,6 +91,11 @@ impl Fs {
     pub fn trim(&self, start: u64, len: u64, min_len: u64) -> Answer<u64> {
         let store = self.volume.store();
         store.check_writable()?;
+        // The bounds of ext4 (ext4_trim_fs in fs/ext4/mballoc.c).
+        let total = store.space().usage().total * BLOCK;
+        if start >= total || len < BLOCK || min_len > total {
+            return Err(Errno::EINVAL);
+        }
         // What was freed a moment ago is only free after a commit.
         self.volume.commit_if_changed(Recovery::Walk)?;
         let (from, to) = (start.div_ceil(BLOCK), start.saturating_add(len) / BLOCK);

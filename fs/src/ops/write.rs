@@ -29,6 +29,8 @@ pub struct Written {
     pub bytes: usize,
     /// The file has more blocks than before, which a kernel that caches writes cannot know.
     pub allocated: bool,
+    /// Set-user-ID or set-group-ID bits went, which the kernel does not know either.
+    pub privileges: bool,
 }
 
 impl Fs {
@@ -55,9 +57,9 @@ impl Fs {
         }
         let allocated = write.allocates();
         write.finish()?;
-        self.drop_privileges(&inode, args.kill_suidgid)?;
+        let privileges = self.drop_privileges(&inode, args.kill_suidgid)?;
         self.stats.wrote(direct && self.io.has_direct(), payload.len());
-        Ok(Written { bytes: payload.len(), allocated })
+        Ok(Written { bytes: payload.len(), allocated, privileges })
     }
 
     fn check_write(&self, inode: &Arc<Inode>, args: &WriteArgs) -> Answer<()> {

@@ -3,7 +3,7 @@
 use crate::errno::Errno;
 use crate::image::mkfs::ROOT;
 use crate::ops::acl::{self, Acl};
-use crate::ops::{Answer, Fs, check_unfrozen};
+use crate::ops::{Answer, Caller, Fs, check_unfrozen};
 use crate::volume::SetMode;
 
 /// Attribute of the root that holds what `inflight stat` shows, as JSON. It is not listed.
@@ -26,7 +26,14 @@ impl Fs {
     }
 
     /// setxattr(2) with its XATTR_* flags.
-    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Answer<()> {
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Answer<()> {
         let inode = self.inode(ino)?;
         check_unfrozen(&inode.attr())?;
         let mode = match flags {
@@ -36,7 +43,7 @@ impl Fs {
             _ => return Err(Errno::EINVAL),
         };
         match name {
-            acl::ACCESS => return self.set_access_acl(&inode, value),
+            acl::ACCESS => return self.set_access_acl(caller, &inode, value),
             acl::DEFAULT if !inode.attr().is_dir() => return Err(Errno::EACCES),
             acl::DEFAULT => {
                 Acl::decode(value).ok_or(Errno::EINVAL)?;

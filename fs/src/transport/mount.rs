@@ -22,11 +22,17 @@ pub const FSTYPE: &str = "fuse.inflight";
 /// # Errors
 /// Those of open(2) on /dev/fuse and of mount(2); what fusermount3 printed when it refused.
 pub fn mount(image: &Path, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    match mount_directly(&device, image, mountpoint, options) {
-        Ok(()) => Ok(device.into()),
-        Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
-        Err(errno) => Err(errno.into()),
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(device) => match mount_directly(&device, image, mountpoint, options) {
+            Ok(()) => Ok(device.into()),
+            Err(Errno::EPERM) => mount_by_helper(image, mountpoint, options),
+            Err(errno) => Err(errno.into()),
+        },
+        // The helper opens it with its own rights.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            mount_by_helper(image, mountpoint, options)
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -120,6 +126,17 @@ fn flags(options: &Options) -> MsFlags {
     let read_only = if options.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let kept = named.iter().filter(|(name, _)| options.kernel.iter().any(|k| k == name));
     kept.fold(read_only, |flags, (_, bit)| flags | *bit)
+}
+
+/// Changes the flags of a mount; what the server was told at the start stays as it was.
+///
+/// # Errors
+/// Those of mount(2): EBUSY when files are open for writing and `options` say ro.
+pub fn remount(mountpoint: &Path, options: &Options) -> io::Result<()> {
+    let all = flags(options) | MsFlags::MS_REMOUNT;
+    nix::mount::mount(None::<&str>, mountpoint, None::<&str>, all, None::<&str>)?;
+    apply_atime(mountpoint, options);
+    Ok(())
 }
 
 /// The atime flags are the VFS's: mount(2) of FUSE does not take them all, a bind remount does.

@@ -146,18 +146,18 @@ impl Service {
 fn read_prepared(
     trip: Trip,
     mut ticket: Option<Ticket>,
-    mut prepared: Prepared,
+    prepared: Prepared,
     reply: impl FnOnce(Answer<Ready>) + Send + 'static,
 ) {
     ticket.note_path(prepared.way().name());
     gate::pass(ticket, Phase::Prepared, move |ticket, decision| {
-        match decision {
-            Decision::Go => {}
-            Decision::Short(n) => prepared.cut(n as usize),
-            Decision::Fail(errno) => return failed(trip, ticket, Errno::from_raw(errno), reply),
+        let prepared = match decision {
+            Decision::Go => Ok(prepared),
+            Decision::Short(n) => prepared.cut(&trip.fs, n as usize),
+            Decision::Fail(errno) => Err(Errno::from_raw(errno)),
             Decision::Drop => return never(trip, reply),
-        }
-        let applied = match prepared.apply(&trip.fs) {
+        };
+        let applied = match prepared.and_then(|prepared| prepared.apply(&trip.fs)) {
             Ok(applied) => applied,
             Err(e) => return failed(trip, ticket, e, reply),
         };

@@ -2,7 +2,8 @@
 
 use crate::errno::{Error, Result};
 use crate::image::tables::{Attr, Extent, InodeRow, Tables, Time};
-use crate::volume::extents::ExtentMap;
+use crate::volume::SIZE_MAX;
+use crate::volume::extents::{BLOCK_MAX, ExtentMap};
 use crate::volume::range_lock::RangeLock;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::Arc;
@@ -99,8 +100,18 @@ impl Attr {
 pub fn load_attr(tables: &Tables<'_>, ino: u64) -> Result<Option<Attr>> {
     use redb::ReadableTable as _;
     let Some(row) = tables.inodes.get(ino)? else { return Ok(None) };
-    let attr = InodeRow::decode(row.value());
+    let attr = InodeRow::decode(row.value()).filter(is_possible);
     Ok(Some(attr.ok_or_else(|| Error::Corrupt(format!("row of inode {ino} is malformed")))?))
+}
+
+/// Numbers that arithmetic elsewhere relies on.
+fn is_possible(attr: &Attr) -> bool {
+    let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
+    // A directory's size is the number of its entries.
+    let size_max = if attr.is_dir() { BLOCK_MAX } else { SIZE_MAX };
+    attr.size <= size_max
+        && attr.blocks <= BLOCK_MAX
+        && times.iter().all(|t| t.nanos < 1_000_000_000)
 }
 
 /// Reads the extents of an inode.

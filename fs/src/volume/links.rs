@@ -1,7 +1,7 @@
 //! Making, linking, renaming and removing names.
 
-use crate::errno::Result;
-use crate::image::tables::{Attr, InodeRow, NEXT_INODE, Tables, Time};
+use crate::errno::{Error, Result};
+use crate::image::tables::{Attr, INODE_MAX, InodeRow, NEXT_INODE, Tables, Time};
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use crate::volume::names::check_name;
@@ -13,6 +13,8 @@ use zerocopy::IntoBytes as _;
 
 /// Most names of one inode, as in ext4.
 const LINK_MAX: u32 = 65_000;
+/// Directories between the root and a file, at most: parents that form a circle end here.
+const DEPTH_MAX: u32 = 1 << 20;
 /// FS_IMMUTABLE_FL and FS_APPEND_FL of ioctl_iflags(2).
 const FROZEN: u32 = 0x10 | 0x20;
 const IMMUTABLE: u32 = 0x10;
@@ -82,6 +84,9 @@ impl Volume {
             return Err(Errno::ENOSPC.into());
         }
         let ino = tables.counters.get(NEXT_INODE)?.map_or(2, |v| v.value());
+        if !(2..=INODE_MAX).contains(&ino) || tables.inodes.get(ino)?.is_some() {
+            return Err(Error::Corrupt(format!("counter {NEXT_INODE} is wrong: {ino}")));
+        }
         tables.counters.insert(NEXT_INODE, ino + 1)?;
         let now = Time::now();
         let is_dir = new.mode & libc::S_IFMT == libc::S_IFDIR;
@@ -303,13 +308,16 @@ impl Volume {
             return Ok(());
         }
         let mut at = into;
-        while at != crate::image::mkfs::ROOT {
+        for _ in 0..DEPTH_MAX {
+            if at == crate::image::mkfs::ROOT {
+                return Ok(());
+            }
             if at == moving.ino {
                 return Err(Errno::EINVAL.into());
             }
             at = self.inode_in(tables, at)?.read().attr.parent;
         }
-        Ok(())
+        Err(Error::Corrupt(format!("directory {into} is not below the root")))
     }
 
     /// The directory, if names may be added to it.

@@ -149,6 +149,10 @@ impl Volume {
                     tables::split_name_key(key.value()).ok_or_else(|| bad_name(ino))?;
                 let (child, kind) =
                     tables::split_name_value(value.value()).ok_or_else(|| bad_name(ino))?;
+                // Many names under one made-up hash would make the listing go in circles.
+                if hash != self.hash(name) {
+                    return Err(bad_name(ino));
+                }
                 // Of names with equal hashes only the last one moves the offset past them: a
                 // listing that is cut between them repeats one rather than losing one.
                 if let Some(last) = entries.last_mut().filter(|e: &&mut DirEntry| e.next == hash) {

@@ -1,9 +1,10 @@
 //! The end of an inode: no name, and nobody who still has it open.
 
 use crate::errno::Result;
+use crate::image::mkfs::ROOT;
 use crate::image::tables::{INODES_USED, Tables};
 use crate::volume::Volume;
-use crate::volume::inode::Inode;
+use crate::volume::inode::{Inode, load_attr};
 use redb::ReadableTable as _;
 use std::sync::Arc;
 
@@ -83,8 +84,14 @@ impl Volume {
         );
         self.change(|tables| {
             for ino in orphans {
-                let inode = self.inode_in(tables, ino)?;
-                self.delete(tables, &inode)?;
+                match load_attr(tables, ino)? {
+                    Some(attr) if attr.nlink == 0 && ino != ROOT => {
+                        let inode = self.inode_in(tables, ino)?;
+                        self.delete(tables, &inode)?;
+                    }
+                    // Never delete what has a name because a damaged list says so.
+                    _ => drop(tables.orphans.remove(ino)?),
+                }
             }
             Ok(())
         })
@@ -101,7 +108,7 @@ pub(super) fn count(tables: &mut Tables<'_>, by: i64) -> Result<()> {
 /// Names of all attributes of an inode.
 pub(super) fn xattr_names(tables: &Tables<'_>, ino: u64) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    for row in tables.xattrs.range((ino, &b""[..])..(ino + 1, &b""[..]))? {
+    for row in tables.xattrs.range((ino, &b""[..])..(ino.saturating_add(1), &b""[..]))? {
         let (key, _) = row?;
         names.push(key.value().1.to_vec());
     }

@@ -68,7 +68,7 @@ impl Claims {
         rows
     }
 
-    /// The bits of `run` that only fixed owners account for, to tell what a mount would add.
+    /// True when the filesystem itself owns `block`.
     pub fn is_fixed(&self, block: u64) -> bool {
         let run = self.runs.range(..=block).next_back();
         run.is_some_and(|(_, (end, owner))| *end > block && *owner == Owner::Fixed)

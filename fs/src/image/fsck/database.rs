@@ -3,10 +3,10 @@
 use crate::errno::{Error, Result};
 use crate::image::device::Device;
 use crate::image::fsck::blocks::{self, Layout};
-use crate::image::fsck::guard::guard;
 use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
 use crate::image::fsck::{Progress, inodes, names, tree};
+use crate::image::guard::guard;
 use crate::image::metastore::MetaStore;
 use crate::image::pins::Pins;
 use crate::image::space::Space;

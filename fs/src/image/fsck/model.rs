@@ -4,11 +4,11 @@
 //! Without repair the corrected model is thrown away. About 300 bytes of memory an inode.
 
 use crate::errno::{Error, Result};
-use crate::image::fsck::guard::guard;
 use crate::image::fsck::report::Findings;
+use crate::image::guard::guard;
 use crate::image::tables::{
-    self, Attr, COUNTERS, EXTENTS, Extent, GROUPS, INODES, InodeRow, NAMES, ORPHANS, TARGETS,
-    Tables, XATTRS,
+    self, Attr, COUNTERS, EXTENTS, Extent, GROUPS, INODE_MAX, INODES, InodeRow, NAMES, ORPHANS,
+    TARGETS, Tables, XATTRS,
 };
 use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, TableDefinition};
 use redb::{TableHandle as _, Value};
@@ -63,8 +63,6 @@ macro_rules! sync {
     }};
 }
 
-/// Numbers are handed out one after the other from 2: one beyond this was made up.
-const INODE_MAX: u64 = 1 << 62;
 const DROPPED: &str = "the row is dropped";
 
 impl Model {
@@ -73,7 +71,7 @@ impl Model {
         let mut m = Model::default();
         let mut load = Loader { txn, findings, incomplete: false };
         load.table(INODES, |ino, row, f| match InodeRow::decode(row) {
-            Some(attr) if (1..INODE_MAX).contains(&ino) => drop(m.inodes.insert(ino, attr)),
+            Some(attr) if (1..=INODE_MAX).contains(&ino) => drop(m.inodes.insert(ino, attr)),
             _ => f.error(format!("inode {ino}"), "its row is malformed", DROPPED),
         });
         load.table(NAMES, |key, value, f| match (value.len(), tables::split_name_value(value)) {

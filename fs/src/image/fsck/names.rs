@@ -7,13 +7,16 @@ use crate::image::tables::{dtype, name_hash, name_key, split_name_key};
 use crate::volume::NAME_MAX;
 use std::collections::BTreeMap;
 
+/// A row of table `names`.
+type Row = (Vec<u8>, (u64, u8));
+
 const DROPPED: &str = "the name is dropped";
 
 /// Checks every name; afterwards each has a directory and an inode, and no directory has two.
 pub fn check(m: &mut Model, f: &mut Findings, hash_key: &[u8; 16]) {
     let names = std::mem::take(&mut m.names);
     let mut homes: BTreeMap<u64, (Vec<u8>, bool)> = BTreeMap::new();
-    let mut moved: BTreeMap<Vec<u8>, (Vec<u8>, (u64, u8))> = BTreeMap::new();
+    let mut moved: BTreeMap<Vec<u8>, Row> = BTreeMap::new();
     for (key, (child, kind)) in names {
         let Some((parent, hash, name)) = split_name_key(&key) else { continue };
         let object = object(parent, name);

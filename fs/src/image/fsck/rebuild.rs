@@ -6,7 +6,7 @@
 use crate::errno::{Error, Result};
 use crate::image::device::Device;
 use crate::image::fsck::database::{Examined, free_blocks, write};
-use crate::image::fsck::guard::guard;
+use crate::image::guard::guard;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::space::{Class, Space};
 use crate::image::superblock::{CHUNKS_MAX, Chunk, Superblock};

@@ -38,7 +38,9 @@ impl Adapter {
         } else {
             FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
         };
-        let asked = options.direct_io || options.open_messages;
+        // With nothing to refuse, the kernel need not ask.
+        let frozen = service.fs().volume().has_frozen().unwrap_or(true);
+        let asked = options.direct_io || options.open_messages || frozen;
         let timeouts = Timeouts::new(options);
         Adapter { timeouts, kernel, open: asked.then_some(direct), service }
     }
@@ -213,12 +215,12 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(subject(req, opcode::OPEN, ino), reply);
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.opened(subject(req, opcode::OPEN, ino), flags, reply);
     }
 
-    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(subject(req, opcode::OPENDIR, ino), reply);
+    fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.opened(subject(req, opcode::OPENDIR, ino), flags, reply);
     }
 
     fn create(
@@ -443,10 +445,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (name, value) = (owned(name), value.to_vec());
+        let (name, value, who) = (owned(name), value.to_vec(), caller(req));
         self.service.serve(
             subject(req, opcode::SETXATTR, ino),
-            move |fs| fs.setxattr(ino.0, &name, &value, flags),
+            move |fs| fs.setxattr(who, ino.0, &name, &value, flags),
             move |answer| reply::empty(reply, answer),
         );
     }
@@ -590,11 +592,11 @@ impl Adapter {
         );
     }
 
-    fn opened(&self, subject: Subject, reply: ReplyOpen) {
-        let open = self.open.ok_or(Errno::ENOSYS);
+    fn opened(&self, subject: Subject, flags: OpenFlags, reply: ReplyOpen) {
+        let (open, ino) = (self.open.ok_or(Errno::ENOSYS), subject.ino);
         self.service.serve(
             subject,
-            move |_| open,
+            move |fs| fs.open(ino, flags.0).and(open),
             move |answer| match answer {
                 Ok(flags) => reply.opened(FileHandle(0), flags),
                 Err(e) => reply.error(convert::errno(e)),

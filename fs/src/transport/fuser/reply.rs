@@ -126,8 +126,9 @@ pub fn read(reply: ReplyData, kernel: &Kernel, unique: u64, answer: Answer<Ready
     }
 }
 
-/// A write. A kernel that caches writes counts no blocks, so when `cached` it is told to ask
-/// again; after the reply, because the notice waits for an inode that may be waiting for it.
+/// A write. What the kernel cannot know makes it ask again: a mode without its privileges, told
+/// before the reply, when the writer still has the file open; and, when `cached`, the number of
+/// blocks, told after it, because the notice waits for an inode that may be waiting for the reply.
 pub fn written(
     reply: ReplyWrite,
     kernel: &Kernel,
@@ -139,10 +140,18 @@ pub fn written(
         Ok(written) => written,
         Err(e) => return reply.error(convert::errno(e)),
     };
+    let ask_again = || {
+        if let Some(past) = kernel.get() {
+            // ENOENT: the kernel has forgotten the inode. A negative offset spares its pages.
+            let _ = past.notifier.inval_inode(ino, -1, 0);
+        }
+    };
+    if written.privileges && !cached {
+        ask_again();
+    }
     reply.written(written.bytes as u32);
-    if let Some(past) = kernel.get().filter(|_| cached && written.allocated) {
-        // ENOENT: the kernel has forgotten the inode already. A negative offset spares the pages.
-        let _ = past.notifier.inval_inode(ino, -1, 0);
+    if cached && (written.allocated || written.privileges) {
+        ask_again();
     }
 }
 

@@ -1,0 +1,220 @@
+//! Shows what an image holds: superblock and usage, or one inode with its extents.
+//!
+//! Reads through the overlay of [`metastore`](crate::image::metastore), so nothing is written.
+
+use crate::errno::{Error, Result};
+use crate::image::device::Device;
+use crate::image::lock::{self, ImageLock, LockError};
+use crate::image::metastore::MetaStore;
+use crate::image::mkfs::ROOT;
+use crate::image::probe::{self, ProbeError};
+use crate::image::space::Usage;
+use crate::image::store::Store;
+use crate::image::superblock::Superblock;
+use crate::image::tables::{
+    Attr, Extent, INODES_USED, InodeRow, Tables, name_hash, name_key, split_name_key,
+    split_name_value,
+};
+use redb::ReadableTable as _;
+use serde::Serialize;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// It cannot be opened, or is not an image.
+    #[error(transparent)]
+    Image(#[from] ProbeError),
+    /// Somebody else has it.
+    #[error("{image} is {source}")]
+    Locked {
+        /// The image.
+        image: PathBuf,
+        /// Who has it.
+        source: LockError,
+    },
+    /// Its metadata cannot be read.
+    #[error("{image}: {source}")]
+    Metadata {
+        /// The image.
+        image: PathBuf,
+        /// What is wrong.
+        source: Error,
+    },
+    /// The path is not in the image.
+    #[error("{image} has no {path}")]
+    NoSuchPath {
+        /// The image.
+        image: PathBuf,
+        /// What was asked for.
+        path: PathBuf,
+    },
+}
+
+/// The whole filesystem.
+#[derive(Clone, Debug, Serialize)]
+pub struct Overview {
+    /// The superblock that counts.
+    pub superblock: Superblock,
+    /// Bytes that the metadata area occupies.
+    pub metadata_backed: u64,
+    /// Blocks.
+    pub usage: Usage,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+/// One inode.
+#[derive(Clone, Debug, Serialize)]
+pub struct InodeDump {
+    /// Its number.
+    pub ino: u64,
+    /// Its row.
+    pub attr: Attr,
+    /// Target of a symlink.
+    pub target: Option<String>,
+    /// Names of its attributes, and how long their values are.
+    pub xattrs: Vec<(String, usize)>,
+    /// Where its blocks are.
+    pub extents: Vec<ExtentDump>,
+    /// What a directory holds.
+    pub entries: Vec<EntryDump>,
+}
+
+/// A run of blocks of a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExtentDump {
+    /// First block in the file.
+    pub logical: u64,
+    /// First block in the image.
+    pub block: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Allocated, holds no data, reads as zeros.
+    pub unwritten: bool,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct EntryDump {
+    /// The name; what is not UTF-8 is escaped.
+    pub name: String,
+    /// The inode that it names.
+    pub ino: u64,
+    /// DT_* type.
+    pub kind: u8,
+    /// Its place in the directory.
+    pub hash: u64,
+}
+
+/// An image, opened to be looked at.
+pub struct Dump {
+    store: Store,
+    image: PathBuf,
+}
+
+impl Dump {
+    /// Opens and locks the image. Waits, within bounds, for somebody who is about to be done.
+    pub fn open(image: &Path) -> std::result::Result<Dump, DumpError> {
+        let path = || image.to_owned();
+        let device = Device::open(image, false)
+            .map_err(|source| ProbeError::Open { path: path(), source })?;
+        let lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
+            .map_err(|source| DumpError::Locked { image: path(), source })?;
+        let superblock = probe::superblock(&device, false)?;
+        let device = Arc::new(device);
+        let meta = Arc::new(MetaStore::new(device.clone(), superblock));
+        let store = Store::open(device, meta, Some(lock))
+            .map_err(|source| DumpError::Metadata { image: path(), source })?;
+        Ok(Dump { store, image: path() })
+    }
+
+    /// Superblock and usage.
+    pub fn overview(&self) -> std::result::Result<Overview, DumpError> {
+        let superblock = self.store.meta().superblock();
+        let inodes = self.store.read(|t| Ok(t.counters.get(INODES_USED)?.map(|n| n.value())));
+        let usage = self.store.space().usage();
+        Ok(Overview {
+            metadata_backed: superblock.backed_bytes(),
+            superblock,
+            usage,
+            inodes: self.explain(inodes)?.unwrap_or(0),
+        })
+    }
+
+    /// The inode behind a path from the root of the filesystem.
+    pub fn inode(&self, path: &Path) -> std::result::Result<InodeDump, DumpError> {
+        let key = self.store.meta().superblock().hash_key;
+        let found = self.store.read(|tables| match find(tables, &key, path)? {
+            Some(ino) => dump(tables, ino),
+            None => Ok(None),
+        });
+        let missing = || DumpError::NoSuchPath { image: self.image.clone(), path: path.into() };
+        self.explain(found)?.ok_or_else(missing)
+    }
+
+    fn explain<T>(&self, result: Result<T>) -> std::result::Result<T, DumpError> {
+        result.map_err(|source| DumpError::Metadata { image: self.image.clone(), source })
+    }
+}
+
+fn find(tables: &Tables<'_>, key: &[u8; 16], path: &Path) -> Result<Option<u64>> {
+    let mut ino = ROOT;
+    for part in path.components() {
+        let name = match part {
+            Component::Normal(name) => name.as_bytes(),
+            Component::ParentDir => {
+                ino = attr(tables, ino)?.map_or(ROOT, |a| a.parent.max(ROOT));
+                continue;
+            }
+            _ => continue,
+        };
+        let row = tables.names.get(name_key(ino, name_hash(key, name), name).as_slice())?;
+        match row.and_then(|row| split_name_value(row.value())) {
+            Some((child, _)) => ino = child,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(ino))
+}
+
+fn attr(tables: &Tables<'_>, ino: u64) -> Result<Option<Attr>> {
+    Ok(tables.inodes.get(ino)?.and_then(|row| InodeRow::decode(row.value())))
+}
+
+fn dump(tables: &Tables<'_>, ino: u64) -> Result<Option<InodeDump>> {
+    let Some(attr) = attr(tables, ino)? else { return Ok(None) };
+    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.escape_ascii().to_string(),
+    };
+    let target = tables.targets.get(ino)?.map(|t| text(t.value()));
+    let mut xattrs = Vec::new();
+    for row in tables.xattrs.range((ino, &b""[..])..)? {
+        let (key, value) = row?;
+        if key.value().0 != ino {
+            break;
+        }
+        xattrs.push((text(key.value().1), value.value().len()));
+    }
+    let mut extents = Vec::new();
+    for row in tables.extents.range((ino, 0)..=(ino, u64::MAX))? {
+        let (key, value) = row?;
+        let Extent { start: block, blocks, unwritten } = Extent::unpack(value.value());
+        extents.push(ExtentDump { logical: key.value().1, block, blocks, unwritten });
+    }
+    let mut entries = Vec::new();
+    for row in tables.names.range(name_key(ino, 0, b"").as_slice()..)? {
+        let (key, value) = row?;
+        let Some((parent, hash, name)) = split_name_key(key.value()) else { continue };
+        if parent != ino {
+            break;
+        }
+        if let Some((child, kind)) = split_name_value(value.value()) {
+            entries.push(EntryDump { name: text(name), ino: child, kind, hash });
+        }
+    }
+    Ok(Some(InodeDump { ino, attr, target, xattrs, extents, entries }))
+}

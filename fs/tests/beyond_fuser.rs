@@ -1,0 +1,87 @@
+//! What `ops` can do and the fuser transport cannot carry yet: files without a name, birth times.
+
+mod common;
+
+use common::{Place, ok};
+use inflight::ops::{Caller, Unnamed, WriteArgs};
+use inflight::options::Options;
+use inflight::transport::server;
+
+fn open(place: &Place) -> inflight::ops::Fs {
+    let options = Options { slabs: 1, ..Options::default() };
+    server::open(&place.image, &options).expect("an image")
+}
+
+const ME: Caller = Caller { uid: 7, gid: 8, pid: 9 };
+
+#[test]
+fn a_file_without_a_name_gets_one_or_goes() {
+    let place = Place::new(32);
+    let fs = open(&place);
+    let make = Unnamed { caller: ME, parent: 1, mode: 0o640, umask: 0o022 };
+    let kept = fs.tmpfile(&make).expect("tmpfile");
+    let gone = fs.tmpfile(&make).expect("tmpfile");
+    assert_eq!((kept.attr.nlink, kept.attr.mode), (0, libc::S_IFREG | 0o640));
+    assert_eq!((kept.attr.uid, kept.attr.gid), (7, 8));
+    for entry in [&kept, &gone] {
+        let args = WriteArgs {
+            ino: entry.ino,
+            offset: 0,
+            direct: false,
+            append: false,
+            kill_suidgid: false,
+        };
+        fs.write(&args, &[5; 10_000]).expect("write");
+    }
+    fs.link(kept.ino, 1, b"named").expect("link");
+    let used = fs.volume().store().space().usage().free;
+    fs.forget(gone.ino, 1);
+    assert!(fs.getattr(gone.ino).is_err(), "nobody can reach it any more");
+    assert!(fs.volume().store().space().usage().free > used);
+    server::close(&fs).expect("close");
+    drop(fs);
+    ok(&["fsck", place.image()]);
+    let fs = open(&place);
+    assert_eq!(fs.lookup(1, b"named").expect("lookup").attr.size, 10_000);
+    server::close(&fs).expect("close");
+}
+
+#[test]
+fn an_unnamed_file_does_not_survive_a_crash() {
+    let place = Place::new(32);
+    let fs = open(&place);
+    let make = Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0 };
+    let entry = fs.tmpfile(&make).expect("tmpfile");
+    fs.syncfs().expect("sync");
+    // Dropped without close, as a crash would.
+    drop(fs);
+    let fs = open(&place);
+    assert!(fs.getattr(entry.ino).is_err());
+    server::close(&fs).expect("close");
+    drop(fs);
+    ok(&["fsck", place.image()]);
+}
+
+#[test]
+fn the_birth_time_is_the_time_of_creation_for_good() {
+    let place = Place::new(32);
+    let fs = open(&place);
+    let entry = fs.tmpfile(&Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0 });
+    let entry = entry.expect("tmpfile");
+    fs.link(entry.ino, 1, b"f").expect("link");
+    let set = inflight::ops::SetAttr {
+        mtime: Some(inflight::ops::SetTime::At(inflight::image::tables::Time {
+            secs: 5,
+            nanos: 6,
+        })),
+        ..Default::default()
+    };
+    let changed = fs.setattr(entry.ino, &set).expect("setattr");
+    assert_eq!(changed.attr.mtime.secs, 5);
+    assert_eq!(changed.attr.btime, entry.attr.btime);
+    server::close(&fs).expect("close");
+    drop(fs);
+    let fs = open(&place);
+    assert_eq!(fs.lookup(1, b"f").expect("lookup").attr.btime, entry.attr.btime);
+    server::close(&fs).expect("close");
+}
