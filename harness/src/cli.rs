@@ -10,6 +10,7 @@ use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
 use crate::plan::{self, Item, Wanted};
+use crate::probe;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
@@ -55,6 +56,14 @@ enum Command {
         /// Folder below which images and mounts are made.
         #[arg(long, default_value_os_t = std::env::temp_dir())]
         scratch: PathBuf,
+    },
+    /// What a directory's filesystem does: is fork safe beside O_DIRECT here, which splice path is taken?
+    Probe {
+        /// Any directory that can be written to.
+        folder: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Run the variant of a result again.
     Replay {
@@ -149,6 +158,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(target) => tour(target, results, scratch),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),

@@ -22,6 +22,7 @@ pub mod pagemap;
 pub mod pins;
 pub mod pipe;
 pub mod plan;
+pub mod probe;
 pub mod report;
 pub mod results;
 pub mod run;
