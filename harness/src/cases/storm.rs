@@ -45,6 +45,9 @@ const PARTS: u64 = (LEN / PART) as u64;
 const ROUNDS: usize = 20_000;
 const TIME: Duration = Duration::from_secs(5);
 
+/// One racing action.
+type Work = fn(&Sky, &File, &mut ChaCha8Rng) -> anyhow::Result<()>;
+
 /// What the threads share.
 struct Sky {
     file: Stamped,
@@ -76,7 +79,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.note(format!("seed {seed}"));
     let mut racers = Vec::new();
     if scene.race() {
-        let works: &[fn(&Sky, &File, &mut ChaCha8Rng) -> anyhow::Result<()>] = match variant.act {
+        let works: &[Work] = match variant.act {
             "fork" => &[forks, forks],
             _ => &[writes, truncates, punches, forks],
         };
