@@ -107,7 +107,7 @@ pub fn mkfs(path: &Path, options: &MkfsOptions) -> Result<Superblock, MkfsError>
 
 fn check_size(path: &Path, size: u64) -> Result<(), MkfsError> {
     let name = path.display();
-    if size % BLOCK != 0 {
+    if !size.is_multiple_of(BLOCK) {
         let (down, up) = (size / BLOCK * BLOCK, blocks_for(size) * BLOCK);
         return Err(MkfsError::Usage(format!(
             "{name}: size {size} is not a multiple of {BLOCK}; use {down} or {up}"

@@ -298,7 +298,8 @@ impl Bitmap {
     /// The first free run in `[at, hi)`, cut at `max` blocks.
     fn next_free(&self, mut at: u64, hi: u64, max: u64) -> Option<Run> {
         while at < hi {
-            if at % GROUP_BLOCKS == 0 && self.group_free[(at / GROUP_BLOCKS) as usize] == 0 {
+            if at.is_multiple_of(GROUP_BLOCKS) && self.group_free[(at / GROUP_BLOCKS) as usize] == 0
+            {
                 at += GROUP_BLOCKS;
                 continue;
             }

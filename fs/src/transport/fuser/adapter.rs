@@ -575,6 +575,7 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
+    #[allow(clippy::too_many_arguments)] // what mknod, mkdir and symlink have in common
     fn make(
         &self,
         req: &Request,
