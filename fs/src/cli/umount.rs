@@ -34,7 +34,7 @@ pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     }
     let Ok(file) = File::open(&image) else { return Ok(()) };
     // The server holds the lock until the last commit is durable.
-    match ImageLock::acquire(&file, &image, lock::PATIENCE) {
+    match ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT) {
         Ok(_released_at_once) => Ok(()),
         Err(e) => bail!("{} is unmounted, but {} is still {e}", dir.display(), image.display()),
     }

@@ -13,7 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// How long a mount, mkfs or fsck waits for a server that is still writing after its umount(2).
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long umount waits for that server: a slow disk may have gigabytes to write.
+pub const PATIENCE_UMOUNT: Duration = Duration::from_secs(1800);
 
 /// Held for as long as the image is in use.
 #[derive(Debug)]

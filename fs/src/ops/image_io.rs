@@ -4,7 +4,8 @@
 use crate::errno::{Errno, Result};
 use crate::image::device::Device;
 use crate::volume::ReadPiece;
-use inflight_dio::{Buffer, DirectFile, Engine, Pool};
+use inflight_dio::iter::IoIter;
+use inflight_dio::{Buffer, DirectFile, Engine, Part, Pool};
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
 use std::ops::Range;
@@ -115,11 +116,19 @@ impl ImageIo {
         if !head.is_empty() {
             self.write_cached(offset, head)?;
         }
-        let mut buf = self.pool.take(middle.len());
-        buf.set_len(middle.len());
-        buf.as_mut_slice().copy_from_slice(middle);
-        let (_buf, result) = self.engine.write_at(file, buf, from, middle.len());
-        result?;
+        let done = if (middle.as_ptr() as usize).is_multiple_of(file.alignment().memory) {
+            // Memory of ours that lies right: borrowed for the call, not copied.
+            self.engine.write_iter(file, &mut IoIter::kvec([middle]), from)?
+        } else {
+            let mut buf = self.pool.take(middle.len());
+            buf.set_len(middle.len());
+            IoIter::kvec([middle]).copy_to(buf.as_mut_slice());
+            let pages = [Part { buf, from: 0, len: middle.len() }];
+            self.engine.write_iter(file, &mut IoIter::bvec_source(&pages), from)?
+        };
+        if done != middle.len() {
+            return Err(Errno::EIO.into());
+        }
         if !tail.is_empty() {
             self.write_cached(to, tail)?;
         }
