@@ -11,7 +11,7 @@ export PATH
 fsx_version=0.3.2
 pjdfstest_version=0.2.2
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() {
     complain "$@"
@@ -92,13 +92,21 @@ stop_job() {
     job='' watchdog=''
 }
 
-# bounded SECONDS FUNCTION [ARGUMENT...]: runs it in a process group of its own, so that a signal to the
-# script is answered at once and nothing outlives it. Exit code 124 when the time ends first.
+# bounded SECONDS LOG FUNCTION [ARGUMENT...]: runs it with its output in LOG (- leaves it where it is), in a
+# process group of its own, so that a signal to the script is answered at once and nothing outlives it. Sets
+# $code: 124 when the time ends first. It returns 0, for a function that is called with || or in an if does not
+# stop at errors, nor does anything below it.
 bounded() {
-    local limit=$1 code=0
-    shift
+    local limit=$1 log=$2 begun=$SECONDS
+    shift 2
+    code=0
     set -m
-    ("$@") </dev/null &
+    # The redirection is the job's alone: what the script has to say when it is interrupted is not lost in a log.
+    if [ "$log" = - ]; then
+        ("$@") </dev/null &
+    else
+        ("$@") </dev/null >"$log" 2>&1 &
+    fi
     job=$!
     (
         sleep "$limit"
@@ -109,13 +117,12 @@ bounded() {
     watchdog=$!
     set +m
     wait "$job" || code=$?
-    if ! kill -0 -- "-$watchdog" 2>/dev/null; then
+    if [ "$code" -gt 128 ] && [ $((SECONDS - begun)) -ge "$limit" ]; then
         code=124
     fi
-    kill -TERM -- "-$watchdog" 2>/dev/null || true
+    kill -TERM -- "-$watchdog" "-$job" 2>/dev/null || true
     wait "$watchdog" 2>/dev/null || true
     job='' watchdog=''
-    return "$code"
 }
 
 # Both are counted by run_part and printed by summary.
@@ -125,18 +132,18 @@ passed=0 failed=0 skipped=0
 # reason being the last line of output. A failing part shows its log, and the log is kept in $logs.
 logs=$target/logs
 run_part() {
-    local limit=$1 name=$2 code=0 begun=$SECONDS log
+    local limit=$1 name=$2 begun=$SECONDS log
     shift 2
     mkdir -p "$logs"
     log=$logs/${name//[^a-zA-Z0-9_.-]/_}.log
     [ ! -t 1 ] || printf '   ...      %s\r' "$name"
-    bounded "$limit" "$@" >"$log" 2>&1 || code=$?
+    bounded "$limit" "$log" "$@"
     [ -z "${scratch:-}" ] || unmount_below "$scratch"
     local seconds=$((SECONDS - begun))
     case $code in
     0)
         passed=$((passed + 1))
-        printf 'ok      %4d s  %s\n' "$seconds" "$name"
+        printf 'ok      %4d s  %s%s\n' "$seconds" "$name" "$(sed -n 's/^note: /; /p' "$log")"
         ;;
     77)
         skipped=$((skipped + 1))

@@ -108,6 +108,7 @@ impl Volume {
         st.sequence = self.store.sequence();
         if contents {
             st.data_sequence = st.sequence;
+            st.dirty_contents = true;
         }
         if !std::mem::replace(&mut st.dirty, true) {
             self.inodes.note_changed(inode);

@@ -57,7 +57,8 @@ fn print_overview(o: &Overview) {
     println!("inodes     {}", o.inodes);
     println!("metadata   {} bytes, {} backed by:", sb.metadata_bytes, o.metadata_backed);
     for chunk in &sb.chunks {
-        println!("           {} blocks from {} on", chunk.blocks, chunk.start);
+        let crate::image::superblock::Chunk { logical, start, blocks } = chunk;
+        println!("           {logical} +{blocks} at {start}");
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn run(args: &MkfsArgs) -> anyhow::Result<()> {
     println!(
         "{}: {} MiB, {} blocks of {BLOCK} bytes, UUID {}{}",
         args.image.display(),
-        sb.total_blocks * BLOCK >> 20,
+        (sb.total_blocks * BLOCK) >> 20,
         sb.total_blocks,
         uuid::Uuid::from_bytes(sb.uuid),
         if sb.label.is_empty() { String::new() } else { format!(", label '{}'", sb.label) }

@@ -54,7 +54,7 @@ pub(super) fn run(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
     if !args.foreground && !args.report {
         return in_background(args, verbose);
     }
-    let ready = args.report.then(|| report_ready as fn(&MountArgs) -> anyhow::Result<()>);
+    let ready = args.report.then_some(report_ready as fn(&MountArgs) -> anyhow::Result<()>);
     match (serve(args, ready), args.report) {
         (Err(e), true) => {
             // Before the mount was reported the parent reads this, afterwards the log.

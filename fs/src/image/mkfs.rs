@@ -107,7 +107,7 @@ pub fn mkfs(path: &Path, options: &MkfsOptions) -> Result<Superblock, MkfsError>
 
 fn check_size(path: &Path, size: u64) -> Result<(), MkfsError> {
     let name = path.display();
-    if size % BLOCK != 0 {
+    if !size.is_multiple_of(BLOCK) {
         let (down, up) = (size / BLOCK * BLOCK, blocks_for(size) * BLOCK);
         return Err(MkfsError::Usage(format!(
             "{name}: size {size} is not a multiple of {BLOCK}; use {down} or {up}"
@@ -166,7 +166,7 @@ fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsErr
 }
 
 fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Superblock, Error> {
-    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
+    let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
     let superblock = Superblock {
         version: VERSION,
         compat: 0,

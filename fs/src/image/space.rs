@@ -177,15 +177,21 @@ impl Space {
         self.state.lock().busy.free < self.reserve * 2
     }
 
-    /// Free runs of at least `min` blocks, for FITRIM, within `[from, to)`. They are taken out of
-    /// the allocator; give each back with [`Space::unallocate`].
-    pub fn take_free_runs(&self, from: u64, to: u64, min: u64) -> Vec<Run> {
+    /// The next free run of at least `min` blocks in `[from, to)`, for FITRIM, cut so that most of
+    /// what is free stays open to others meanwhile. It is taken out of the allocator; give it back
+    /// with [`Space::unallocate`].
+    pub fn take_free_run(&self, from: u64, to: u64, min: u64) -> Option<Run> {
         let mut st = self.state.lock();
-        let runs = st.busy.free_runs(from, to.min(self.total), min.max(1));
-        for run in &runs {
-            st.busy.set_range(*run, true);
+        let most = (st.busy.free / 4).clamp(1, GROUP_BLOCKS).max(min);
+        let mut at = from;
+        while let Some(run) = st.busy.next_free(at, to.min(self.total), most) {
+            if run.blocks >= min.max(1) {
+                st.busy.set_range(run, true);
+                return Some(run);
+            }
+            at = run.end();
         }
-        runs
+        None
     }
 
     /// The numbers of now.
@@ -292,7 +298,8 @@ impl Bitmap {
     /// The first free run in `[at, hi)`, cut at `max` blocks.
     fn next_free(&self, mut at: u64, hi: u64, max: u64) -> Option<Run> {
         while at < hi {
-            if at % GROUP_BLOCKS == 0 && self.group_free[(at / GROUP_BLOCKS) as usize] == 0 {
+            if at.is_multiple_of(GROUP_BLOCKS) && self.group_free[(at / GROUP_BLOCKS) as usize] == 0
+            {
                 at += GROUP_BLOCKS;
                 continue;
             }
@@ -321,17 +328,6 @@ impl Bitmap {
             at = (at / 64 + 1) * 64;
         }
         hi
-    }
-
-    fn free_runs(&self, from: u64, to: u64, min: u64) -> Vec<Run> {
-        let (mut runs, mut at) = (Vec::new(), from);
-        while let Some(run) = self.next_free(at, to, u64::MAX) {
-            if run.blocks >= min {
-                runs.push(run);
-            }
-            at = run.end();
-        }
-        runs
     }
 }
 

@@ -21,7 +21,7 @@ use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::pins::{Pins, Run};
-use crate::image::space::{Class, Space};
+use crate::image::space::Space;
 use crate::image::superblock::{Chunk, STATE_MOUNTED};
 use crate::image::tables::Tables;
 use nix::errno::Errno;
@@ -50,6 +50,8 @@ pub struct Store {
     device: Arc<Device>,
     space: Arc<Space>,
     committing: Mutex<()>,
+    /// Commits begun, those that found nothing to do included.
+    started: AtomicU64,
     /// Number of the running transaction; the first one is 1.
     sequence: AtomicU64,
     /// Number of the newest durable transaction.
@@ -103,6 +105,7 @@ impl Store {
             device,
             space,
             committing: Mutex::new(()),
+            started: AtomicU64::new(0),
             sequence: AtomicU64::new(1),
             durable: AtomicU64::new(0),
             changes: 0.into(),
@@ -197,21 +200,25 @@ impl Store {
         result
     }
 
-    /// Makes everything up to transaction `sequence` durable; calls that come together share one
-    /// commit. `flush` adds the rows that were kept back in memory.
+    /// Makes everything durable that was done before the call, data included; calls that come
+    /// together share one commit. `flush` adds the rows that were kept back in memory and counts
+    /// them.
     pub fn commit(
         &self,
-        sequence: u64,
         recovery: Recovery,
-        flush: impl FnOnce(&mut Tables<'_>) -> Result<()>,
+        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
     ) -> Result<()> {
+        let before = self.started.load(SeqCst);
         let _one = self.committing.lock();
-        if self.durable() >= sequence {
-            return Ok(());
-        }
         if self.is_shut_down() {
             return Err(Errno::EIO.into());
         }
+        // A commit that was under way when we were called may have flushed before our data came;
+        // one that began later, and is over because we hold the lock, has everything.
+        if self.started.load(SeqCst) > before {
+            return Ok(());
+        }
+        self.started.fetch_add(1, SeqCst);
         if self.unflushed.swap(false, SeqCst) {
             // The bulk is flushed while operations go on; what they add meanwhile is flushed below.
             self.device.sync().inspect_err(|_| self.shut_down())?;
@@ -228,16 +235,20 @@ impl Store {
         &self,
         slot: &mut Option<Running>,
         recovery: Recovery,
-        flush: impl FnOnce(&mut Tables<'_>) -> Result<()>,
+        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
     ) -> Result<()> {
         let mut running = slot.take().ok_or(Errno::EIO)?;
-        running.with_dependent_mut(|_, tables| -> Result<()> {
-            flush(tables)?;
+        let rows = running.with_dependent_mut(|_, tables| -> Result<usize> {
+            let rows = flush(tables)?;
             for (group, row) in self.space.take_dirty() {
                 tables.groups.insert(group, row.as_slice())?;
             }
-            Ok(())
+            Ok(rows)
         })?;
+        if rows == 0 && self.changes() == 0 {
+            *slot = Some(running);
+            return Ok(self.device.sync()?);
+        }
         if self.unflushed.swap(false, SeqCst) {
             self.device.sync()?;
         }
@@ -260,10 +271,10 @@ impl Store {
     }
 
     /// Commits, closes the database and marks the image clean. Afterwards every call fails.
-    pub fn close(&self, flush: impl FnOnce(&mut Tables<'_>) -> Result<()>) -> Result<()> {
+    pub fn close(&self, flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>) -> Result<()> {
         let mut result = Ok(());
         if self.writable && !self.is_shut_down() {
-            result = self.commit(self.sequence(), Recovery::Quick, flush);
+            result = self.commit(Recovery::Quick, flush);
         }
         *self.running.lock() = None;
         *self.db.lock() = None;
@@ -308,8 +319,7 @@ fn open_verified(
     }
     let rehearsal = Arc::new(MetaStore::rehearsal(device.clone(), sb.clone()));
     load_space(&verified(&rehearsal)?, space, &sb.chunks, sb.total_blocks)?;
-    let for_growth = space.clone();
-    meta.set_grow(Box::new(move |want, min| grow(&for_growth, want, min)));
+    meta.grow_into(space.clone());
     guard("opening the database", || open_database(meta))
 }
 
@@ -344,15 +354,4 @@ fn load_space(db: &Database, space: &Space, chunks: &[Chunk], total: u64) -> Res
 pub fn fixed_runs(chunks: &[Chunk], total: u64) -> impl Iterator<Item = Run> + '_ {
     let ends = [0, total - 1].map(|start| Run { start, blocks: 1 });
     ends.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
-}
-
-pub(crate) fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
-    let want = if space.is_low() { min } else { want };
-    let run = space.allocate(want, None, Class::Metadata)?;
-    if run.blocks < min {
-        space.unallocate(run);
-        return None;
-    }
-    space.publish(run);
-    Some(Chunk { start: run.start, blocks: run.blocks })
 }

@@ -33,6 +33,8 @@ pub struct State {
     pub has_xattrs: Option<bool>,
     /// Differs from its row; the commit writes it.
     pub dirty: bool,
+    /// It differs in something that fdatasync(2) must make durable.
+    pub dirty_contents: bool,
     /// Its row is gone; it lives on only in the hands of those who still have it.
     pub deleted: bool,
     /// Transaction of the last change that fdatasync(2) must make durable.
@@ -49,6 +51,7 @@ impl Inode {
             extents,
             has_xattrs: None,
             dirty: false,
+            dirty_contents: false,
             deleted: false,
             data_sequence: 0,
             sequence: 0,
@@ -79,6 +82,7 @@ impl Inode {
     /// Writes the row if it differs from memory.
     pub(crate) fn flush(&self, tables: &mut Tables<'_>) -> Result<()> {
         let mut st = self.state.write();
+        st.dirty_contents = false;
         if std::mem::take(&mut st.dirty) && !st.deleted {
             tables.inodes.insert(self.ino, InodeRow::new(&st.attr).as_bytes())?;
         }

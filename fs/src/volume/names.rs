@@ -30,14 +30,17 @@ pub struct DirEntry {
     pub name: Vec<u8>,
 }
 
+/// By parent and hash: the name, to tell equal hashes apart, and the inode.
+type Shard = HashMap<(u64, u64), (Box<[u8]>, u64)>;
+
 /// Names in use, so that a lookup does not touch the database. Its locks are leaves.
 #[derive(Debug, Default)]
 pub struct NameCache {
-    shards: [Mutex<HashMap<(u64, u64), (Box<[u8]>, u64)>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 impl NameCache {
-    fn shard(&self, hash: u64) -> &Mutex<HashMap<(u64, u64), (Box<[u8]>, u64)>> {
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
         &self.shards[(hash >> 32) as usize % SHARDS]
     }
 

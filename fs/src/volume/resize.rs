@@ -139,9 +139,9 @@ impl Volume {
     fn punch_inner(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
         let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
         let edges = if first > last {
-            vec![offset..end]
+            [offset..end, end..end]
         } else {
-            vec![offset..first * BLOCK, last * BLOCK..end]
+            [offset..first * BLOCK, last * BLOCK..end]
         };
         for edge in edges.into_iter().filter(|e| !e.is_empty()) {
             let target = {

@@ -9,14 +9,19 @@ use crate::volume::inode::Inode;
 impl Volume {
     /// fsync(2), or fdatasync(2) with `data_only`: when it returns, the file survives power loss.
     pub fn sync_inode(&self, inode: &Inode, data_only: bool) -> Result<()> {
-        let (commit, sequence) = {
+        let pending = {
             let st = inode.read();
-            let newest = if data_only { st.data_sequence } else { st.sequence };
-            let stale = newest > self.store().durable();
-            (stale || (st.dirty && !data_only), self.store().sequence())
+            // What changed after the running commit took the row is in no transaction yet, whatever
+            // its number says.
+            let (newest, in_memory) = if data_only {
+                (st.data_sequence, st.dirty_contents)
+            } else {
+                (st.sequence, st.dirty)
+            };
+            in_memory || newest > self.store().durable()
         };
-        if commit {
-            return self.commit_through(sequence, Recovery::Walk);
+        if pending {
+            return self.commit(Recovery::Walk);
         }
         if self.store().is_shut_down() {
             return Err(nix::errno::Errno::EIO.into());
@@ -26,7 +31,8 @@ impl Volume {
 
     /// Makes everything durable that was done before the call.
     pub fn commit(&self, recovery: Recovery) -> Result<()> {
-        self.commit_through(self.store().sequence(), recovery)
+        self.store().check_writable()?;
+        self.store().commit(recovery, |tables| self.flush(tables))
     }
 
     /// Commits if there is anything to commit.
@@ -35,13 +41,10 @@ impl Volume {
         if pending { self.commit(recovery) } else { Ok(()) }
     }
 
-    fn commit_through(&self, sequence: u64, recovery: Recovery) -> Result<()> {
-        self.store().check_writable()?;
-        self.store().commit(sequence, recovery, |tables| self.flush(tables))
-    }
-
-    fn flush(&self, tables: &mut Tables<'_>) -> Result<()> {
-        self.inodes.take_changed().iter().try_for_each(|inode| inode.flush(tables))
+    fn flush(&self, tables: &mut Tables<'_>) -> Result<usize> {
+        let changed = self.inodes.take_changed();
+        changed.iter().try_for_each(|inode| inode.flush(tables))?;
+        Ok(changed.len())
     }
 
     /// Commits and closes the image; nothing works afterwards.

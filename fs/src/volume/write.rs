@@ -126,7 +126,7 @@ impl Volume {
 /// The bytes between the end of the file and `offset` that lie in a block with data: they may hold
 /// what an earlier, longer file had there.
 pub(super) fn eof_gap(inode: &Inode, size: u64, offset: u64) -> Option<Range<u64>> {
-    if offset <= size || size % BLOCK == 0 {
+    if offset <= size || size.is_multiple_of(BLOCK) {
         return None;
     }
     let st = inode.read();

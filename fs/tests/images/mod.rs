@@ -190,7 +190,7 @@ fn fill(fs: &Fs) -> Answer<()> {
         let sparse = file(fs, sub, "sparse", 5000)?;
         write(fs, sparse, 1 << 20, 70_000)?;
         fs.setattr(sparse, &SetAttr { size: Some(3 << 20), ..SetAttr::default() })?;
-        fs.fallocate(sparse, 0, 2 << 20, 100_000)?;
+        fs.fallocate(inflight::ops::Caller::default(), sparse, 0, 2 << 20, 100_000)?;
         // Freed blocks that hold what deleted files had.
         file(fs, dir, "gone", 50_000)?;
         fs.unlink(dir, b"gone")?;

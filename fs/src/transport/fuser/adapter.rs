@@ -511,10 +511,16 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let (who, kernel) = (caller(req), self.kernel.clone());
         self.service.serve(
             ranged(req, opcode::FALLOCATE, ino, offset, length),
-            move |fs| fs.fallocate(ino.0, mode, offset, length),
-            move |answer| reply::empty(reply, answer),
+            move |fs| fs.fallocate(who, ino.0, mode, offset, length),
+            move |answer| {
+                if answer == Ok(true) {
+                    reply::ask_again(&kernel, ino);
+                }
+                reply::empty(reply, answer.map(drop));
+            },
         );
     }
 
@@ -569,6 +575,7 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
+    #[allow(clippy::too_many_arguments)] // what mknod, mkdir and symlink have in common
     fn make(
         &self,
         req: &Request,
