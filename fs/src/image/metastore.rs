@@ -351,7 +351,7 @@ impl redb::StorageBackend for Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::mkfs::{MkfsOptions, mkfs};
+    use crate::image::mkfs::{MkfsOptions, SIZE_MIN, mkfs};
     use crate::image::probe;
     use proptest::prelude::*;
     use redb::StorageBackend as _;
@@ -365,7 +365,7 @@ mod tests {
             (0u8..3, 0u64..300_000, 1usize..9000, any::<u8>()), 1..30))
         {
             let file = tempfile::NamedTempFile::new().expect("temporary file");
-            let options = MkfsOptions { size: Some(16 << 20), force: true, ..Default::default() };
+            let options = MkfsOptions { size: Some(SIZE_MIN), force: true, ..Default::default() };
             mkfs(file.path(), &options).expect("mkfs");
             let before = std::fs::read(file.path()).expect("read");
             let device = Arc::new(Device::open(file.path(), false).expect("open"));

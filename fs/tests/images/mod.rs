@@ -181,13 +181,8 @@ fn fill(fs: &Fs) -> Answer<()> {
                 fs.forget(ino, 1);
             }
             if i % 7 == 0 {
-                fs.setxattr(
-                    inflight::ops::Caller::default(),
-                    ino,
-                    b"user.about",
-                    format!("file {ino}").as_bytes(),
-                    0,
-                )?;
+                let about = format!("file {ino}");
+                fs.setxattr(Caller::default(), ino, b"user.about", about.as_bytes(), 0)?;
             }
         }
         make(fs, dir, "symlink", libc::S_IFLNK | 0o777, Some("file1"))?;

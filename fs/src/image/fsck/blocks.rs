@@ -31,6 +31,7 @@ pub fn check(m: &mut Model, f: &mut Findings, layout: Layout<'_>) -> Claims {
         let _ = claims.claim(run, Owner::Fixed);
     }
     if m.incomplete {
+        drop_miscounted(m, f);
         drop_unmarked(m, f, layout.total);
         drop_contested(m, f);
     }
@@ -49,7 +50,32 @@ fn drop_extents(m: &mut Model, f: &mut Findings, bad: Vec<(Key, String)>) {
 }
 
 /// Where rows were lost, the others may be damaged too, and a wrong extent would show another
-/// file's data. So an extent must be confirmed by the bitmap...
+/// file's data. So the extents of a file must come to the blocks that its inode counts: a row that
+/// strayed to another inode leaves both wrong. Only the files at the edges of a lost page lose
+/// more than they had lost by this...
+fn drop_miscounted(m: &mut Model, f: &mut Findings) {
+    let sums = sums(m);
+    let miscounted = |ino: &u64| {
+        let attr = m.inodes.get(ino);
+        attr.is_some_and(|a| a.is_file() && sums.get(ino).is_some_and(|sum| *sum != a.blocks))
+    };
+    let problem = "the file's extents do not come to its block count, and rows are damaged";
+    let bad = m.extents.keys().filter(|(ino, _)| miscounted(ino));
+    let bad = bad.map(|key| (*key, problem.to_owned())).collect();
+    drop_extents(m, f, bad);
+}
+
+/// Blocks in all extents of each inode that has any.
+fn sums(m: &Model) -> BTreeMap<u64, u64> {
+    let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
+    for ((ino, _), extent) in &m.extents {
+        let sum = sums.entry(*ino).or_default();
+        *sum = sum.saturating_add(extent.blocks);
+    }
+    sums
+}
+
+/// ... an extent must be confirmed by the bitmap...
 fn drop_unmarked(m: &mut Model, f: &mut Findings, total: u64) {
     let groups = &m.groups;
     let marked = |block: u64| {
@@ -128,10 +154,7 @@ fn judge(
 }
 
 fn check_block_counts(m: &mut Model, f: &mut Findings) {
-    let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
-    for ((ino, _), extent) in &m.extents {
-        *sums.entry(*ino).or_default() += extent.blocks;
-    }
+    let sums = sums(m);
     for (ino, attr) in &mut m.inodes {
         let sum = sums.get(ino).copied().unwrap_or(0);
         let Attr { blocks, .. } = attr;
