@@ -243,7 +243,7 @@ fn superblocks_with_good_checksums_and_bad_fields() {
             3 => sb.chunks[0].start = wild(rng),
             4 => sb.chunks.reverse(),
             5 => sb.state = rng.random(),
-            6 => sb.chunks.push(Chunk { start: 5500, blocks: 100 }),
+            6 => sb.chunks.push(Chunk { logical: 1 << 20, start: 5500, blocks: 100 }),
             7 => sb.hash_key = rng.random(),
             _ => drop(sb.chunks.pop()),
         }

@@ -56,9 +56,9 @@ impl Case {
         }
     }
 
-    /// Whether it belongs to a group. `all` is every case that is about a filesystem, not about the harness.
+    /// Whether it belongs to a group. `all` is every case that is neither about the harness itself nor a storm.
     pub fn is_in(&self, group: &str) -> bool {
-        let is_meta = self.groups.contains(&"meta");
-        (group == "all" && !is_meta) || self.groups.contains(&group)
+        let is_extra = self.groups.contains(&"meta") || self.groups.contains(&"storm");
+        (group == "all" && !is_extra) || self.groups.contains(&group)
     }
 }

@@ -47,6 +47,8 @@ cases! {
     fork_network,
     fork_tearing,
     loop_shrink,
+    unlink_read,
+    storm,
     meta_fail,
     meta_hang,
     meta_skip,

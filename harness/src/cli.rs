@@ -7,8 +7,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::cases;
+use crate::demo;
 use crate::kernel::Kernel;
 use crate::plan::{self, Item, Wanted};
+use crate::probe;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
@@ -43,6 +45,26 @@ enum Command {
     },
     /// Run cases.
     Run(Box<RunArguments>),
+    /// The guided tour: splice without ITER_PIPE, truncates, then the fork races.
+    Demo {
+        /// Target: inflight, ext4 or xfs.
+        #[arg(long, default_value = "inflight")]
+        on: String,
+        /// Folder for results.
+        #[arg(long, default_value = "race-results/demo")]
+        results: PathBuf,
+        /// Folder below which images and mounts are made.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        scratch: PathBuf,
+    },
+    /// What a directory's filesystem does: is fork safe beside O_DIRECT here, which splice path is taken?
+    Probe {
+        /// Any directory that can be written to.
+        folder: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -83,6 +105,9 @@ struct RunArguments {
     /// Target: inflight, ext4, xfs, btrfs, tmpfs, overlay, or a directory (./DIR).
     #[arg(long, default_value = "inflight")]
     on: String,
+    /// How: gate parks requests and is certain, storm hopes for the best and runs on anything.
+    #[arg(long, value_enum, default_value = "gate")]
+    mode: Mode,
     /// Mount options of every Inflight mount.
     #[arg(short, long, default_value = "")]
     options: String,
@@ -109,6 +134,15 @@ struct RunArguments {
     quiet: bool,
 }
 
+/// Ways to open a race window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// Requests are parked.
+    Gate,
+    /// Many threads at once; the same as the group `storm`.
+    Storm,
+}
+
 /// Runs the command; gives its exit code.
 ///
 /// # Errors
@@ -120,6 +154,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(order) => run::run(order),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Demo { on, results, scratch } => match Target::parse(&on) {
+            Ok(target) => tour(target, results, scratch),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
@@ -134,8 +173,12 @@ fn usage(error: &anyhow::Error) -> i32 {
 
 fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     let target = Target::parse(&arguments.on)?;
+    let mut groups = arguments.group;
+    if arguments.mode == Mode::Storm && groups.is_empty() && arguments.cases.is_empty() {
+        groups.push("storm".to_owned());
+    }
     let wanted = Wanted {
-        groups: arguments.group,
+        groups,
         cases: arguments.cases,
         exclude: arguments.exclude,
         shard: arguments.shard,
@@ -160,6 +203,21 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         scratch: arguments.scratch,
         bound: Duration::from_secs(arguments.bound),
         quiet: arguments.quiet,
+        tour: false,
+    })
+}
+
+fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i32> {
+    run::run(Order {
+        items: demo::items()?,
+        target,
+        options: String::new(),
+        seed: 1,
+        results,
+        scratch,
+        bound: Duration::from_secs(60),
+        quiet: false,
+        tour: true,
     })
 }
 
@@ -179,6 +237,7 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         scratch: std::env::temp_dir(),
         bound: Duration::from_secs(60),
         quiet: false,
+        tour: false,
     })
 }
 

@@ -166,6 +166,18 @@ impl Engines {
         }
     }
 
+    /// Whether an I/O of the ring has ended already.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn is_done(&mut self, flight: &Flight) -> anyhow::Result<bool> {
+        let Flight::Uring(cookie) = flight else { anyhow::bail!("only the ring can be asked") };
+        if let Some(ring) = &mut self.ring {
+            ring.take(&mut self.done);
+        }
+        Ok(self.done.contains_key(cookie))
+    }
+
     /// Registers memory as the ring's only fixed buffer.
     ///
     /// # Errors

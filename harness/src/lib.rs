@@ -7,6 +7,7 @@
 pub mod case;
 pub mod cases;
 pub mod cli;
+pub mod demo;
 pub mod engine;
 pub mod event;
 pub mod expect;
@@ -21,6 +22,7 @@ pub mod pagemap;
 pub mod pins;
 pub mod pipe;
 pub mod plan;
+pub mod probe;
 pub mod report;
 pub mod results;
 pub mod run;

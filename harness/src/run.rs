@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::demo;
 use crate::expect::{self, Expected};
 use crate::kernel::Kernel;
 use crate::plan::Item;
@@ -45,6 +46,8 @@ pub struct Order {
     pub bound: Duration,
     /// Print only the summary and what is unexpected.
     pub quiet: bool,
+    /// Explain each case before its first variant, and print what was noted: the guided tour.
+    pub tour: bool,
 }
 
 /// Runs it, and gives the exit code of [`crate::verdict`].
@@ -214,6 +217,9 @@ impl Runner {
 
     fn print(&self, entry: &Entry, path: &Path) {
         let verdict = &entry.verdict;
+        if self.order.tour {
+            self.guide(entry);
+        }
         if self.order.quiet && !verdict.is_unexpected() {
             return;
         }
@@ -224,11 +230,25 @@ impl Runner {
             for fault in &entry.played.faults {
                 self.say(&format!("    {:<11} {}", fault.class.name(), fault.text));
             }
+        }
+        if verdict.is_unexpected() || self.order.tour {
             for note in &entry.played.notes {
                 self.say(&format!("    note        {note}"));
             }
+        }
+        if verdict.is_unexpected() {
             self.say(&format!("    result      {}", path.display()));
             self.say(&format!("    repro       {}", entry.repro));
+        }
+    }
+
+    /// Says what the case is about when it comes up for the first time.
+    fn guide(&self, entry: &Entry) {
+        if self.run.variants.last().is_some_and(|last| last.case == entry.case) {
+            return;
+        }
+        if let Some(stop) = demo::STOPS.iter().find(|stop| stop.case == entry.case) {
+            self.say(&format!("\n{}\n", stop.text));
         }
     }
 
@@ -270,6 +290,7 @@ impl Worker {
             target: runner.order.target.clone(),
             items: runner.queue.iter().cloned().collect(),
             options: runner.order.options.clone(),
+            seed: runner.order.seed,
         };
         let mut text = serde_json::to_vec(&job)?;
         text.push(b'\n');

@@ -76,6 +76,7 @@ pub struct Scene<'a> {
     stage: &'a mut Stage,
     engines: &'a mut Engines,
     race: bool,
+    seed: u64,
     folder: PathBuf,
     files: u64,
     first_id: u64,
@@ -97,12 +98,13 @@ impl<'a> Scene<'a> {
         engines: &'a mut Engines,
         number: u64,
         race: bool,
+        seed: u64,
     ) -> anyhow::Result<Scene<'a>> {
         let folder = stage.top().join(Scene::folder_name(number));
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let first_id = number * 1000;
         let (faults, notes, events) = Default::default();
-        Ok(Scene { stage, engines, race, folder, files: 0, first_id, faults, notes, events })
+        Ok(Scene { stage, engines, race, seed, folder, files: 0, first_id, faults, notes, events })
     }
 
     /// Name of a scene's folder on the target.
@@ -113,6 +115,11 @@ impl<'a> Scene<'a> {
     /// Whether the race is on; without it, this is the control.
     pub fn race(&self) -> bool {
         self.race
+    }
+
+    /// Seed of this scene: the run's, and the same whenever the variant is played alone with it.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// A fresh folder on the target.

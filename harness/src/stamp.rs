@@ -115,8 +115,9 @@ pub fn judge(what: &str, data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Fault
         let end = (at + BLOCK - ((offset as usize + at) % BLOCK)).min(data.len());
         if let Some(first) = (at..end).find(|&at| !is_legal(at)) {
             let bad = (at..end).filter(|&at| !is_legal(at)).count();
-            let (class, seen) = classify(&data[at..end], &data[first..end], legal);
             let place = offset as usize + first;
+            let number = (place / BLOCK) as u64;
+            let (class, seen) = classify(number, &data[at..end], &data[first..end], legal);
             let wanted: Vec<_> = legal.iter().map(|legal| describe(*legal)).collect();
             let text = format!(
                 "{what}: byte {place}: {bad} of {} bytes are {seen}; legal: {}",
@@ -148,14 +149,14 @@ fn condense(what: &str, faults: Vec<Fault>) -> Vec<Fault> {
     kept.into_iter().map(more).collect()
 }
 
-/// What an illegal block is. `tail` is the block from its first illegal byte on.
-fn classify(block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, String) {
+/// What an illegal block is, which should be the file's block `number`. `tail` is the block from its first illegal byte on.
+fn classify(number: u64, block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, String) {
     let known = legal.iter().find_map(|legal| match *legal {
         Legal::Generation(file, generation) => Some((file, generation)),
         _ => None,
     });
     if let Some(stamp) = Stamp::read(block).or_else(|| partial(tail, known)) {
-        return classify_stamp(stamp, known, legal);
+        return classify_stamp(number, stamp, known, legal);
     }
     if tail.iter().all(|&byte| byte == POISON) {
         return (Class::Lost, "poison (never written)".to_owned());
@@ -178,14 +179,18 @@ fn partial(tail: &[u8], known: Option<(u64, u32)>) -> Option<Stamp> {
     Some(Stamp { file: word(8), block: word(16), generation })
 }
 
-fn classify_stamp(stamp: Stamp, known: Option<(u64, u32)>, legal: &[Legal]) -> (Class, String) {
+fn classify_stamp(
+    number: u64,
+    stamp: Stamp,
+    known: Option<(u64, u32)>,
+    legal: &[Legal],
+) -> (Class, String) {
     let Stamp { file, block, generation } = stamp;
     let seen = format!("file {file} block {block} generation {generation}");
     let class = match known {
         None if legal.contains(&Legal::Poison) => Class::Leak,
         None => Class::Resurrected,
-        Some((wanted, _)) if wanted != file => Class::Foreign,
-        Some((_, wanted)) if wanted == generation => Class::Foreign,
+        Some((wanted, _)) if wanted != file || block != number => Class::Foreign,
         Some(_) => Class::Stale,
     };
     (class, seen)
@@ -256,6 +261,7 @@ mod tests {
         assert_eq!(classes(&old, 0, &[Legal::Zero]), [Class::Resurrected]);
         assert_eq!(classes(&old, 0, &[Legal::Poison]), [Class::Leak]);
         assert_eq!(classes(&old, 512, &[OLD]), [Class::Foreign], "the right file, another place");
+        assert_eq!(classes(&content(7, 3, 0, 512), 512, &[OLD]), [Class::Foreign], "another place");
         assert_eq!(classes(&content(8, 1, 0, 512), 0, &[OLD, Legal::Zero]), [Class::Foreign]);
         assert_eq!(classes(&[POISON; 512], 0, &[OLD]), [Class::Lost]);
         assert_eq!(classes(&[0; 512], 0, &[OLD]), [Class::Lost]);

@@ -34,6 +34,8 @@ pub struct Job {
     pub items: Vec<Item>,
     /// Mount options of every mount.
     pub options: String,
+    /// Seed of the run.
+    pub seed: u64,
 }
 
 /// What a worker says.
@@ -122,6 +124,7 @@ struct Worker {
     root: PathBuf,
     target: Target,
     options: String,
+    seed: u64,
     stages: BTreeMap<String, Stage>,
     stages_made: u64,
     engines: Engines,
@@ -144,6 +147,7 @@ impl Worker {
             root: root.to_owned(),
             target: job.target.clone(),
             options: job.options.clone(),
+            seed: job.seed,
             stages: BTreeMap::new(),
             stages_made: 0,
             engines: Engines::default(),
@@ -224,7 +228,7 @@ impl Worker {
         let log_from =
             stage.gate().and_then(|gate| Ok(gate.log(u64::MAX, 0, Duration::ZERO)?.next));
         let started = Instant::now();
-        match Scene::new(stage, &mut self.engines, number, race) {
+        match Scene::new(stage, &mut self.engines, number, race, self.seed) {
             Err(error) => act.result = Err(stop(error)),
             Ok(mut scene) => {
                 let run = AssertUnwindSafe(|| (case.run)(&mut scene, variant));

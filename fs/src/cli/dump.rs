@@ -57,7 +57,8 @@ fn print_overview(o: &Overview) {
     println!("inodes     {}", o.inodes);
     println!("metadata   {} bytes, {} backed by:", sb.metadata_bytes, o.metadata_backed);
     for chunk in &sb.chunks {
-        println!("           {} blocks from {} on", chunk.blocks, chunk.start);
+        let crate::image::superblock::Chunk { logical, start, blocks } = chunk;
+        println!("           {logical} +{blocks} at {start}");
     }
 }
 
@@ -147,6 +148,6 @@ mod tests {
         assert_eq!(at(-1), "1969-12-31T23:59:59.000000005Z");
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000005Z");
         assert_eq!(at(1 << 31), "2038-01-19T03:14:08.000000005Z");
-        assert_eq!(at(13_000_000_000), "2381-12-15T07:06:40.000000005Z");
+        assert_eq!(at(13_000_000_000), "2381-12-14T23:06:40.000000005Z");
     }
 }

@@ -1,7 +1,7 @@
 //! The byte range of the metadata database inside the image.
 //!
-//! redb sees one growing file. Here it is a list of chunks, backed in logical order: bytes beyond
-//! the last chunk read as zeros and cost nothing until they are written. The chunk list and the
+//! redb sees one growing file. Here it is a list of chunks; bytes between and beyond them read as
+//! zeros and cost nothing until they are written. The chunk list and the
 //! logical length live in the superblock, which is rewritten before a flush reports success, so
 //! no commit ever depends on a chunk that a crash would forget.
 //!
@@ -10,6 +10,7 @@
 
 use crate::image::BLOCK;
 use crate::image::device::Device;
+use crate::image::space::{Class, Space};
 use crate::image::superblock::{CHUNKS_MAX, Chunk, STATE_MOUNTED, Superblock};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -21,9 +22,6 @@ const GROW_BLOCKS: u64 = 256;
 /// Smallest growth step that is still useful when space is short, in blocks (64 KiB).
 const GROW_BLOCKS_MIN: u64 = 16;
 
-/// Finds free blocks for the metadata area: at most the first number, at least the second.
-pub type Grow = dyn Fn(u64, u64) -> Option<Chunk> + Send + Sync;
-
 /// The metadata area and the superblock that describes it.
 pub struct MetaStore {
     device: Arc<Device>,
@@ -31,7 +29,7 @@ pub struct MetaStore {
     /// Serialises growth, so two writers never back the same range twice.
     growing: Mutex<()>,
     /// Set once the allocator is loaded, which itself is read from this store.
-    grow: OnceLock<Box<Grow>>,
+    grow: OnceLock<Arc<Space>>,
     /// The superblock in memory differs from the disk.
     unsaved: std::sync::atomic::AtomicBool,
     /// Holds what is written when the device is only read.
@@ -75,8 +73,8 @@ impl MetaStore {
     }
 
     /// Hands over the allocator. Before this, the area cannot grow.
-    pub fn set_grow(&self, grow: Box<Grow>) {
-        if self.grow.set(grow).is_err() {
+    pub fn grow_into(&self, space: Arc<Space>) {
+        if self.grow.set(space).is_err() {
             unreachable!("the allocator is handed over once, by the mount");
         }
     }
@@ -122,50 +120,77 @@ impl MetaStore {
         self.device.sync()
     }
 
-    /// Calls `f(image offset, range of the caller's buffer)` for the backed part of a logical
-    /// range, and returns how many bytes of it are backed.
+    /// Calls `f(image offset, range of the caller's buffer)` for the backed parts of a logical
+    /// range.
     fn for_each_piece(
         &self,
         offset: u64,
         len: u64,
         mut f: impl FnMut(u64, std::ops::Range<usize>) -> io::Result<()>,
-    ) -> io::Result<u64> {
+    ) -> io::Result<()> {
         let sb = self.superblock.read();
-        let (mut logical, mut done) = (0, 0);
         for chunk in &sb.chunks {
-            let bytes = chunk.blocks * BLOCK;
-            let (from, to) = ((offset + done).max(logical), (offset + len).min(logical + bytes));
+            let (first, end) = (chunk.logical * BLOCK, (chunk.logical + chunk.blocks) * BLOCK);
+            let (from, to) = (offset.max(first), (offset + len).min(end));
             if from < to {
-                let image = chunk.start * BLOCK + (from - logical);
+                let image = chunk.start * BLOCK + (from - first);
                 f(image, (from - offset) as usize..(to - offset) as usize)?;
-                done = to - offset;
             }
-            logical += bytes;
-        }
-        Ok(done)
-    }
-
-    /// Backs the area up to logical byte `end`.
-    fn back(&self, end: u64) -> io::Result<()> {
-        let _one = self.growing.lock();
-        while self.superblock.read().backed_bytes() < end {
-            let missing = (end - self.superblock.read().backed_bytes()).div_ceil(BLOCK);
-            let chunk = self
-                .grow
-                .get()
-                .and_then(|grow| grow(missing.max(GROW_BLOCKS), missing.min(GROW_BLOCKS_MIN)))
-                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
-            self.append(chunk)?;
         }
         Ok(())
     }
 
+    /// Backs the logical bytes `[offset, end)`.
+    fn back(&self, offset: u64, end: u64) -> io::Result<()> {
+        let _one = self.growing.lock();
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        while let Some(gap) = self.gap(offset / BLOCK, end.div_ceil(BLOCK)) {
+            let space = self.grow.get().ok_or_else(full)?;
+            // Nearly full: just what is needed. Else a good piece, which later ones continue.
+            let (from, want) = match space.is_low() {
+                true => (gap.needed, GROW_BLOCKS_MIN.min(gap.end - gap.needed)),
+                false => {
+                    let from = gap.start.max(gap.needed - gap.needed % GROW_BLOCKS);
+                    (from, (gap.needed + GROW_BLOCKS).min(gap.end) - from)
+                }
+            };
+            let run = space.allocate(want, None, Class::Metadata).ok_or_else(full)?;
+            if let Err(e) =
+                self.insert(Chunk { logical: from, start: run.start, blocks: run.blocks })
+            {
+                space.unallocate(run);
+                return Err(e);
+            }
+            space.publish(run);
+        }
+        Ok(())
+    }
+
+    /// The first gap between chunks that `[from, to)` touches, in blocks.
+    fn gap(&self, from: u64, to: u64) -> Option<Gap> {
+        let sb = self.superblock.read();
+        let mut start = 0;
+        let last =
+            Chunk { logical: sb.metadata_bytes.div_ceil(BLOCK).max(to), start: 0, blocks: 0 };
+        for chunk in sb.chunks.iter().chain([&last]) {
+            let needed = from.max(start);
+            if start < chunk.logical && needed < to.min(chunk.logical) {
+                return Some(Gap { start, needed, end: chunk.logical });
+            }
+            start = chunk.logical + chunk.blocks;
+        }
+        None
+    }
+
     /// Reads what the image has in a logical range; what no chunk backs is zeros.
     fn read_image(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let done = self.for_each_piece(offset, out.len() as u64, |image, range| {
+        let mut done = 0;
+        self.for_each_piece(offset, out.len() as u64, |image, range| {
+            out[done..range.start].fill(0);
+            done = range.end;
             self.device.read(image, &mut out[range])
         })?;
-        out[done as usize..].fill(0);
+        out[done..].fill(0);
         Ok(())
     }
 
@@ -185,18 +210,33 @@ impl MetaStore {
         Ok(())
     }
 
-    fn append(&self, chunk: Chunk) -> io::Result<()> {
+    fn insert(&self, chunk: Chunk) -> io::Result<()> {
         // A fresh chunk must read as zeros: redb relies on it, and the blocks had other owners.
         self.zero(chunk.start * BLOCK, (chunk.blocks * BLOCK) as usize)?;
         let mut sb = self.superblock.write();
+        let at = sb.chunks.partition_point(|c| c.logical < chunk.logical);
         let full = sb.chunks.len() == CHUNKS_MAX;
-        match sb.chunks.last_mut() {
-            Some(last) if last.start + last.blocks == chunk.start => last.blocks += chunk.blocks,
+        match at.checked_sub(1).and_then(|i| sb.chunks.get_mut(i)) {
+            Some(c) if c.continues_into(&chunk) => c.blocks += chunk.blocks,
             _ if full => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            _ => sb.chunks.push(chunk),
+            _ => sb.chunks.insert(at, chunk),
         }
         self.unsaved.store(true, Release);
         Ok(())
+    }
+}
+
+/// Blocks of the area that no chunk backs.
+struct Gap {
+    start: u64,
+    /// The first one that is needed.
+    needed: u64,
+    end: u64,
+}
+
+impl Chunk {
+    fn continues_into(&self, next: &Chunk) -> bool {
+        self.logical + self.blocks == next.logical && self.start + self.blocks == next.start
     }
 }
 
@@ -300,7 +340,7 @@ impl redb::StorageBackend for Backend {
         if let Some(overlay) = &store.overlay {
             return overlay.lock().write(store, offset, data);
         }
-        store.back(offset + data.len() as u64)?;
+        store.back(offset, offset + data.len() as u64)?;
         store.for_each_piece(offset, data.len() as u64, |image, range| {
             store.device.write(image, &data[range])
         })?;
@@ -325,7 +365,7 @@ mod tests {
             (0u8..3, 0u64..300_000, 1usize..9000, any::<u8>()), 1..30))
         {
             let file = tempfile::NamedTempFile::new().expect("temporary file");
-            let options = MkfsOptions { size: Some(8 << 20), force: true, ..Default::default() };
+            let options = MkfsOptions { size: Some(16 << 20), force: true, ..Default::default() };
             mkfs(file.path(), &options).expect("mkfs");
             let before = std::fs::read(file.path()).expect("read");
             let device = Arc::new(Device::open(file.path(), false).expect("open"));

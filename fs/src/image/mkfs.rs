@@ -166,7 +166,7 @@ fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsErr
 }
 
 fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Superblock, Error> {
-    let chunk = Chunk { start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
+    let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
     let superblock = Superblock {
         version: VERSION,
         compat: 0,

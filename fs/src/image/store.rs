@@ -21,7 +21,7 @@ use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::pins::{Pins, Run};
-use crate::image::space::{Class, Space};
+use crate::image::space::Space;
 use crate::image::superblock::{Chunk, STATE_MOUNTED};
 use crate::image::tables::Tables;
 use nix::errno::Errno;
@@ -319,8 +319,7 @@ fn open_verified(
     }
     let rehearsal = Arc::new(MetaStore::rehearsal(device.clone(), sb.clone()));
     load_space(&verified(&rehearsal)?, space, &sb.chunks, sb.total_blocks)?;
-    let for_growth = space.clone();
-    meta.set_grow(Box::new(move |want, min| grow(&for_growth, want, min)));
+    meta.grow_into(space.clone());
     guard("opening the database", || open_database(meta))
 }
 
@@ -355,15 +354,4 @@ fn load_space(db: &Database, space: &Space, chunks: &[Chunk], total: u64) -> Res
 pub fn fixed_runs(chunks: &[Chunk], total: u64) -> impl Iterator<Item = Run> + '_ {
     let ends = [0, total - 1].map(|start| Run { start, blocks: 1 });
     ends.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
-}
-
-pub(crate) fn grow(space: &Space, want: u64, min: u64) -> Option<Chunk> {
-    let want = if space.is_low() { min } else { want };
-    let run = space.allocate(want, None, Class::Metadata)?;
-    if run.blocks < min {
-        space.unallocate(run);
-        return None;
-    }
-    space.publish(run);
-    Some(Chunk { start: run.start, blocks: run.blocks })
 }

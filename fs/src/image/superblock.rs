@@ -55,7 +55,8 @@ pub struct Raw {
 #[repr(C)]
 struct RawChunk {
     start: U64,
-    blocks: U64,
+    logical: U32,
+    blocks: U32,
 }
 
 const _: () = assert!(size_of::<Raw>() == BLOCK as usize);
@@ -63,6 +64,8 @@ const _: () = assert!(size_of::<Raw>() == BLOCK as usize);
 /// A contiguous piece of the metadata area, in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Chunk {
+    /// First block in the area.
+    pub logical: u64,
     /// First block in the image.
     pub start: u64,
     /// Number of blocks.
@@ -96,7 +99,7 @@ pub struct Superblock {
     pub state: u32,
     /// Key of the hash that orders names in a directory.
     pub hash_key: [u8; 16],
-    /// The pieces of the metadata area, in logical order.
+    /// The pieces of the metadata area, in logical order; what lies between them reads as zeros.
     pub chunks: Vec<Chunk>,
 }
 
@@ -150,7 +153,11 @@ impl Superblock {
         raw.hash_key = self.hash_key;
         raw.chunk_count = (self.chunks.len() as u32).into();
         for (slot, chunk) in raw.chunks.iter_mut().zip(&self.chunks) {
-            *slot = RawChunk { start: chunk.start.into(), blocks: chunk.blocks.into() };
+            *slot = RawChunk {
+                start: chunk.start.into(),
+                logical: (chunk.logical as u32).into(),
+                blocks: (chunk.blocks as u32).into(),
+            };
         }
         let body = raw.as_bytes();
         raw.crc = crc32c::crc32c(&body[..body.len() - 4]).into();
@@ -185,6 +192,9 @@ impl Superblock {
             if chunk.start == 0 || chunk.blocks == 0 || end.is_none_or(|end| end > last) {
                 return Err(Unusable::Implausible("chunks"));
             }
+        }
+        if self.chunks.windows(2).any(|w| w[0].logical + w[0].blocks > w[1].logical) {
+            return Err(Unusable::Implausible("chunks (out of order)"));
         }
         let mut sorted = self.chunks.clone();
         sorted.sort_by_key(|c| c.start);
@@ -236,7 +246,11 @@ impl Raw {
             hash_key: self.hash_key,
             chunks: self.chunks[..count]
                 .iter()
-                .map(|c| Chunk { start: c.start.get(), blocks: c.blocks.get() })
+                .map(|c| Chunk {
+                    logical: c.logical.get().into(),
+                    start: c.start.get(),
+                    blocks: c.blocks.get().into(),
+                })
                 .collect(),
         })
     }
@@ -245,6 +259,10 @@ impl Raw {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn chunk(logical: u64, start: u64, blocks: u64) -> Chunk {
+        Chunk { logical, start, blocks }
+    }
 
     fn sample() -> Superblock {
         Superblock {
@@ -260,7 +278,7 @@ mod tests {
             metadata_bytes: 1 << 20,
             state: STATE_MOUNTED,
             hash_key: [9; 16],
-            chunks: vec![Chunk { start: 1, blocks: 256 }, Chunk { start: 9000, blocks: 64 }],
+            chunks: vec![chunk(0, 1, 256), chunk(300, 9000, 64)],
         }
     }
 
@@ -293,10 +311,11 @@ mod tests {
     #[test]
     fn chunks_outside_the_image_or_over_each_other_are_refused() {
         for chunks in [
-            vec![Chunk { start: 0, blocks: 4 }],
-            vec![Chunk { start: 5, blocks: 1 << 20 }],
-            vec![Chunk { start: u64::MAX, blocks: 2 }],
-            vec![Chunk { start: 5, blocks: 10 }, Chunk { start: 14, blocks: 10 }],
+            vec![chunk(0, 0, 4)],
+            vec![chunk(0, 5, 1 << 20)],
+            vec![chunk(0, u64::MAX, 2)],
+            vec![chunk(0, 5, 10), chunk(10, 14, 10)],
+            vec![chunk(5, 5, 10), chunk(10, 20, 10)],
         ] {
             let mut sb = sample();
             sb.chunks = chunks;

@@ -5,7 +5,7 @@ use crate::image::BLOCK;
 use crate::image::pins::Run;
 use crate::image::store::Recovery;
 use crate::image::tables::INODES_USED;
-use crate::ops::{Answer, Fs, IMMUTABLE, check_unfrozen};
+use crate::ops::{Answer, Caller, Fs, IMMUTABLE, check_unfrozen};
 use crate::volume::{Fallocate, NAME_MAX};
 
 /// What statfs(2) answers, sizes in blocks of 4096 bytes.
@@ -46,11 +46,19 @@ impl Fs {
         })
     }
 
-    /// fallocate(2) with its FALLOC_FL_* mode.
+    /// fallocate(2) with its FALLOC_FL_* mode; true when the file lost set-user-ID or set-group-ID
+    /// bits, which only root may keep.
     ///
     /// # Errors
     /// EOPNOTSUPP for modes that this filesystem does not have.
-    pub fn fallocate(&self, ino: u64, mode: i32, offset: u64, len: u64) -> Answer<()> {
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        ino: u64,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Answer<bool> {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => Fallocate::Allocate { keep_size },
@@ -72,7 +80,8 @@ impl Fs {
         } else {
             check_unfrozen(&attr)?;
         }
-        Ok(self.volume.fallocate(&inode, what, offset, len)?)
+        self.volume.fallocate(&inode, what, offset, len)?;
+        self.drop_privileges(&inode, caller.uid != 0)
     }
 
     /// SEEK_DATA and SEEK_HOLE of lseek(2).

@@ -138,13 +138,13 @@ impl Mount {
         self.clear();
     }
 
-    /// Lazy unmount first: it never waits. Then the connection is aborted, which ends every
-    /// request that still hangs, and with it the server.
+    /// The connection is aborted, which ends every request that still hangs, and with it the
+    /// server; only then the mount goes: afterwards its number may be another mount's.
     fn clear(&mut self) {
-        let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
         if let Some(minor) = self.minor {
             abort(minor);
         }
+        let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
         self.mounted = false;
     }
 }

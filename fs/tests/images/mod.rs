@@ -181,7 +181,13 @@ fn fill(fs: &Fs) -> Answer<()> {
                 fs.forget(ino, 1);
             }
             if i % 7 == 0 {
-                fs.setxattr(ino, b"user.about", format!("file {ino}").as_bytes(), 0)?;
+                fs.setxattr(
+                    inflight::ops::Caller::default(),
+                    ino,
+                    b"user.about",
+                    format!("file {ino}").as_bytes(),
+                    0,
+                )?;
             }
         }
         make(fs, dir, "symlink", libc::S_IFLNK | 0o777, Some("file1"))?;

@@ -74,6 +74,11 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => return Ok(true),
             Err(error) => return Err(error).context("io_uring_enter"),
         }
+        Ok(self.take(done))
+    }
+
+    /// Moves what has finished to `done`, without a system call; `false` when nothing had.
+    pub fn take(&mut self, done: &mut BTreeMap<u64, Done>) -> bool {
         let mut any = false;
         for event in self.ring.completion() {
             any = true;
@@ -83,7 +88,7 @@ impl Ring {
             };
             done.insert(event.user_data(), result);
         }
-        Ok(any)
+        any
     }
 
     /// Registers one buffer, replacing the last.

@@ -10,7 +10,7 @@ use crate::image::guard::guard;
 use crate::image::metastore::MetaStore;
 use crate::image::pins::Pins;
 use crate::image::space::Space;
-use crate::image::store::{self, open_database};
+use crate::image::store::open_database;
 use crate::image::superblock::Superblock;
 use crate::image::tables::Tables;
 use redb::{Database, ReadableDatabase as _};
@@ -47,7 +47,7 @@ impl Suspect {
     ) -> Result<Suspect> {
         let meta = Arc::new(MetaStore::new(device.clone(), superblock.clone()));
         if let Some(space) = room {
-            meta.set_grow(Box::new(move |want, min| store::grow(&space, want, min)));
+            meta.grow_into(space);
         }
         let db = guard("opening the database", || open_database(&meta))?;
         let mut suspect = Suspect { db: Some(db), meta, damaged: false };

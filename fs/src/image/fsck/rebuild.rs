@@ -46,7 +46,7 @@ pub fn rebuild(
 }
 
 fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
-    let mut chunks = Vec::new();
+    let (mut chunks, mut logical) = (Vec::new(), 0);
     while missing > 0 {
         let run = space.allocate(missing, None, Class::Metadata);
         let Some(run) = run.filter(|_| chunks.len() < CHUNKS_MAX) else {
@@ -54,7 +54,8 @@ fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
             return Err(Error::Corrupt(text));
         };
         missing -= run.blocks;
-        chunks.push(Chunk { start: run.start, blocks: run.blocks });
+        chunks.push(Chunk { logical, start: run.start, blocks: run.blocks });
+        logical += run.blocks;
     }
     Ok(chunks)
 }

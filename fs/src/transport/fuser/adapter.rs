@@ -511,10 +511,16 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let (who, kernel) = (caller(req), self.kernel.clone());
         self.service.serve(
             ranged(req, opcode::FALLOCATE, ino, offset, length),
-            move |fs| fs.fallocate(ino.0, mode, offset, length),
-            move |answer| reply::empty(reply, answer),
+            move |fs| fs.fallocate(who, ino.0, mode, offset, length),
+            move |answer| {
+                if answer == Ok(true) {
+                    reply::ask_again(&kernel, ino);
+                }
+                reply::empty(reply, answer.map(drop));
+            },
         );
     }
 

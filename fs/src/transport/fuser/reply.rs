@@ -140,18 +140,20 @@ pub fn written(
         Ok(written) => written,
         Err(e) => return reply.error(convert::errno(e)),
     };
-    let ask_again = || {
-        if let Some(past) = kernel.get() {
-            // ENOENT: the kernel has forgotten the inode. A negative offset spares its pages.
-            let _ = past.notifier.inval_inode(ino, -1, 0);
-        }
-    };
     if written.privileges && !cached {
-        ask_again();
+        ask_again(kernel, ino);
     }
     reply.written(written.bytes as u32);
     if cached && (written.allocated || written.privileges) {
-        ask_again();
+        ask_again(kernel, ino);
+    }
+}
+
+/// Makes the kernel ask for the attributes of `ino` again.
+pub fn ask_again(kernel: &Kernel, ino: INodeNo) {
+    if let Some(past) = kernel.get() {
+        // ENOENT: the kernel has forgotten the inode. A negative offset spares its pages.
+        let _ = past.notifier.inval_inode(ino, -1, 0);
     }
 }
 
