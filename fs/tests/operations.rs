@@ -85,6 +85,29 @@ fn holes_and_data_are_where_they_were_put() {
 }
 
 #[test]
+fn data_that_is_not_written_back_yet_is_data() {
+    both(|_, mount| {
+        use nix::unistd::Whence::{SeekData, SeekHole};
+        let file = File::create(mount.path("f")).expect("create");
+        // More of them at once than the server has threads.
+        std::thread::scope(|scope| {
+            for i in 0..16 {
+                let path = mount.path(&format!("f{i}"));
+                scope.spawn(move || {
+                    let file = File::create(path).expect("create");
+                    file.write_all_at(&pattern(100_000, i), 50_000).expect("write");
+                    let seek = |from, whence| nix::unistd::lseek(&file, from, whence);
+                    assert_eq!(seek(0, SeekData), Ok(49_152));
+                    assert_eq!(seek(49_152, SeekHole), Ok(150_000));
+                });
+            }
+        });
+        file.write_all_at(b"x", 0).expect("write");
+        assert_eq!(nix::unistd::lseek(&file, 0, SeekData), Ok(0));
+    });
+}
+
+#[test]
 fn chattr_protects_and_lsattr_shows() {
     both(|_, mount| {
         let path = mount.path("f");

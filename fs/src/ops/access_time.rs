@@ -32,7 +32,7 @@ fn is_due(policy: Atime, attr: &Attr, now: Time) -> bool {
         Atime::Relative | Atime::NoDirectories => {
             attr.atime <= attr.mtime
                 || attr.atime <= attr.ctime
-                || now.secs - attr.atime.secs >= DAY
+                || now.secs.saturating_sub(attr.atime.secs) >= DAY
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::errno::Errno;
 use crate::gate::{Subject, opcode};
 use crate::ops::read::ReadArgs;
 use crate::ops::{Control, Make, SetAttr, WriteArgs};
+use crate::transport::fuser::aside::Aside;
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
 use crate::transport::fuser::negotiate::negotiate;
 use crate::transport::fuser::reply::{self, Kernel, Timeouts, generation};
@@ -25,6 +26,7 @@ pub struct Adapter {
     service: Service,
     timeouts: Timeouts,
     kernel: Kernel,
+    aside: Aside,
     /// Replies to OPEN; `None` tells the kernel not to ask again.
     open: Option<FopenFlags>,
 }
@@ -42,7 +44,7 @@ impl Adapter {
         let frozen = service.fs().volume().has_frozen().unwrap_or(true);
         let asked = options.direct_io || options.open_messages || frozen;
         let timeouts = Timeouts::new(options);
-        Adapter { timeouts, kernel, open: asked.then_some(direct), service }
+        Adapter { timeouts, kernel, aside: Aside::new(), open: asked.then_some(direct), service }
     }
 }
 
@@ -533,14 +535,27 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.service.serve(
-            subject(req, opcode::LSEEK, ino),
-            move |fs| fs.lseek(ino.0, offset, whence),
-            move |answer| match answer {
-                Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(convert::errno(e)),
-            },
-        );
+        let (service, kernel) = (self.service.clone(), self.kernel.clone());
+        let subject = subject(req, opcode::LSEEK, ino);
+        let seek = move || {
+            service.serve(
+                subject,
+                move |fs| fs.lseek(ino.0, offset, whence),
+                move |answer| match answer {
+                    Ok(at) => reply.offset(at as i64),
+                    Err(e) => reply.error(convert::errno(e)),
+                },
+            );
+        };
+        if !self.service.fs().options().writeback {
+            return seek();
+        }
+        // The kernel seeks without writing back what only it knows, so it is made to. That waits for
+        // WRITEs, which no thread of the session may do.
+        self.aside.run(move || {
+            reply::write_back(&kernel, ino);
+            seek();
+        });
     }
 
     fn copy_file_range(

@@ -157,6 +157,15 @@ pub fn ask_again(kernel: &Kernel, ino: INodeNo) {
     }
 }
 
+/// Makes the kernel write the dirty pages of `ino` back, and waits for it. It also forgets them: it
+/// has no notice that only writes.
+pub fn write_back(kernel: &Kernel, ino: INodeNo) {
+    if let Some(past) = kernel.get() {
+        // ENOENT: the kernel has forgotten the inode, so it has no pages either.
+        let _ = past.notifier.inval_inode(ino, 0, 0);
+    }
+}
+
 /// struct fuse_out_header of linux/fuse.h: length of everything, error 0, unique.
 fn out_header(unique: u64, data: usize) -> [u8; 16] {
     let mut header = [0; 16];
