@@ -94,8 +94,8 @@ impl Volume {
     fn load_extents_in(&self, tables: &Tables<'_>, inode: &Inode) -> Result<()> {
         let mut st = inode.write();
         if st.extents.is_none() {
-            let total = self.store.meta().superblock().total_blocks;
-            st.extents = Some(inode::load_extents(tables, inode.ino, total)?);
+            let sb = self.store.meta().superblock();
+            st.extents = Some(inode::load_extents(tables, inode.ino, &sb)?);
         }
         Ok(())
     }

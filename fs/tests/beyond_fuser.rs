@@ -29,6 +29,7 @@ fn a_file_without_a_name_gets_one_or_goes() {
             offset: 0,
             direct: false,
             append: false,
+            cached: false,
             kill_suidgid: false,
         };
         fs.write(&args, &[5; 10_000]).expect("write");

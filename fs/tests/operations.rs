@@ -229,3 +229,39 @@ fn times_before_1970_and_after_2038_survive() {
         assert_eq!((meta.mtime(), meta.mtime_nsec()), (5_000_000_000, 123_456_789));
     });
 }
+
+#[test]
+fn an_append_only_directory_keeps_its_names() {
+    both(|_, mount| {
+        fs::create_dir(mount.path("d")).expect("mkdir");
+        for name in ["d/kept", "other"] {
+            fs::write(mount.path(name), name).expect("write");
+        }
+        let chattr = |flag: &str| {
+            let out = Command::new("chattr").arg(flag).arg(mount.path("d")).output();
+            assert!(out.expect("e2fsprogs").status.success());
+        };
+        chattr("+a");
+        fs::write(mount.path("d/new"), b"x").expect("new names may be added");
+        let e = fs::rename(mount.path("other"), mount.path("d/kept")).expect_err("replaced");
+        assert_eq!(e.kind(), ErrorKind::PermissionDenied);
+        fs::remove_file(mount.path("d/kept")).expect_err("removed");
+        chattr("-a");
+        assert_eq!(fs::read(mount.path("d/kept")).expect("read"), b"d/kept");
+    });
+}
+
+#[test]
+fn a_copied_over_program_is_privileged_no_more() {
+    both(|_, mount| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::write(mount.path("from"), pattern(10_000, 1)).expect("write");
+        let to = File::create(mount.path("to")).expect("create");
+        to.set_permissions(fs::Permissions::from_mode(0o4755)).expect("chmod");
+        let from = File::open(mount.path("from")).expect("open");
+        from.sync_all().expect("sync");
+        nix::fcntl::copy_file_range(&from, None, &to, None, 10_000).expect("copy");
+        let mode = fs::metadata(mount.path("to")).expect("stat").mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    });
+}

@@ -28,6 +28,8 @@ pub struct MetaStore {
     superblock: RwLock<Superblock>,
     /// Serialises growth, so two writers never back the same range twice.
     growing: Mutex<()>,
+    /// Serialises writing the superblock.
+    saving: Mutex<()>,
     /// Set once the allocator is loaded, which itself is read from this store.
     grow: OnceLock<Arc<Space>>,
     /// The superblock in memory differs from the disk.
@@ -60,6 +62,7 @@ impl MetaStore {
             device,
             superblock: RwLock::new(superblock),
             growing: Mutex::new(()),
+            saving: Mutex::new(()),
             grow: OnceLock::new(),
             unsaved: false.into(),
         }
@@ -92,12 +95,20 @@ impl MetaStore {
         self.save()
     }
 
+    /// Pieces that the area may still grow by.
+    pub fn chunks_left(&self) -> usize {
+        CHUNKS_MAX - self.superblock.read().chunks.len()
+    }
+
     /// Marks the image as mounted for writing, or as cleanly unmounted.
     pub fn set_mounted(&self, mounted: bool) -> io::Result<()> {
         self.update(|sb| sb.state = if mounted { STATE_MOUNTED } else { 0 })
     }
 
     fn save(&self) -> io::Result<()> {
+        // A later saver waits until the earlier one is on disk, or it would believe that it is, and
+        // an older list of chunks could overwrite a newer one.
+        let _one = self.saving.lock();
         if !self.unsaved.swap(false, AcqRel) || self.overlay.is_some() {
             return Ok(());
         }

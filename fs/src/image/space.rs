@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// Blocks in an allocation group: one row of 1 KiB, 32 MiB of data.
 pub const GROUP_BLOCKS: u64 = 8192;
+/// Groups that are searched for a run that is long enough before the longest one is taken.
+const GROUPS_SEARCHED: u64 = 64;
 const WORDS: usize = (GROUP_BLOCKS / 64) as usize;
 
 /// Who asks, which decides how deep into the reserve the request may reach.
@@ -283,8 +285,10 @@ impl Bitmap {
         for (lo, hi) in [(from, self.len), (0, from.min(self.len))] {
             let mut at = lo;
             while let Some(run) = self.next_free(at, hi, want) {
-                if run.blocks >= want {
-                    return Some(run);
+                // On a fragmented image the whole bitmap would be searched for every run.
+                let far = best.is_some() && run.start - lo > GROUPS_SEARCHED * GROUP_BLOCKS;
+                if run.blocks >= want || far {
+                    return Some(best.filter(|b| b.blocks > run.blocks).unwrap_or(run));
                 }
                 if best.is_none_or(|b| b.blocks < run.blocks) {
                     best = Some(run);

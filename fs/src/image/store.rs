@@ -67,6 +67,9 @@ pub struct Store {
     lock: Mutex<Option<ImageLock>>,
 }
 
+/// Pieces of the metadata area that only deletes may use.
+const CHUNKS_KEPT: usize = 48;
+
 /// How a commit may be found again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
@@ -224,11 +227,27 @@ impl Store {
             self.device.sync().inspect_err(|_| self.shut_down())?;
         }
         let mut slot = self.running.lock();
+        // A change may have failed halfway while the data was flushed.
+        if self.is_shut_down() {
+            return Err(Errno::EIO.into());
+        }
         let result = self.commit_locked(&mut slot, recovery, flush);
         if result.is_err() {
             self.shut_down();
         }
         result
+    }
+
+    /// Waits for a commit that is under way.
+    pub fn settle(&self) -> Result<()> {
+        drop(self.committing.lock());
+        if self.is_shut_down() { Err(Errno::EIO.into()) } else { Ok(()) }
+    }
+
+    /// True while rows may be added; what deletes needs the rest of the space, and of the pieces
+    /// that the metadata area may consist of.
+    pub fn has_room(&self) -> bool {
+        self.space.has_room() && self.meta.chunks_left() > CHUNKS_KEPT
     }
 
     fn commit_locked(
@@ -247,6 +266,8 @@ impl Store {
         })?;
         if rows == 0 && self.changes() == 0 {
             *slot = Some(running);
+            // Nothing was freed, but an I/O that held earlier blocks back may have ended.
+            self.space.committed();
             return Ok(self.device.sync()?);
         }
         if self.unflushed.swap(false, SeqCst) {

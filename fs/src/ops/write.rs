@@ -1,7 +1,6 @@
 //! write.
 
 use crate::errno::Errno;
-use crate::image::BLOCK;
 use crate::ops::{APPEND, Answer, Fs, IMMUTABLE};
 use crate::options::WriteMode;
 use crate::volume::inode::Inode;
@@ -18,6 +17,8 @@ pub struct WriteArgs {
     pub direct: bool,
     /// The opener asked for O_APPEND; `offset` is where the kernel thinks the end is.
     pub append: bool,
+    /// From the kernel's page cache: accepted there, possibly before the file was protected.
+    pub cached: bool,
     /// The writer may not keep set-user-ID and set-group-ID bits (FUSE_WRITE_KILL_SUIDGID).
     pub kill_suidgid: bool,
 }
@@ -69,9 +70,9 @@ impl Fs {
             libc::S_IFDIR => return Err(Errno::EISDIR),
             _ => return Err(Errno::EINVAL),
         }
-        // A block that the kernel cached may begin before the end that it appends to.
-        let overwrites = args.offset.saturating_add(BLOCK) < st.attr.size && !args.append;
-        if st.attr.flags & IMMUTABLE != 0 || st.attr.flags & APPEND != 0 && overwrites {
+        let overwrites = args.offset < st.attr.size && !args.append;
+        let refused = st.attr.flags & IMMUTABLE != 0 || st.attr.flags & APPEND != 0 && overwrites;
+        if refused && !args.cached {
             return Err(Errno::EPERM);
         }
         Ok(())

@@ -13,13 +13,11 @@ pub struct ExtentMap {
     map: BTreeMap<u64, Extent>,
 }
 
-/// What a change did: rows to delete and to write, and blocks that left the file.
+/// What changes did: rows to write or delete, and blocks that left the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Keys whose rows go.
-    pub deleted: Vec<u64>,
-    /// Rows to write, after the deletions.
-    pub written: Vec<(u64, Extent)>,
+    /// What becomes of each row that changed; `None` deletes it.
+    pub rows: BTreeMap<u64, Option<Extent>>,
     /// Blocks that nothing refers to any more.
     pub freed: Vec<Run>,
 }
@@ -143,7 +141,7 @@ impl ExtentMap {
             if logical < from {
                 self.put(&mut change, logical, Extent { blocks: from - logical, ..extent });
             } else {
-                change.deleted.push(logical);
+                change.rows.insert(logical, None);
             }
             if end > to {
                 let start = extent.start + (to - logical);
@@ -171,43 +169,24 @@ impl ExtentMap {
             && continues(&joined, &e)
         {
             self.map.remove(&end);
-            change.deleted.push(end);
+            change.rows.insert(end, None);
             joined.blocks += e.blocks;
         }
         self.put(&mut change, first, joined);
-        change.settle();
         change
     }
 
     fn put(&mut self, change: &mut Change, logical: u64, extent: Extent) {
         self.map.insert(logical, extent);
-        change.written.push((logical, extent));
+        change.rows.insert(logical, Some(extent));
     }
 }
 
 impl Change {
     /// Adds a later change.
-    pub fn append(&mut self, mut later: Change) {
-        let rewritten: Vec<u64> = later.written.iter().map(|(l, _)| *l).collect();
-        self.written.retain(|(l, _)| !later.deleted.contains(l) && !rewritten.contains(l));
-        self.deleted.append(&mut later.deleted);
-        self.written.append(&mut later.written);
-        self.freed.append(&mut later.freed);
-        self.settle();
-    }
-
-    /// Drops writes that a later deletion or a later write of the same change made void.
-    fn settle(&mut self) {
-        let mut seen = std::collections::HashSet::new();
-        let mut kept: Vec<(u64, Extent)> = Vec::with_capacity(self.written.len());
-        for (logical, extent) in self.written.drain(..).rev() {
-            if seen.insert(logical) {
-                kept.push((logical, extent));
-            }
-        }
-        kept.reverse();
-        self.deleted.retain(|l| !seen.contains(l));
-        self.written = kept;
+    pub fn append(&mut self, later: Change) {
+        self.rows.extend(later.rows);
+        self.freed.extend(later.freed);
     }
 }
 
@@ -229,8 +208,8 @@ mod tests {
         let mut m = ExtentMap::default();
         m.insert(0, ext(100, 4));
         let change = m.insert(4, ext(104, 4));
-        assert_eq!(change.written, vec![(0, ext(100, 8))]);
-        assert_eq!((change.deleted.len(), change.freed.len()), (0, 0));
+        assert_eq!(change.rows, BTreeMap::from([(0, Some(ext(100, 8)))]));
+        assert!(change.freed.is_empty());
         assert_eq!(m.goal(8), Some(108));
     }
 
@@ -248,10 +227,12 @@ mod tests {
 
     /// Applies changes the way the database does.
     fn apply(rows: &mut BTreeMap<u64, Extent>, change: &Change) {
-        for key in &change.deleted {
-            rows.remove(key);
+        for (key, extent) in &change.rows {
+            match extent {
+                Some(extent) => drop(rows.insert(*key, *extent)),
+                None => drop(rows.remove(key)),
+            }
         }
-        rows.extend(change.written.iter().copied());
     }
 
     proptest! {

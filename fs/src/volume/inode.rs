@@ -1,6 +1,7 @@
 //! An inode in memory.
 
 use crate::errno::{Error, Result};
+use crate::image::superblock::Superblock;
 use crate::image::tables::{Attr, Extent, InodeRow, Tables, Time};
 use crate::volume::SIZE_MAX;
 use crate::volume::extents::{BLOCK_MAX, ExtentMap};
@@ -79,10 +80,16 @@ impl Inode {
         self.state.read().attr.clone()
     }
 
-    /// Writes the row if it differs from memory.
-    pub(crate) fn flush(&self, tables: &mut Tables<'_>) -> Result<()> {
+    /// Writes the row, if it differs from memory, into transaction `sequence`.
+    pub(crate) fn flush(&self, tables: &mut Tables<'_>, sequence: u64) -> Result<()> {
         let mut st = self.state.write();
-        st.dirty_contents = false;
+        // The change may be older than the transaction that carries it.
+        if st.dirty {
+            st.sequence = sequence;
+        }
+        if std::mem::take(&mut st.dirty_contents) {
+            st.data_sequence = sequence;
+        }
         if std::mem::take(&mut st.dirty) && !st.deleted {
             tables.inodes.insert(self.ino, InodeRow::new(&st.attr).as_bytes())?;
         }
@@ -119,14 +126,17 @@ fn is_possible(attr: &Attr) -> bool {
 }
 
 /// Reads the extents of an inode.
-pub fn load_extents(tables: &Tables<'_>, ino: u64, total_blocks: u64) -> Result<ExtentMap> {
+pub fn load_extents(tables: &Tables<'_>, ino: u64, sb: &Superblock) -> Result<ExtentMap> {
     use redb::ReadableTable as _;
     let mut map = ExtentMap::default();
     for row in tables.extents.range((ino, 0)..=(ino, u64::MAX))? {
         let (key, value) = row?;
         let (logical, extent) = (key.value().1, Extent::unpack(value.value()));
+        let last = sb.total_blocks - 1;
         let inside = extent.start > 0
-            && extent.start.checked_add(extent.blocks).is_some_and(|end| end < total_blocks);
+            && extent.start.checked_add(extent.blocks).is_some_and(|end| end <= last)
+            // A file over the metadata could rewrite it.
+            && sb.chunks.iter().all(|c| c.start + c.blocks <= extent.start || extent.end() <= c.start);
         if !inside || !map.load(logical, extent) {
             let what = format!("inode {ino} has a bad extent at block {logical}");
             return Err(Error::Corrupt(what));

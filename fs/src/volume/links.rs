@@ -80,7 +80,7 @@ impl Volume {
         nlink: u32,
         parent: u64,
     ) -> Result<Arc<Inode>> {
-        if !self.store.space().has_room() {
+        if !self.store.has_room() {
             return Err(Errno::ENOSPC.into());
         }
         let ino = tables.counters.get(NEXT_INODE)?.map_or(2, |v| v.value());
@@ -120,9 +120,9 @@ impl Volume {
         let inode = self.inodes.insert(Inode::new(ino, attr, Some(Default::default())));
         let mut st = inode.write();
         st.has_xattrs = Some(!new.xattrs.is_empty());
-        st.sequence = self.store.sequence();
-        st.data_sequence = st.sequence;
         drop(st);
+        // Until its first commit the cache may not drop it: its row would not say what is pending.
+        self.update(&inode, true, |_| ());
         Ok(inode)
     }
 
@@ -142,7 +142,7 @@ impl Volume {
             if self.find_name(tables, parent, name)?.is_some() {
                 return Err(Errno::EEXIST.into());
             }
-            if !self.store.space().has_room() {
+            if !self.store.has_room() {
                 return Err(Errno::ENOSPC.into());
             }
             self.put_name(tables, parent, name, ino, attr.mode)?;
@@ -215,6 +215,10 @@ impl Volume {
                 return Err(Errno::EPERM.into());
             }
             self.check_no_loop(tables, &inode, to)?;
+            // Everything that may be refused is refused before the first change.
+            if (whiteout.is_some() || newname.len() > name.len()) && !self.store.has_room() {
+                return Err(Errno::ENOSPC.into());
+            }
             let Some(target) = target else {
                 if exchange {
                     return Err(Errno::ENOENT.into());
@@ -231,7 +235,7 @@ impl Volume {
                 return Err(Errno::EEXIST.into());
             }
             let other = self.inode_in(tables, target)?;
-            if frozen(&other) {
+            if frozen(&other) || frozen(&new_dir) {
                 return Err(Errno::EPERM.into());
             }
             if exchange {
@@ -262,7 +266,9 @@ impl Volume {
         (new_dir, newname): (&Arc<Inode>, &[u8]),
         whiteout: Option<&NewInode>,
     ) -> Result<()> {
-        let (mode, is_dir) = (inode.read().attr.mode, inode.read().attr.is_dir());
+        // One guard: a second read of a lock that somebody waits to write never comes back.
+        let mode = inode.read().attr.mode;
+        let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
         let white = whiteout.map(|w| self.make_inode(tables, w, 1, old_dir.ino)).transpose()?;
         self.drop_name(tables, old_dir.ino, name)?;
         self.put_name(tables, new_dir.ino, newname, inode.ino, mode)?;

@@ -70,9 +70,16 @@ impl Volume {
             return Err(Errno::EINVAL.into());
         }
         self.load_extents(inode)?;
-        let size = inode.read().attr.size;
-        let _range = inode.ranges.lock(offset.min(size) / BLOCK..u64::MAX);
-        let size = inode.read().attr.size;
+        let (_range, size) = loop {
+            let size = inode.read().attr.size;
+            let guard = inode.ranges.lock(offset.min(size) / BLOCK..u64::MAX);
+            if inode.read().attr.size == size {
+                break (guard, size);
+            }
+        };
+        if inode.read().deleted {
+            return Err(Errno::ESTALE.into());
+        }
         let new_size = match what {
             Fallocate::Allocate { keep_size: false } | Fallocate::Zero { keep_size: false } => {
                 size.max(end)

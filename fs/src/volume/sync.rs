@@ -26,7 +26,9 @@ impl Volume {
         if self.store().is_shut_down() {
             return Err(nix::errno::Errno::EIO.into());
         }
-        Ok(self.store().device().sync()?)
+        // The kernel reports a failed write-back once, and all files share one image: from here on
+        // nobody may be told that anything is durable.
+        Ok(self.store().device().sync().inspect_err(|_| self.store().shut_down())?)
     }
 
     /// Makes everything durable that was done before the call.
@@ -38,12 +40,12 @@ impl Volume {
     /// Commits if there is anything to commit.
     pub fn commit_if_changed(&self, recovery: Recovery) -> Result<()> {
         let pending = self.store().changes() > 0 || self.inodes.changed() > 0;
-        if pending { self.commit(recovery) } else { Ok(()) }
+        if pending { self.commit(recovery) } else { self.store().settle() }
     }
 
     fn flush(&self, tables: &mut Tables<'_>) -> Result<usize> {
-        let changed = self.inodes.take_changed();
-        changed.iter().try_for_each(|inode| inode.flush(tables))?;
+        let (changed, sequence) = (self.inodes.take_changed(), self.store().sequence());
+        changed.iter().try_for_each(|inode| inode.flush(tables, sequence))?;
         Ok(changed.len())
     }
 

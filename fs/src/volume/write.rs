@@ -70,6 +70,11 @@ impl Volume {
             let first = offset / BLOCK;
             (extents.pieces(first, end.div_ceil(BLOCK)), extents.goal(first), st.attr.size)
         };
+        // Writing into preallocated blocks splits extents, which takes rows.
+        let splits = pieces.iter().any(|p| p.extent.is_some_and(|e| e.unwritten));
+        if splits && !self.store().has_room() {
+            return Err(Errno::ENOSPC.into());
+        }
         let mut write = Write {
             volume: self,
             inode,
@@ -197,10 +202,11 @@ impl Write<'_> {
         };
         if self.new.is_empty() {
             let grows = end > inode.read().attr.size;
-            volume.update(inode, grows, resize);
+            // First: a commit in between must flush the data before it takes the size.
             if grows {
                 volume.store().note_new_data();
             }
+            volume.update(inode, grows, resize);
             return volume.relieve();
         }
         volume.store().note_new_data();
@@ -251,11 +257,11 @@ impl Volume {
         inode: &Arc<Inode>,
         change: Change,
     ) -> Result<()> {
-        for logical in change.deleted {
-            tables.extents.remove((inode.ino, logical))?;
-        }
-        for (logical, extent) in change.written {
-            tables.extents.insert((inode.ino, logical), extent.pack())?;
+        for (logical, extent) in change.rows {
+            match extent {
+                Some(extent) => drop(tables.extents.insert((inode.ino, logical), extent.pack())?),
+                None => drop(tables.extents.remove((inode.ino, logical))?),
+            }
         }
         let freed: u64 = change.freed.iter().map(|r| r.blocks).sum();
         if freed > 0 {

@@ -72,7 +72,11 @@ impl Volume {
         }
         let ino = inode.ino;
         self.change(|tables| {
-            let there = tables.xattrs.get((ino, name))?.is_some();
+            let old = tables.xattrs.get((ino, name))?.map(|v| v.value().len());
+            let there = old.is_some();
+            if value.len() > old.unwrap_or(0) && !self.store().has_room() {
+                return Err(Errno::ENOSPC.into());
+            }
             match mode {
                 SetMode::Create if there => return Err(Errno::EEXIST.into()),
                 SetMode::Replace if !there => return Err(Errno::ENODATA.into()),
@@ -81,7 +85,7 @@ impl Volume {
             if !there {
                 let names = xattr_names(tables, ino)?;
                 let listed: usize = names.iter().map(|n| n.len() + 1).sum();
-                if listed + name.len() + 1 > LIST_MAX || !self.store().space().has_room() {
+                if listed + name.len() + 1 > LIST_MAX || !self.store().has_room() {
                     return Err(Errno::ENOSPC.into());
                 }
             }

@@ -158,7 +158,8 @@ pub fn file(fs: &Fs, parent: u64, name: &str, len: usize) -> Answer<u64> {
 }
 
 pub fn write(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<()> {
-    let args = WriteArgs { ino, offset, direct: false, append: false, kill_suidgid: false };
+    let args =
+        WriteArgs { ino, offset, direct: false, append: false, cached: false, kill_suidgid: false };
     fs.write(&args, &stamped(ino, offset, len)).map(drop)
 }
 

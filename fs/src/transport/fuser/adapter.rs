@@ -292,6 +292,7 @@ impl Filesystem for Adapter {
             offset,
             direct: !cached && flags.0 & libc::O_DIRECT != 0,
             append: flags.0 & libc::O_APPEND != 0,
+            cached,
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
@@ -387,7 +388,7 @@ impl Filesystem for Adapter {
         self.service.serve(
             ranged(req, opcode::READDIRPLUS, ino, offset, 0),
             move |fs| {
-                let mut failed = Ok(());
+                let (mut failed, mut given) = (Ok(()), false);
                 let result = fs.readdir(ino.0, offset, |e| {
                     let entry = match fs.listed(e) {
                         Ok(entry) => entry,
@@ -405,10 +406,12 @@ impl Filesystem for Adapter {
                     // The kernel takes no reference on "." and "..".
                     if !full && e.name != b"." && e.name != b".." {
                         fs.remember(e.ino);
+                        given = true;
                     }
                     full
                 });
-                Ok((reply, result.and(failed)))
+                // References were given: what is in the reply goes out, the error comes next time.
+                Ok((reply, if given { Ok(()) } else { result.and(failed) }))
             },
             |answer| {
                 if let Ok((reply, result)) = answer {
@@ -573,11 +576,17 @@ impl Filesystem for Adapter {
     ) {
         // The reply has 32 bits for the count.
         let len = len.min(1 << 30);
+        let kernel = self.kernel.clone();
         self.service.serve(
             ranged(req, opcode::COPY_FILE_RANGE, ino_in, offset_in, len),
             move |fs| fs.copy_file_range((ino_in.0, offset_in), (ino_out.0, offset_out), len),
             move |answer| match answer {
-                Ok(n) => reply.written(n as u32),
+                Ok(copied) => {
+                    if copied.privileges {
+                        reply::ask_again(&kernel, ino_out);
+                    }
+                    reply.written(copied.bytes as u32);
+                }
                 Err(e) => reply.error(convert::errno(e)),
             },
         );
