@@ -141,7 +141,7 @@ impl Mount {
     /// The connection is aborted, which ends every request that still hangs, and with it the
     /// server; only then the mount goes: afterwards its number may be another mount's.
     fn clear(&mut self) {
-        if let Some(minor) = self.minor {
+        if let Some(minor) = self.minor.filter(|_| is_mounted(&self.dir)) {
             abort(minor);
         }
         let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
@@ -160,6 +160,13 @@ impl Drop for Mount {
 fn minor(dir: &Path) -> Option<u64> {
     let dev = std::fs::metadata(dir).ok()?.dev();
     Some(nix::sys::stat::minor(dev))
+}
+
+/// Whether something is mounted there still: a server that ended took its mount with it, and the
+/// number of that mount may be another test's by now.
+fn is_mounted(dir: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    table.lines().any(|l| l.split(' ').nth(1).is_some_and(|d| Path::new(d) == dir))
 }
 
 fn abort(minor: u64) {
