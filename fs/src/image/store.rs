@@ -60,9 +60,10 @@ pub struct Store {
     changes: AtomicU64,
     /// Data of new extents was written since the last flush.
     unflushed: AtomicBool,
-    /// Set after a failure in the middle of a change: nothing is committed any more.
+    /// Set by FS_IOC_SHUTDOWN, by a failing image, and after a failure in the middle of a change:
+    /// nothing is committed any more.
     broken: AtomicBool,
-    /// Set by FS_IOC_SHUTDOWN or by a failing image.
+    /// The image was opened for writing.
     writable: bool,
     lock: Mutex<Option<ImageLock>>,
 }
