@@ -280,3 +280,45 @@ fn queued_requests_are_served_side_by_side() {
     assert_eq!(mount.stat()["pins"], 0);
     mount.umount();
 }
+
+#[test]
+fn a_truncated_block_is_nobody_elses_while_a_read_of_it_is_under_way() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let socket = place.dir.path().join("gate");
+    let mount = place.mount("nowriteback", &["--gate", socket.to_str().expect("path")]);
+    // Larger than the reserve, which stays free: its first blocks are given away before that.
+    let old = pattern(6 << 20, 1);
+    fs::write(mount.path("f"), &old).expect("write");
+    File::open(mount.path("f")).and_then(|f| f.sync_all()).expect("sync");
+    let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
+    let rule = inflight::gate::Rule::at(inflight::gate::Phase::Prepared).op("read").path("/f");
+    gate.park(rule).expect("a rule");
+    let file = common::open_direct(&mount.path("f"));
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; 65_536];
+        let n = file.read_at(&mut bytes, 0).expect("read");
+        bytes.truncate(n);
+        bytes
+    });
+    gate.wait_parked(None, 1, std::time::Duration::from_secs(60)).expect("parked");
+    // The truncation does not wait for the reader, and everything that is free is given away.
+    File::options().write(true).open(mount.path("f")).and_then(|f| f.set_len(0)).expect("cut");
+    File::open(&mount.dir).and_then(|d| d.sync_all()).expect("commit");
+    for i in 0.. {
+        let other = mount.path(&format!("other{i}"));
+        let full = fs::write(&other, pattern(1 << 20, 1_000 + i)).is_err();
+        File::open(&other).and_then(|f| f.sync_all()).expect("sync");
+        if full {
+            break;
+        }
+    }
+    gate.open().expect("open");
+    let got = reader.join().expect("the reader");
+    assert!(!got.is_empty(), "the reply was cut to nothing, so nothing is proved");
+    assert!(got.iter().all(|b| *b == 0) || got[..] == old[..got.len()], "another file's bytes");
+    mount.umount();
+    ok(&["fsck", place.image()]);
+}
