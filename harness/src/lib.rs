@@ -18,6 +18,7 @@ pub mod kmsg;
 pub mod mapping;
 pub mod memory;
 pub mod nearest;
+pub mod observe;
 pub mod pagemap;
 pub mod pins;
 pub mod pipe;
