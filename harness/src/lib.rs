@@ -16,6 +16,7 @@ pub mod image;
 pub mod kernel;
 pub mod kmsg;
 pub mod mapping;
+pub mod mechanisms;
 pub mod memory;
 pub mod nearest;
 pub mod observe;

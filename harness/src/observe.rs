@@ -3,6 +3,7 @@
 
 pub mod alignment;
 pub mod bugs;
+pub mod files;
 pub mod fork;
 pub mod pins;
 pub mod register;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 /// Tries of [`taken_by`].
-const TRIES: usize = 5;
+const TRIES: usize = 9;
 
 /// Pages pinned now, system-wide.
 ///

@@ -19,6 +19,7 @@ use crate::observe::bugs::{self, Bug};
 use crate::observe::splice::{self, How};
 use crate::observe::{Seen, pins, register};
 use crate::stamp;
+use crate::target;
 use crate::verdict::Stop;
 
 pub use fork_lottery::{Draws, Hold};
@@ -51,8 +52,19 @@ pub struct Findings {
     pub registered: Vec<(&'static str, Seen)>,
     /// Whether the zero page is counted as a pin.
     pub zero_page: Seen,
-    /// Known bugs that are live, by where they were tried, or why they could not be.
-    pub bugs: Vec<(String, Result<Vec<Bug>, String>)>,
+    /// Known bugs that are live, by where they were tried.
+    pub bugs: Vec<Tried>,
+}
+
+/// A place where the known bugs were tried.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tried {
+    /// Where.
+    pub place: String,
+    /// Why they could not be.
+    pub not_tried: Option<String>,
+    /// Those that are live.
+    pub bugs: Vec<Bug>,
 }
 
 /// Probes a directory.
@@ -64,7 +76,7 @@ pub fn probe(folder: &Path) -> anyhow::Result<Findings> {
         .with_context(|| format!("cannot make a file in {}", folder.display()))?;
     std::fs::write(file.path(), stamp::content(1, 1, 0, fork_lottery::READ)).context("write")?;
     file.as_file().sync_all().context("fsync")?;
-    let filesystem = bugs::kind(folder)?;
+    let filesystem = target::filesystem(folder)?;
     let alignment = alignment::of(folder)?;
     let held = match alignment {
         Some(_) => Some(fork_lottery::draw(file.path())?),
@@ -99,9 +111,8 @@ pub fn probe(folder: &Path) -> anyhow::Result<Findings> {
         needs_dontfork,
         iter_pipe: answer(splice::iter_pipe())?,
         splice,
-        registered: register::matrix(folder).or_else(|error| {
-            answer(Err(error)).map(|seen| vec![("any", seen)])
-        })?,
+        registered: register::matrix(folder)
+            .or_else(|error| answer(Err(error)).map(|seen| vec![("any", seen)]))?,
         zero_page: answer(pins::process_vm_zero())?,
     })
 }
@@ -119,25 +130,21 @@ fn answer(seen: anyhow::Result<Seen>) -> anyhow::Result<Seen> {
 
 /// Plays the known bugs in the directory, where nothing can be parked, and for certain on filesystems of
 /// the same kernel that can be gated.
-fn live(
-    folder: &Path,
-    filesystem: &str,
-) -> anyhow::Result<Vec<(String, Result<Vec<Bug>, String>)>> {
+fn live(folder: &Path, filesystem: &str) -> anyhow::Result<Vec<Tried>> {
     let here = folder.canonicalize()?.display().to_string();
     let mut places = vec![(format!("{here}, nothing parked"), here)];
     if ["ext4", "xfs", "btrfs"].contains(&filesystem) {
         places.push((format!("{filesystem} behind the gate"), filesystem.to_owned()));
     }
     places.push(("FUSE behind the gate".to_owned(), "inflight".to_owned()));
-    let try_at = |(name, target): (String, String)| {
-        let tried = match bugs::live(&target) {
-            Ok(bugs) => Ok(bugs),
-            Err(error) => match error.downcast_ref() {
-                Some(Stop::NotRun(reason)) => Err(reason.clone()),
-                _ => return Err(error),
-            },
-        };
-        Ok((name, tried))
+    let try_at = |(place, target): (String, String)| match bugs::live(&target) {
+        Ok(bugs) => Ok(Tried { place, not_tried: None, bugs }),
+        Err(error) => match error.downcast_ref() {
+            Some(Stop::NotRun(reason)) => {
+                Ok(Tried { place, not_tried: Some(reason.clone()), bugs: Vec::new() })
+            }
+            _ => Err(error),
+        },
     };
     places.into_iter().map(try_at).collect()
 }

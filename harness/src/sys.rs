@@ -76,9 +76,8 @@ pub fn direct_alignment(path: &Path) -> anyhow::Result<Option<(u32, u32)>> {
     // SAFETY: statx is plain data; the call fills it.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the name is terminated, and `stat` is ours.
-    let result = unsafe {
-        libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, STATX_DIOALIGN, &raw mut stat)
-    };
+    let result =
+        unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, STATX_DIOALIGN, &raw mut stat) };
     Errno::result(result).with_context(|| format!("statx {}", path.display()))?;
     let told = stat.stx_mask & STATX_DIOALIGN != 0;
     Ok(told.then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align)))

@@ -1,6 +1,5 @@
 //! Which known kernel bugs are live here: the cases that must fail somewhere, played now.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
@@ -85,21 +84,4 @@ pub fn certain(kind: &str) -> Option<String> {
     let gated = ["ext4", "xfs", "btrfs"].contains(&kind) || kind.starts_with("fuse");
     let on = if kind.starts_with("fuse") { "inflight" } else { kind };
     gated.then(|| format!("inflight-race run FK1 FK2 --on {on}"))
-}
-
-/// Type of the filesystem that a folder is on, as in `/proc/self/mountinfo`.
-///
-/// # Errors
-/// No such folder.
-pub fn kind(folder: &Path) -> anyhow::Result<String> {
-    let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
-    let text = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
-    let parse = |line: &str| {
-        let path = line.split(' ').nth(4)?.replace("\\040", " ");
-        let kind = line.split(" - ").nth(1)?.split(' ').next()?;
-        folder.starts_with(&path).then(|| (path.len(), kind.to_owned()))
-    };
-    // The last of the longest: it is mounted over the others.
-    let found = text.lines().filter_map(parse).max_by_key(|(len, _)| *len);
-    Ok(found.map_or("?".to_owned(), |(_, kind)| kind))
 }

@@ -3,7 +3,7 @@
 //! Since 5.9 a pinned page is copied for the child at fork, so parent and child have different frames; a page
 //! that is only referenced is shared as ever, and the copy is made for whoever stores first.
 
-use nix::sys::mman::ProtFlags;
+use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::Seen;
 use crate::engine::Engines;
@@ -89,7 +89,9 @@ pub fn protected() -> anyhow::Result<Seen> {
 /// NOTRUN without io_uring, or before 6.1.
 pub fn collapsed() -> anyhow::Result<Seen> {
     let buffer = Buffer::untouched(2 * HUGE)?;
+    // Base pages, for now.
     buffer.fill(0, buffer.len(), 1);
+    buffer.advise(MmapAdvise::MADV_HUGEPAGE)?;
     let start = (buffer.ptr() as usize).next_multiple_of(HUGE);
     let mut engines = Engines::default();
     let pinned = (start - buffer.ptr() as usize) + 5 * PAGE;
@@ -122,7 +124,8 @@ pub fn out_of_movable() -> anyhow::Result<Seen> {
         let frame = |page| own.frame(buffer.at(page * PAGE) as usize)?.ok_or_else(unknown);
         (0..256).map(frame).collect()
     };
-    let inside = |frames: &[u64]| frames.iter().filter(|frame| (first..end).contains(*frame)).count();
+    let inside =
+        |frames: &[u64]| frames.iter().filter(|frame| (first..end).contains(*frame)).count();
     let before = inside(&frames()?);
     if before == 0 {
         return Err(not_run("no page of the buffer came from ZONE_MOVABLE"));

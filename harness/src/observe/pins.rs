@@ -25,10 +25,15 @@ use crate::verdict::not_run;
 const PAGES: usize = 1024;
 const LEN: usize = PAGES * PAGE;
 
-/// What a call's pins say of it.
-fn judge(pins: i64, pages: usize) -> Seen {
+/// Counts the pins of a call that moves so many pages: `pinned` or `not pinned`. What others pin meanwhile is
+/// little against a thousand pages.
+///
+/// # Errors
+/// The call's own, or a kernel without the counters.
+pub fn counted(pages: usize, call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Seen> {
+    let pins = pins::taken_by(call)?;
     let word = if pins >= pages as i64 / 2 { "pinned" } else { "not pinned" };
-    Seen::new(word, format!("{pins} pins counted for {pages} pages"))
+    Ok(Seen::new(word, format!("{pins} pins counted for {pages} pages")))
 }
 
 /// A file of [`LEN`] bytes to read from with O_DIRECT, and the file itself.
@@ -58,7 +63,7 @@ pub fn direct_read(folder: &Path) -> anyhow::Result<Seen> {
     let (_file, handle) = direct(folder)?;
     let (buffer, mut engines) = (Buffer::new(Memory::Anon, LEN)?, Engines::default());
     let io = Io::read(&handle, &buffer, 0..LEN, 0);
-    Ok(judge(pins::taken_by(|| transfer(&mut engines, Engine::Pread, io))?, PAGES))
+    counted(PAGES, || transfer(&mut engines, Engine::Pread, io))
 }
 
 /// An O_DIRECT write from user memory.
@@ -69,7 +74,7 @@ pub fn direct_write(folder: &Path) -> anyhow::Result<Seen> {
     let (_file, handle) = direct(folder)?;
     let (buffer, mut engines) = (Buffer::new(Memory::Anon, LEN)?, Engines::default());
     let io = Io::write(&handle, &buffer, 0..LEN, 0);
-    Ok(judge(pins::taken_by(|| transfer(&mut engines, Engine::Pread, io))?, PAGES))
+    counted(PAGES, || transfer(&mut engines, Engine::Pread, io))
 }
 
 /// An O_DIRECT read into a registered buffer, which is pinned already: the read itself (a BVEC) adds none.
@@ -81,7 +86,7 @@ pub fn fixed_read(folder: &Path) -> anyhow::Result<Seen> {
     let (buffer, mut engines) = (Buffer::new(Memory::Anon, LEN)?, Engines::default());
     register(&mut engines, &buffer)?;
     let io = Io::read(&handle, &buffer, 0..LEN, 0);
-    Ok(judge(pins::taken_by(|| transfer(&mut engines, Engine::Fixed, io))?, PAGES))
+    counted(PAGES, || transfer(&mut engines, Engine::Fixed, io))
 }
 
 /// A splice from an O_DIRECT file: the kernel's own pages (a BVEC), nothing to pin.
@@ -100,7 +105,7 @@ pub fn direct_splice(folder: &Path) -> anyhow::Result<Seen> {
         }
         Ok(())
     };
-    Ok(judge(pins::taken_by(splice)?, PAGES))
+    counted(PAGES, splice)
 }
 
 fn register(engines: &mut Engines, buffer: &Buffer) -> anyhow::Result<()> {
@@ -114,11 +119,10 @@ fn register(engines: &mut Engines, buffer: &Buffer) -> anyhow::Result<()> {
 /// NOTRUN without io_uring.
 pub fn registration() -> anyhow::Result<Seen> {
     let (buffer, mut engines) = (Buffer::new(Memory::Anon, LEN)?, Engines::default());
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         register(&mut engines, &buffer)?;
         engines.unregister()
-    })?;
-    Ok(judge(pins, PAGES))
+    })
 }
 
 /// process_vm_readv(2) from our own memory: the remote side is pinned while it is copied.
@@ -142,14 +146,13 @@ pub fn process_vm_zero() -> anyhow::Result<Seen> {
 fn remote_read(buffer: &Buffer) -> anyhow::Result<Seen> {
     let mut copy = vec![0; LEN];
     let remote = [RemoteIoVec { base: buffer.ptr() as usize, len: LEN }];
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         let local = &mut [IoSliceMut::new(&mut copy)];
         let count = process_vm_readv(nix::unistd::Pid::this(), local, &remote);
         let count = count.map_err(|errno| not_run(format!("process_vm_readv: {errno}")))?;
         anyhow::ensure!(count == LEN, "process_vm_readv returned {count}");
         Ok(())
-    })?;
-    Ok(judge(pins, PAGES))
+    })
 }
 
 /// An O_DIRECT write from memory that nobody stored to: are those pages (all the zero page) pinned?
@@ -160,7 +163,7 @@ pub fn zero_page_write(folder: &Path) -> anyhow::Result<Seen> {
     let (file, handle) = direct(folder)?;
     let (buffer, mut engines) = (Buffer::untouched(LEN)?, Engines::default());
     let io = Io::write(&handle, &buffer, 0..LEN, 0);
-    let mut seen = judge(pins::taken_by(|| transfer(&mut engines, Engine::Pread, io))?, PAGES);
+    let mut seen = counted(PAGES, || transfer(&mut engines, Engine::Pread, io))?;
     let mut bytes = vec![1; LEN];
     file.as_file().read_exact_at(&mut bytes, 0)?;
     let zero = bytes.iter().all(|&byte| byte == 0);
@@ -214,12 +217,11 @@ pub fn vmsplice() -> anyhow::Result<Seen> {
     const PART: usize = 64 * PAGE;
     let buffer = Buffer::new(Memory::Anon, PART)?;
     let mut pipe = Pipe::new()?;
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         for _ in 0..LEN / PART {
             pipe.gift(buffer.ptr(), PART).context("vmsplice")?;
             pipe.drain()?;
         }
         Ok(())
-    })?;
-    Ok(judge(pins, PAGES))
+    })
 }

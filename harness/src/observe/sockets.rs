@@ -10,17 +10,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, accept, bind, socket};
 
 use super::Seen;
+use super::pins::counted;
 use crate::memory::{Buffer, Memory, PAGE};
-use crate::pins;
 use crate::verdict::not_run;
 
 /// Pages of a umem, and of all that is sent.
 const PAGES: usize = 1024;
-
-fn judge(pins: i64) -> Seen {
-    let word = if pins >= PAGES as i64 / 2 { "pinned" } else { "not pinned" };
-    Seen::new(word, format!("{pins} pins counted for {PAGES} pages"))
-}
 
 fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
     let len = size_of::<T>() as libc::socklen_t;
@@ -35,7 +30,7 @@ fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
 /// NOTRUN without AF_XDP or the privilege.
 pub fn xdp() -> anyhow::Result<Seen> {
     let buffer = Buffer::new(Memory::Anon, PAGES * PAGE)?;
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         // SAFETY: no memory operands.
         let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         let raw = Errno::result(raw).map_err(|errno| not_run(format!("AF_XDP: {errno}")))?;
@@ -47,8 +42,7 @@ pub fn xdp() -> anyhow::Result<Seen> {
         umem.chunk_size = PAGE as u32;
         set(socket.as_raw_fd(), libc::SOL_XDP, libc::XDP_UMEM_REG, &umem)
             .map_err(|errno| not_run(format!("XDP_UMEM_REG: {errno}")))
-    })?;
-    Ok(judge(pins))
+    })
 }
 
 /// send(2) with MSG_ZEROCOPY over loopback: references.
@@ -57,14 +51,15 @@ pub fn xdp() -> anyhow::Result<Seen> {
 /// NOTRUN where it is refused.
 pub fn zerocopy() -> anyhow::Result<Seen> {
     const PART: usize = 16 * PAGE;
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| not_run(format!("lo: {error}")))?;
+    let listener =
+        TcpListener::bind("127.0.0.1:0").map_err(|error| not_run(format!("lo: {error}")))?;
     let sender = TcpStream::connect(listener.local_addr()?).context("connect")?;
     let (mut receiver, _) = listener.accept().context("accept")?;
     set(sender.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1i32)
         .map_err(|errno| not_run(format!("SO_ZEROCOPY: {errno}")))?;
     let buffer = Buffer::new(Memory::Anon, PART)?;
     let mut received = vec![0; PART];
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         for _ in 0..PAGES * PAGE / PART {
             // SAFETY: the kernel reads the buffer, which stays mapped until all was received.
             let sent = unsafe {
@@ -74,8 +69,7 @@ pub fn zerocopy() -> anyhow::Result<Seen> {
             receiver.read_exact(&mut received[..sent])?;
         }
         Ok(())
-    })?;
-    Ok(judge(pins))
+    })
 }
 
 /// send(2) into an AF_ALG hash, which reads the memory in place.
@@ -92,15 +86,13 @@ pub fn alg() -> anyhow::Result<Seen> {
     // SAFETY: accept gives a new descriptor, owned by nobody else.
     let hash = unsafe { OwnedFd::from_raw_fd(accept(alg.as_raw_fd()).context("accept")?) };
     let buffer = Buffer::new(Memory::Anon, PART)?;
-    let pins = pins::taken_by(|| {
+    counted(PAGES, || {
         for _ in 0..PAGES * PAGE / PART {
             // SAFETY: the kernel reads the buffer during the call.
-            let sent = unsafe {
-                libc::send(hash.as_raw_fd(), buffer.ptr().cast(), PART, libc::MSG_MORE)
-            };
+            let sent =
+                unsafe { libc::send(hash.as_raw_fd(), buffer.ptr().cast(), PART, libc::MSG_MORE) };
             Errno::result(sent).context("send to AF_ALG")?;
         }
         Ok(())
-    })?;
-    Ok(judge(pins))
+    })
 }

@@ -10,7 +10,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Context;
-use nix::errno::Errno;
 
 use super::Seen;
 use crate::memory::PAGE;
@@ -151,16 +150,5 @@ pub fn iter_pipe() -> anyhow::Result<Seen> {
         (true, false) => Ok(Seen::new("gone", "copy_splice_read is in /proc/kallsyms")),
         (false, true) => Ok(Seen::new("there", "generic_file_splice_read is in /proc/kallsyms")),
         _ => Err(not_run("/proc/kallsyms shows neither way of splice")),
-    }
-}
-
-/// A block device, spliced buffered or with O_DIRECT. `path` must be a device that may be overwritten.
-///
-/// # Errors
-/// As [`alias`].
-pub fn device(path: &Path, how: How) -> anyhow::Result<Seen> {
-    match alias(path, how) {
-        Err(error) if error.downcast_ref() == Some(&Errno::EPERM) => Err(not_run("no permission")),
-        other => other,
     }
 }

@@ -61,9 +61,8 @@ pub fn draw(path: &Path) -> anyhow::Result<Draws> {
     let file = file.with_context(|| path.display().to_string())?;
     let mut engines = Engines::default();
     let (mut hits, mut same, mut copied) = (0, 0, 0);
-    let ended = |hold, hits, tries| {
-        Ok(Draws { hold, hits, tries, seconds: start.elapsed().as_secs_f64() })
-    };
+    let ended =
+        |hold, hits, tries| Ok(Draws { hold, hits, tries, seconds: start.elapsed().as_secs_f64() });
     for tries in 1..=TRIES {
         let buffer = Buffer::new(Memory::Anon, READ)?;
         // The last page is the last to be let go.

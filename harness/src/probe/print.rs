@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::{Draws, Findings, Hold, probe};
+use super::{Draws, Findings, Hold, Tried, probe};
 use crate::observe::alignment::Alignment;
-use crate::observe::bugs::Bug;
 
 /// Probes a directory and prints what was found.
 ///
@@ -28,9 +27,7 @@ pub fn print(folder: &Path, json: bool) -> anyhow::Result<()> {
     let zero = if found.zero_page.word == "not known" { "not known" } else { zero };
     println!("zero page         {zero} ({}, process_vm_readv)", found.zero_page.evidence);
     println!("known bugs");
-    for (place, tried) in &found.bugs {
-        print_bugs(place, tried);
-    }
+    found.bugs.iter().for_each(print_bugs);
     Ok(())
 }
 
@@ -85,16 +82,15 @@ fn held(draws: &Draws) -> String {
     format!("{word} (only sampled: {hits} of {tries} forks hit one in flight, in {seconds:.1} s)")
 }
 
-fn print_bugs(place: &str, tried: &Result<Vec<Bug>, String>) {
-    match tried {
-        Err(reason) => println!("  {place}: not tried: {reason}"),
-        Ok(bugs) if bugs.is_empty() => println!("  {place}: none seen"),
-        Ok(bugs) => {
-            println!("  {place}");
-            for bug in bugs {
-                let (harmed, of) = bug.variants;
-                println!("    {:<5} {:<20} {harmed} of {of}: {}", bug.case, bug.name, bug.harm);
-            }
-        }
+fn print_bugs(tried: &Tried) {
+    let place = &tried.place;
+    match &tried.not_tried {
+        Some(reason) => println!("  {place}: not tried: {reason}"),
+        None if tried.bugs.is_empty() => println!("  {place}: none seen"),
+        None => println!("  {place}"),
+    }
+    for bug in &tried.bugs {
+        let (harmed, of) = bug.variants;
+        println!("    {:<5} {:<20} {harmed} of {of}: {}", bug.case, bug.name, bug.harm);
     }
 }
