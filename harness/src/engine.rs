@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use aio::submit_alone;
 
+use crate::memlock;
 use crate::memory::Buffer;
-use crate::verdict::Stop;
+use crate::verdict::{Stop, not_run};
 
 /// Which system calls carry an I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -181,9 +182,13 @@ impl Engines {
     /// Registers memory as the ring's only fixed buffer.
     ///
     /// # Errors
-    /// The inner error is what io_uring_register(2) said, the outer that there is no ring.
+    /// The inner error is what io_uring_register(2) said. The outer: there is no ring, or NOTRUN where this user
+    /// may not lock that much.
     pub fn register(&mut self, memory: *mut u8, len: usize) -> anyhow::Result<Result<(), Errno>> {
-        Ok(self.ring()?.register(memory, len))
+        match (self.ring()?.register(memory, len), memlock::limit()) {
+            (Err(Errno::ENOMEM), Some(limit)) => Err(not_run(limit)),
+            (registered, _) => Ok(registered),
+        }
     }
 
     /// Takes the registration back.

@@ -16,6 +16,7 @@ pub mod image;
 pub mod kernel;
 pub mod kmsg;
 pub mod mapping;
+pub mod memlock;
 pub mod memory;
 pub mod nearest;
 pub mod pagemap;

@@ -39,6 +39,8 @@ pub struct Scene<'a> {
     folder: PathBuf,
     files: u64,
     first_id: u64,
+    /// Where the gate's log stood when the scene began.
+    log_from: u64,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
     /// Remarks that explain a verdict and never make one.
@@ -62,8 +64,24 @@ impl<'a> Scene<'a> {
         let folder = stage.top().join(Scene::folder_name(number));
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let first_id = number * 1000;
+        let log_from = match stage.gate() {
+            Ok(gate) => gate.log(u64::MAX, 0, Duration::ZERO)?.next,
+            Err(_) => 0,
+        };
         let (faults, notes, events) = Default::default();
-        Ok(Scene { stage, engines, race, seed, folder, files: 0, first_id, faults, notes, events })
+        Ok(Scene {
+            stage,
+            engines,
+            race,
+            seed,
+            folder,
+            files: 0,
+            first_id,
+            log_from,
+            faults,
+            notes,
+            events,
+        })
     }
 
     /// Name of a scene's folder on the target.

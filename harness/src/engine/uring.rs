@@ -32,6 +32,11 @@ impl Ring {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
                 Err(not_run(format!("io_uring is refused here: {error}")))
             }
+            // Before 5.12 the ring itself counted as locked.
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                let limit = crate::memlock::limit().map(not_run);
+                Err(limit.unwrap_or_else(|| anyhow::Error::from(error).context("io_uring_setup")))
+            }
             Err(error) => Err(error).context("io_uring_setup"),
         }
     }

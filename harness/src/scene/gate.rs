@@ -162,7 +162,7 @@ impl Scene<'_> {
     /// # Errors
     /// No gate.
     pub fn requests(&mut self, op: &str, ino: u64) -> anyhow::Result<Vec<Record>> {
-        let (mut since, mut found) = (0, Vec::new());
+        let (mut since, mut found) = (self.log_from, Vec::new());
         loop {
             let page = self.stage.gate()?.log(since, 4096, Duration::ZERO)?;
             let wanted = |record: &Record| record.op == op && record.ino == ino;
