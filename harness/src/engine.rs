@@ -16,8 +16,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use aio::submit_alone;
-
 use crate::memlock;
 use crate::memory::Buffer;
 use crate::verdict::{Stop, not_run};
@@ -209,6 +207,18 @@ impl Engines {
             self.ring = Some(uring::Ring::new()?);
         }
         Ok(self.ring.as_mut().expect("just made"))
+    }
+}
+
+/// Starts an I/O by system calls only, in a context or ring of its own: for a forked child, which has none of its
+/// parent's. It is over when the process is; an error shows as a request that does not come. Only
+/// [`Engine::Pread`] and [`Engine::Preadv`] wait for its end.
+pub fn start_alone(engine: Engine, io: &Io) {
+    match engine {
+        Engine::Pread | Engine::Preadv => drop(thread::call(io, 1)),
+        Engine::Aio => aio::submit_alone(io),
+        Engine::Uring => uring::submit_alone(io, false),
+        Engine::Fixed => uring::submit_alone(io, true),
     }
 }
 

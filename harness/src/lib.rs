@@ -12,6 +12,7 @@ pub mod engine;
 pub mod event;
 pub mod expect;
 pub mod fork;
+pub mod frames;
 pub mod image;
 pub mod kernel;
 pub mod kmsg;
