@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 use crate::engine::{Engine, Io};
+use crate::memory::Buffer;
 use crate::verdict::Stop;
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
@@ -239,6 +240,39 @@ impl Drop for Child {
     }
 }
 
+/// Makes a child that has no memory of its own but ours (CLONE_VM), with a stack in `stack`, and waits to be told. With
+/// `vfork` it ends at once, and this thread sleeps until then.
+///
+/// # Errors
+/// clone(2) failed.
+pub fn sharer(stack: &Buffer, vfork: bool) -> anyhow::Result<Child> {
+    /// The read end in the child's own table, or -1 to end at once; not a reference into the parent's stack.
+    extern "C" fn wait(end: *mut libc::c_void) -> libc::c_int {
+        let (end, mut byte) = (end as isize as i32, 0u8);
+        if end >= 0 {
+            // SAFETY: reads one byte into a local on the child's own stack.
+            unsafe { libc::read(end, (&raw mut byte).cast(), 1) };
+        }
+        0
+    }
+    let (ours, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
+    let (kind, end) = if vfork { (libc::CLONE_VFORK, -1) } else { (0, ours.as_raw_fd()) };
+    let flags = libc::CLONE_VM | kind | libc::SIGCHLD;
+    // SAFETY: the stack is mapped and used by nobody else; the caller keeps it until the child has ended. The child
+    // makes one system call and ends: it touches nothing else of the memory that it shares.
+    let pid = unsafe {
+        let top = stack.ptr().add(stack.len()).cast();
+        libc::clone(wait, top, flags, end as isize as *mut libc::c_void)
+    };
+    ensure!(pid > 0, "clone: {}", std::io::Error::last_os_error());
+    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd, go, reaped: false })
+}
+
 /// Makes a child as posix_spawn(3) does and waits for its end: it shares our memory until then.
 ///
 /// # Errors
@@ -273,7 +307,7 @@ pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Buffer, Memory};
+    use crate::memory::Memory;
     use crate::stamp::POISON;
 
     const BOUND: Duration = Duration::from_secs(10);
