@@ -30,6 +30,7 @@ pub mod scene;
 pub mod session;
 pub mod stage;
 pub mod stamp;
+pub mod strip;
 pub mod sys;
 pub mod target;
 pub mod variant;

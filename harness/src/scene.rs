@@ -16,6 +16,7 @@ use crate::memory::Buffer;
 use crate::pagemap::{self, Held};
 use crate::stage::Stage;
 use crate::stamp::{self, Legal};
+use crate::strip::{self, Strip};
 use crate::sys;
 use crate::target::Target;
 use crate::verdict::{Class, Fault, Stop};
@@ -82,6 +83,8 @@ pub struct Scene<'a> {
     first_id: u64,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
+    /// Judged ranges in which there is harm.
+    pub strips: Vec<Strip>,
     /// Remarks that explain a verdict and never make one.
     pub notes: Vec<String>,
     /// What happened.
@@ -103,8 +106,20 @@ impl<'a> Scene<'a> {
         let folder = stage.top().join(Scene::folder_name(number));
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let first_id = number * 1000;
-        let (faults, notes, events) = Default::default();
-        Ok(Scene { stage, engines, race, seed, folder, files: 0, first_id, faults, notes, events })
+        let (faults, strips, notes, events) = Default::default();
+        Ok(Scene {
+            stage,
+            engines,
+            race,
+            seed,
+            folder,
+            files: 0,
+            first_id,
+            faults,
+            strips,
+            notes,
+            events,
+        })
     }
 
     /// Name of a scene's folder on the target.
@@ -155,6 +170,9 @@ impl<'a> Scene<'a> {
     /// Judges what a reader saw of a file from `offset` on.
     pub fn judge(&mut self, what: &str, data: &[u8], offset: u64, legal: &[Legal]) {
         self.faults.extend(stamp::judge(what, data, offset, legal));
+        if self.strips.len() < strip::MOST {
+            self.strips.extend(Strip::of(what, data, offset, legal));
+        }
     }
 
     /// Holds an I/O's result against the count that it must have; `true` when it has it.
