@@ -63,6 +63,16 @@ pub enum Way {
     Write,
 }
 
+impl Way {
+    /// The name in timelines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Read => "read",
+            Way::Write => "write",
+        }
+    }
+}
+
 /// One I/O. It is the case's duty to keep the memory mapped, or to unmap it on purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Io {

@@ -420,7 +420,10 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// It cannot be started.
     pub fn start(&mut self, engine: Engine, io: Io) -> anyhow::Result<Flight> {
-        self.event(Actor::Test, format!("{} {:?} {}+{}", engine.name(), io.way, io.offset, io.len));
+        self.event(
+            Actor::Test,
+            format!("{} {} {}+{}", engine.name(), io.way.name(), io.offset, io.len),
+        );
         self.engines.start(engine, io)
     }
 
@@ -430,7 +433,8 @@ impl<'a> Scene<'a> {
     /// HANG when it does not end.
     pub fn finish(&mut self, flight: Flight) -> anyhow::Result<Done> {
         let done = self.engines.finish(flight, BOUND)?;
-        self.event(Actor::Test, format!("returned {done:?}"));
+        let result = done.map_or_else(|errno| format!("{errno:?}"), |count| count.to_string());
+        self.event(Actor::Test, format!("returned {result}"));
         Ok(done)
     }
 
