@@ -26,12 +26,12 @@ pub fn draw(out: &mut String, runs: &[Run], subjects: &[Subject<'_>]) {
             escape(case),
             escape(name)
         );
-        for number in 0..runs.len() {
+        for (number, run) in runs.iter().enumerate() {
             out.push_str("<td><div>");
             let here =
                 |subject: &&Subject<'_>| subject.run == number && subject.entry().case == case;
             for subject in subjects.iter().filter(here) {
-                square(out, &runs[number], subject);
+                square(out, run, subject);
             }
             out.push_str("</div></td>");
         }

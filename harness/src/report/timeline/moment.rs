@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn what_was_parked_is_shown_whatever_else_there_was() {
-        let mut played = Played::default();
-        played.events = vec![event(0, "a"), event(1_000_000, "b")];
+        let events = vec![event(0, "a"), event(1_000_000, "b")];
+        let mut played = Played { events, ..Played::default() };
         for seq in 0..40 {
             let mut record = record(seq, seq * 10, seq * 10 + 5);
             if seq < 39 {
