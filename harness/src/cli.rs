@@ -132,6 +132,9 @@ struct RunArguments {
     /// Print only what is unexpected, and the summary.
     #[arg(short, long)]
     quiet: bool,
+    /// Print JSON, one object a line, as things happen.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Ways to open a race window.
@@ -204,6 +207,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         bound: Duration::from_secs(arguments.bound),
         quiet: arguments.quiet,
         tour: false,
+        json: arguments.json,
     })
 }
 
@@ -218,6 +222,7 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
         bound: Duration::from_secs(60),
         quiet: false,
         tour: true,
+        json: false,
     })
 }
 
@@ -238,6 +243,7 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         bound: Duration::from_secs(60),
         quiet: false,
         tour: false,
+        json: false,
     })
 }
 

@@ -7,6 +7,7 @@
 pub mod case;
 pub mod cases;
 pub mod cli;
+pub mod console;
 pub mod demo;
 pub mod engine;
 pub mod event;

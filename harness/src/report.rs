@@ -70,15 +70,16 @@ fn merge(runs: Vec<Run>) -> Vec<Run> {
     merged
 }
 
+/// How many of each verdict; none that is not there.
+pub fn counts(run: &Run) -> Vec<(&'static str, usize)> {
+    let count = |word| run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
+    WORDS.into_iter().map(|word| (word, count(word))).filter(|(_, count)| *count > 0).collect()
+}
+
 /// One line: target, kernel, counts.
 pub fn summary(run: &Run) -> String {
-    let mut counts = Vec::new();
-    for word in WORDS {
-        let count = run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
-        if count > 0 {
-            counts.push(format!("{count} {word}"));
-        }
-    }
+    let counts: Vec<_> =
+        counts(run).into_iter().map(|(word, count)| format!("{count} {word}")).collect();
     let target = format!("{} {}", run.target.name(), run.options);
     format!("{} on {}: {}", target.trim(), run.kernel.release, counts.join(", "))
 }

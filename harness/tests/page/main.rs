@@ -26,7 +26,8 @@ fn page(folder: &Path) -> PathBuf {
     folder.join("page.html")
 }
 
-/// A browser, or a line that is seen also when the test passes.
+/// A browser, or a line that is seen also when the test passes: `eprintln` would be captured.
+#[expect(clippy::explicit_write)]
 fn browser() -> Option<Browser> {
     let browser = Browser::start();
     if browser.is_none() {
