@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use aio::submit_alone;
+pub use thread::here;
 
 use crate::memory::Buffer;
 use crate::verdict::Stop;

@@ -31,6 +31,7 @@ pub mod scene;
 pub mod session;
 pub mod stage;
 pub mod stamp;
+pub mod storm;
 pub mod strip;
 pub mod sys;
 pub mod target;

@@ -30,6 +30,9 @@ pub const RENDEZVOUS: Duration = Duration::from_secs(5);
 /// How long something may take that may also have to wait for what is parked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a storm lasts unless it is told.
+pub const STORM: Duration = Duration::from_secs(5);
+
 /// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
 const RULE_LIFE_MS: u64 = 60_000;
 
@@ -81,6 +84,8 @@ pub struct Scene<'a> {
     folder: PathBuf,
     files: u64,
     first_id: u64,
+    /// How long a storm may last.
+    pub time: Duration,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
     /// Judged ranges in which there is harm.
@@ -115,6 +120,7 @@ impl<'a> Scene<'a> {
             folder,
             files: 0,
             first_id,
+            time: STORM,
             faults,
             strips,
             notes,

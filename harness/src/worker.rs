@@ -37,6 +37,8 @@ pub struct Job {
     pub options: String,
     /// Seed of the run.
     pub seed: u64,
+    /// How long a storm may last.
+    pub time: Duration,
 }
 
 /// What a worker says.
@@ -129,6 +131,7 @@ struct Worker {
     target: Target,
     options: String,
     seed: u64,
+    time: Duration,
     stages: BTreeMap<String, Stage>,
     stages_made: u64,
     engines: Engines,
@@ -164,6 +167,7 @@ impl Worker {
             target: job.target.clone(),
             options: job.options.clone(),
             seed: job.seed,
+            time: job.time,
             stages: BTreeMap::new(),
             stages_made: 0,
             engines: Engines::default(),
@@ -243,6 +247,7 @@ impl Worker {
         match Scene::new(stage, &mut self.engines, number, race, self.seed) {
             Err(error) => act.result = Err(stop(error)),
             Ok(mut scene) => {
+                scene.time = self.time;
                 let run = AssertUnwindSafe(|| (case.run)(&mut scene, variant));
                 act.result = match catch_unwind(run) {
                     Ok(result) => result.map_err(stop),
