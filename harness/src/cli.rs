@@ -15,6 +15,7 @@ use crate::probe;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
+use crate::scene::STORM;
 use crate::session;
 use crate::target::Target;
 use crate::worker;
@@ -132,9 +133,15 @@ struct RunArguments {
     /// Longest that one variant may take, in seconds.
     #[arg(long, default_value_t = 60)]
     bound: u64,
+    /// How long each variant of a storm lasts: 500ms, 60s or 5m.
+    #[arg(long, default_value = "5s", value_parser = inflight::gate::cli::duration)]
+    time: Duration,
     /// Print only what is unexpected, and the summary.
     #[arg(short, long)]
     quiet: bool,
+    /// Print JSON, one object a line, as things happen.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Ways to open a race window.
@@ -205,9 +212,13 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         seed,
         results: arguments.results.unwrap_or_else(named),
         scratch: arguments.scratch,
-        bound: Duration::from_secs(arguments.bound),
+        // A storm takes its time, and its control and the quiet looks take some more.
+        bound: Duration::from_secs(arguments.bound)
+            .max(arguments.time * 2 + Duration::from_secs(30)),
+        time: arguments.time,
         quiet: arguments.quiet,
         tour: false,
+        json: arguments.json,
     })
 }
 
@@ -220,8 +231,10 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
         results,
         scratch,
         bound: Duration::from_secs(60),
+        time: STORM,
         quiet: false,
         tour: true,
+        json: false,
     })
 }
 
@@ -240,8 +253,10 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         results: path.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("replay"),
         scratch: std::env::temp_dir(),
         bound: Duration::from_secs(60),
+        time: STORM,
         quiet: false,
         tour: false,
+        json: false,
     })
 }
 

@@ -7,6 +7,7 @@
 pub mod case;
 pub mod cases;
 pub mod cli;
+pub mod console;
 pub mod demo;
 pub mod engine;
 pub mod event;
@@ -34,6 +35,8 @@ pub mod scene;
 pub mod session;
 pub mod stage;
 pub mod stamp;
+pub mod storm;
+pub mod strip;
 pub mod sys;
 pub mod target;
 pub mod variant;

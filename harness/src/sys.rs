@@ -133,6 +133,17 @@ pub fn write_from(to: &OwnedFd, memory: *const u8, len: usize) -> Result<usize, 
     Errno::result(count).map(|count| count as usize)
 }
 
+/// read(2) to any address: the kernel checks it.
+///
+/// # Errors
+/// The errno of the call; EFAULT for an address that cannot be written.
+pub fn read_to(from: &OwnedFd, memory: *mut u8, len: usize) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the range, or refuses it. Callers give the address of a mapping that is
+    // only accessed through raw pointers.
+    let count = unsafe { libc::read(from.as_raw_fd(), memory.cast(), len) };
+    Errno::result(count).map(|count| count as usize)
+}
+
 /// tee(2), without waiting.
 ///
 /// # Errors

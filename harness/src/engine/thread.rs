@@ -60,6 +60,16 @@ pub(super) fn start(io: Io, segments: usize) -> anyhow::Result<Call> {
     })
 }
 
+/// Makes the call in this thread, which it may block for ever.
+pub fn here(io: &Io) -> Done {
+    loop {
+        match call(io, 1) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
 /// The system call itself.
 pub(super) fn call(io: &Io, segments: usize) -> Done {
     let (fd, offset) = (io.fd, io.offset as i64);
