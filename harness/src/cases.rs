@@ -49,6 +49,7 @@ cases! {
     loop_shrink,
     unlink_read,
     storm,
+    matrix,
     meta_fail,
     meta_hang,
     meta_skip,

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::matrix;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
@@ -39,6 +40,9 @@ enum Command {
         /// Also the variants.
         #[arg(short, long)]
         variants: bool,
+        /// The matrix: the combinations that are played, and those that are not, with the reasons.
+        #[arg(long)]
+        matrix: bool,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -149,7 +153,8 @@ enum Mode {
 /// What went wrong before a verdict was possible.
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     match arguments.command {
-        Command::List { group, variants, json } => list(group.as_deref(), variants, json),
+        Command::List { matrix: true, json, .. } => matrix::list::print(json).map(|()| 0),
+        Command::List { group, variants, json, .. } => list(group.as_deref(), variants, json),
         Command::Run(arguments) => match order(*arguments) {
             Ok(order) => run::run(order),
             Err(error) => Ok(usage(&error)),

@@ -17,6 +17,7 @@ pub mod image;
 pub mod kernel;
 pub mod kmsg;
 pub mod mapping;
+pub mod matrix;
 pub mod memlock;
 pub mod memory;
 pub mod nearest;

@@ -42,6 +42,16 @@ impl Pipe {
         sys::splice(file.as_raw_fd(), at, self.into.as_raw_fd(), len, NONBLOCK)
     }
 
+    /// write(2) of bytes that fit.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn put(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let count = nix::unistd::write(&self.into, bytes).context("write to a pipe")?;
+        anyhow::ensure!(count == bytes.len(), "a pipe took {count} of {} bytes", bytes.len());
+        Ok(())
+    }
+
     /// splice(2) into a file from an offset on.
     ///
     /// # Errors

@@ -92,6 +92,8 @@ impl Buffer {
             (ProtFlags::PROT_READ | write, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED);
         // SAFETY: the address range is our own reservation, which this replaces.
         unsafe { mmap(at, whole, prot, flags, file, offset as i64) }.context("map a file")?;
+        // A fault brings in its own page and no other part of the file.
+        buffer.advise(MmapAdvise::MADV_RANDOM)?;
         if writable {
             buffer.fill(0, buffer.len, POISON);
         }
