@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -137,8 +138,8 @@ pub struct Parts<'a> {
     pub cell: &'a Cell,
     /// The file.
     pub file: &'a Stamped,
-    /// It, open as the way of I/O wants it.
-    pub handle: &'a File,
+    /// It, open as the way of I/O wants it. Nobody closes it meanwhile: close(2) waits for write-back.
+    pub handle: &'a Arc<File>,
     /// The memory.
     pub held: Option<&'a Held>,
     /// Where in the file.
@@ -185,7 +186,7 @@ impl Parts<'_> {
             Call::Engine(engine) => return scene.start(engine, self.io()?).map(Started::Flight),
             call => call,
         };
-        let (handle, len) = (self.handle.try_clone()?, self.len);
+        let (handle, len) = (Arc::clone(self.handle), self.len);
         let source = self.source.to_vec();
         let what = self.cell.op.name();
         let aside = match (call, self.cell.op.way) {

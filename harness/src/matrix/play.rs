@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -24,7 +25,7 @@ use crate::verdict::{Class, Stop, no_proof, not_run};
 /// What a combination needs before anything is parked.
 struct Set {
     file: Stamped,
-    handle: Option<File>,
+    handle: Option<Arc<File>>,
     /// Sees the file through the page cache.
     reader: File,
     held: Option<Held>,
@@ -33,6 +34,9 @@ struct Set {
     /// What is written, as far as memory does not hold it.
     source: Vec<u8>,
 }
+
+/// The write-back of what a cached write left.
+type Sync = Aside<io::Result<()>>;
 
 /// Plays it, with the race or without.
 ///
@@ -47,8 +51,8 @@ pub fn play(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
         registered.map_err(|errno| anyhow::anyhow!("register the memory: {errno}"))?;
     }
     let parked = set.park(scene, cell)?;
-    let mut started = set.parts(cell)?.start(scene)?;
-    let sync = reach(scene, cell, parked, &mut started, &set)?;
+    let started = set.parts(cell)?.start(scene)?;
+    let (started, sync) = reach(scene, cell, parked, started, &set)?;
     if scene.race() && cell.action == Action::Abort {
         return aborted(scene, cell, parked, started, &mut set);
     }
@@ -74,6 +78,12 @@ impl Set {
         if is_append && scene.stage().target().is_looped() {
             return Err(not_run("where appended data goes on a loop device is not known before"));
         }
+        let maps_itself = cell.kind == Kind::SelfMap && cell.op.is_direct();
+        if maps_itself && *scene.stage().target() == Target::Btrfs {
+            return Err(not_run(
+                "btrfs goes through its page cache between a file and its own mapping",
+            ));
+        }
         let whole = if cell.kind == Kind::SelfMap { 2 * SPACE } else { SPACE };
         let file = scene.file(whole as u64)?;
         // Half of the last page is left to others, where so little can be left.
@@ -85,7 +95,7 @@ impl Set {
         };
         let filled = (cell.op.way == Way::Write).then_some(&*source);
         let held = Held::new(scene, cell.kind, &file, filled)?;
-        let handle = Some(scene.open(&file, cell.op.open)?);
+        let handle = Some(Arc::new(scene.open(&file, cell.op.open)?));
         let reader = scene.open(&file, Open::Buffered)?;
         Ok(Set { file, handle, reader, held, offset, len, source })
     }
@@ -341,14 +351,14 @@ fn reach(
     scene: &mut Scene<'_>,
     cell: &Cell,
     parked: Parked,
-    started: &mut Started,
+    mut started: Started,
     set: &Set,
-) -> anyhow::Result<Option<Aside<io::Result<()>>>> {
+) -> anyhow::Result<(Started, Option<Sync>)> {
     const MOMENT: Duration = Duration::from_micros(500);
     let end = Instant::now() + RENDEZVOUS;
     loop {
         if scene.is_parked(parked, MOMENT)? {
-            return Ok(None);
+            return Ok((started, None));
         }
         if started.is_over(scene, Duration::ZERO)? {
             break;
@@ -361,13 +371,18 @@ fn reach(
         let handle = set.reader.try_clone()?;
         let sync = scene.aside("fsync", move || handle.sync_all())?;
         scene.meet(parked, 1)?;
-        return Ok(Some(sync));
+        return Ok((started, Some(sync)));
+    }
+    let (done, _) = started.finish(scene)?;
+    if cell.op.call == Call::Engine(Engine::Nowait) && done == Err(Errno::EAGAIN) {
+        return Err(not_run("the target would have to wait for something else than the I/O"));
     }
     let clones = matches!(scene.stage().target(), Target::Xfs | Target::Btrfs);
-    if cell.op.call == Call::Copy && clones {
+    if cell.op.call == Call::Copy && clones && done == Ok(set.len) {
         return Err(not_run("the target clones blocks instead of copying them"));
     }
-    Err(Stop::Broken("the I/O ended before a request came to the gate".to_owned()).into())
+    let text = format!("the I/O ended before a request came to the gate: {done:?}");
+    Err(Stop::Broken(text).into())
 }
 
 /// Waits for the end of the I/O, or of the process that has it: that has no outcome for us.
