@@ -12,6 +12,7 @@ use crate::kernel::Kernel;
 use crate::matrix;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
+use crate::raw_server;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
@@ -87,6 +88,14 @@ enum Command {
     Guard {
         /// Folder of the session.
         root: PathBuf,
+    },
+    /// A FUSE server that splices, which some cases start.
+    #[command(hide = true)]
+    RawServer {
+        /// Where to mount.
+        at: PathBuf,
+        /// Settings as JSON.
+        settings: String,
     },
     /// What the runner starts to play variants.
     #[command(hide = true)]
@@ -167,6 +176,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
+        Command::RawServer { at, settings } => {
+            raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)
+        }
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }
 }

@@ -26,6 +26,7 @@ pub mod pins;
 pub mod pipe;
 pub mod plan;
 pub mod probe;
+pub mod raw_server;
 pub mod report;
 pub mod results;
 pub mod run;

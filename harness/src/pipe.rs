@@ -94,6 +94,19 @@ impl Pipe {
         sys::tee(self.out.as_raw_fd(), other.into.as_raw_fd(), len)
     }
 
+    /// Reads exactly so many bytes that are in it.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn read_exact(&mut self, bytes: &mut [u8]) -> std::io::Result<()> {
+        self.out.read_exact(bytes)
+    }
+
+    /// The end that is read from.
+    pub fn out_fd(&self) -> i32 {
+        self.out.as_raw_fd()
+    }
+
     /// The end that is written to.
     pub fn into_fd(&self) -> i32 {
         self.into.as_raw_fd()
