@@ -56,9 +56,10 @@ impl Case {
         }
     }
 
-    /// Whether it belongs to a group. `all` is every case that is neither about the harness itself nor a storm.
+    /// Whether it belongs to a group. `all` is every case that is neither about the harness itself nor a storm nor
+    /// the matrix.
     pub fn is_in(&self, group: &str) -> bool {
-        let is_extra = self.groups.contains(&"meta") || self.groups.contains(&"storm");
+        let is_extra = ["meta", "storm", "matrix"].iter().any(|extra| self.groups.contains(extra));
         (group == "all" && !is_extra) || self.groups.contains(&group)
     }
 }

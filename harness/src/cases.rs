@@ -50,6 +50,7 @@ cases! {
     unlink_read,
     iterator_kinds,
     storm,
+    matrix,
     meta_fail,
     meta_hang,
     meta_skip,

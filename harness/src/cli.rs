@@ -9,9 +9,11 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::matrix;
 use crate::mechanisms;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
+use crate::raw_server;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
@@ -41,6 +43,9 @@ enum Command {
         /// Also the variants.
         #[arg(short, long)]
         variants: bool,
+        /// The matrix: the combinations that are played, and those that are not, with the reasons.
+        #[arg(long)]
+        matrix: bool,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -87,6 +92,14 @@ enum Command {
     Guard {
         /// Folder of the session.
         root: PathBuf,
+    },
+    /// A FUSE server that splices, which some cases start.
+    #[command(hide = true)]
+    RawServer {
+        /// Where to mount.
+        at: PathBuf,
+        /// Settings as JSON.
+        settings: String,
     },
     /// What the runner starts to play variants.
     #[command(hide = true)]
@@ -159,7 +172,8 @@ enum Mode {
 /// What went wrong before a verdict was possible.
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     match arguments.command {
-        Command::List { group, variants, json } => list(group.as_deref(), variants, json),
+        Command::List { matrix: true, json, .. } => matrix::list::print(json).map(|()| 0),
+        Command::List { group, variants, json, .. } => list(group.as_deref(), variants, json),
         Command::Run(arguments) => match order(*arguments) {
             Ok(order) => run::run(order),
             Err(error) => Ok(usage(&error)),
@@ -173,6 +187,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
+        Command::RawServer { at, settings } => {
+            raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)
+        }
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }
 }

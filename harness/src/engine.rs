@@ -1,6 +1,6 @@
 //! Engines: ways to have one read or write in flight while the test goes on.
 //!
-//! `pread` is a system call in a thread of its own, `aio` is libaio's io_submit, `uring` is
+//! `pread` and its relatives are system calls in a thread of their own, `aio` is libaio's io_submit, `uring` is
 //! IORING_OP_READ/WRITE, and `fixed` is READ_FIXED/WRITE_FIXED on a registered (pinned) buffer.
 
 mod aio;
@@ -30,6 +30,20 @@ pub enum Engine {
     Pread,
     /// preadv(2) or pwritev(2) with two segments, in a thread.
     Preadv,
+    /// lseek(2) and read(2) or write(2), in a thread.
+    Read,
+    /// lseek(2) and readv(2) or writev(2) with two segments, in a thread.
+    Readv,
+    /// preadv2(2) or pwritev2(2) with RWF_NOWAIT, in a thread.
+    Nowait,
+    /// The same with RWF_HIPRI.
+    Hipri,
+    /// The same with RWF_DONTCACHE (6.14).
+    Dontcache,
+    /// The same with RWF_DSYNC.
+    Dsync,
+    /// The same with RWF_APPEND.
+    Append,
     /// io_submit(2).
     Aio,
     /// io_uring, plain.
@@ -40,18 +54,56 @@ pub enum Engine {
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Engine; 5] =
-        [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring, Engine::Fixed];
+    pub const ALL: [Engine; 12] = [
+        Engine::Pread,
+        Engine::Preadv,
+        Engine::Read,
+        Engine::Readv,
+        Engine::Nowait,
+        Engine::Hipri,
+        Engine::Dontcache,
+        Engine::Dsync,
+        Engine::Append,
+        Engine::Aio,
+        Engine::Uring,
+        Engine::Fixed,
+    ];
 
     /// The name in variants.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Pread => "pread",
             Engine::Preadv => "preadv",
+            Engine::Read => "read",
+            Engine::Readv => "readv",
+            Engine::Nowait => "nowait",
+            Engine::Hipri => "hipri",
+            Engine::Dontcache => "dontcache",
+            Engine::Dsync => "dsync",
+            Engine::Append => "append",
             Engine::Aio => "aio",
             Engine::Uring => "uring",
             Engine::Fixed => "fixed",
         }
+    }
+
+    /// Flags for preadv2(2) and pwritev2(2), where they are what the engine is about.
+    pub fn flags(self) -> Option<i32> {
+        /// `RWF_DONTCACHE` of include/uapi/linux/fs.h.
+        const DONTCACHE: i32 = 0x80;
+        Some(match self {
+            Engine::Nowait => libc::RWF_NOWAIT,
+            Engine::Hipri => libc::RWF_HIPRI,
+            Engine::Dontcache => DONTCACHE,
+            Engine::Dsync => libc::RWF_DSYNC,
+            Engine::Append => libc::RWF_APPEND,
+            _ => return None,
+        })
+    }
+
+    /// Whether the I/O goes on by itself when the system call that started it has returned.
+    pub fn is_async(self) -> bool {
+        matches!(self, Engine::Aio | Engine::Uring | Engine::Fixed)
     }
 }
 
@@ -140,8 +192,6 @@ impl Engines {
         self.last_cookie += 1;
         let cookie = self.last_cookie;
         match engine {
-            Engine::Pread => thread::start(io, 1).map(Flight::Thread),
-            Engine::Preadv => thread::start(io, 2).map(Flight::Thread),
             Engine::Aio => {
                 if self.aio.is_none() {
                     self.aio = Some(aio::Context::new()?);
@@ -153,6 +203,7 @@ impl Engines {
                 self.ring()?.submit(io, cookie, engine == Engine::Fixed)?;
                 Ok(Flight::Uring(cookie))
             }
+            call => thread::start(io, call).map(Flight::Thread),
         }
     }
 
@@ -177,15 +228,33 @@ impl Engines {
         }
     }
 
-    /// Whether an I/O of the ring has ended already.
+    /// Whether an I/O has ended already.
     ///
     /// # Errors
-    /// The ring is broken.
-    pub fn is_done(&mut self, flight: &Flight) -> anyhow::Result<bool> {
-        let Flight::Uring(cookie) = flight else { anyhow::bail!("only the ring can be asked") };
-        if let Some(ring) = &mut self.ring {
-            ring.take(&mut self.done);
-        }
+    /// The context is broken.
+    pub fn is_done(&mut self, flight: &mut Flight) -> anyhow::Result<bool> {
+        let cookie = match flight {
+            Flight::Thread(call) => return Ok(call.is_over()),
+            Flight::Aio(cookie, submission) => {
+                // Refused, or taken: only then can it have ended.
+                if !submission.is_over() {
+                    return Ok(false);
+                }
+                if submission.failed() {
+                    return Ok(true);
+                }
+                if let Some(context) = &self.aio {
+                    context.reap(&mut self.done, Duration::ZERO)?;
+                }
+                cookie
+            }
+            Flight::Uring(cookie) => {
+                if let Some(ring) = &mut self.ring {
+                    ring.take(&mut self.done);
+                }
+                cookie
+            }
+        };
         Ok(self.done.contains_key(cookie))
     }
 
@@ -223,14 +292,14 @@ impl Engines {
 }
 
 /// Starts an I/O by system calls only, in a context or ring of its own: for a forked child, which has none of its
-/// parent's. It is over when the process is; an error shows as a request that does not come. Only
-/// [`Engine::Pread`] and [`Engine::Preadv`] wait for its end.
+/// parent's. It is over when the process is; an error shows as a request that does not come. What is not
+/// [async](Engine::is_async) is over when this returns.
 pub fn start_alone(engine: Engine, io: &Io) {
     match engine {
-        Engine::Pread | Engine::Preadv => drop(thread::call(io, 1)),
         Engine::Aio => aio::submit_alone(io),
         Engine::Uring => uring::submit_alone(io, false),
         Engine::Fixed => uring::submit_alone(io, true),
+        call => drop(thread::call(io, call)),
     }
 }
 

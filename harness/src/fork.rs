@@ -200,7 +200,7 @@ impl Child {
     ///
     /// # Errors
     /// As [`Child::finish`].
-    pub fn wait_end(&mut self, bound: Duration) -> anyhow::Result<()> {
+    pub fn wait_end(&self, bound: Duration) -> anyhow::Result<()> {
         let mut polled = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
         match poll(&mut polled, timeout).context("wait for a child")? {
@@ -403,7 +403,7 @@ mod tests {
     fn a_child_that_does_not_end_is_a_hang_and_is_killed() {
         let buffer = Buffer::new(Memory::Anon, 4096).unwrap();
         let look = Task::Differs { start: buffer.ptr(), len: 1, byte: 0 };
-        let mut child = child(look).unwrap();
+        let child = child(look).unwrap();
         let error = child.wait_end(Duration::from_millis(10)).unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(Stop::Hang(_))));
     }

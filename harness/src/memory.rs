@@ -1,16 +1,16 @@
 //! Memory that I/O goes to: of a chosen kind, with unmapped neighbours, one mapping a case.
 #![allow(unsafe_code)]
 
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+mod act;
+mod build;
 
-use anyhow::Context;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use std::os::fd::OwnedFd;
+
+use nix::sys::mman::munmap;
 use serde::{Deserialize, Serialize};
 
-use crate::pagemap;
-use crate::stamp::POISON;
-use crate::verdict::not_run;
+pub use act::{collapse, move_to_node, protect};
+pub use build::STACK;
 
 /// Bytes of a base page.
 pub const PAGE: usize = 4096;
@@ -31,6 +31,10 @@ pub enum Memory {
     Shared,
     /// A shared mapping of a memfd.
     Memfd,
+    /// Private anonymous base pages that nobody ever touched.
+    Zero,
+    /// Pages of a thread's stack.
+    Stack,
 }
 
 impl Memory {
@@ -42,6 +46,8 @@ impl Memory {
             Memory::Hugetlb => "hugetlb",
             Memory::Shared => "shared",
             Memory::Memfd => "memfd",
+            Memory::Zero => "zero",
+            Memory::Stack => "stack",
         }
     }
 
@@ -51,14 +57,25 @@ impl Memory {
     }
 }
 
-/// A mapping between two unmapped neighbours, filled with [`POISON`]. Everything goes through raw
-/// pointers: the kernel writes to this memory while we look at it, so no reference to it may exist.
+/// A mapping between two unmapped neighbours, filled with [poison](crate::stamp::POISON). Everything goes through
+/// raw pointers: the kernel writes to this memory while we look at it, so no reference to it may exist.
 #[derive(Debug)]
 pub struct Buffer {
     base: *mut u8,
     len: usize,
+    /// Its pages are of this size, in bytes.
+    unit: usize,
+    /// The reservation around it; of no size where it is not ours to unmap.
     whole: (*mut u8, usize),
-    _file: Option<OwnedFd>,
+    _owner: Owner,
+}
+
+/// What keeps the memory alive besides its mapping.
+#[derive(Debug)]
+enum Owner {
+    Nobody,
+    File(#[expect(dead_code, reason = "held open")] OwnedFd),
+    Thread(#[expect(dead_code, reason = "joined when it is dropped")] build::Sleeper),
 }
 
 // SAFETY: the mapping belongs to this value alone, and it is only read and written by volatile or
@@ -66,81 +83,6 @@ pub struct Buffer {
 unsafe impl Send for Buffer {}
 
 impl Buffer {
-    /// Maps at least `len` bytes of the kind, all touched and filled with poison.
-    ///
-    /// # Errors
-    /// NOTRUN when the kind cannot be had here; otherwise mmap(2) failed.
-    pub fn new(kind: Memory, len: usize) -> anyhow::Result<Buffer> {
-        let unit = if matches!(kind, Memory::Thp | Memory::Hugetlb) { HUGE } else { PAGE };
-        let len = len.next_multiple_of(unit);
-        let mut buffer = Buffer::reserve(len, unit)?;
-        buffer.map(kind)?;
-        buffer.fill(0, buffer.len, POISON);
-        if kind == Memory::Thp && !pagemap::is_thp(buffer.base as usize)? {
-            return Err(not_run("the kernel gave no transparent huge page"));
-        }
-        Ok(buffer)
-    }
-
-    /// Anonymous base pages that are mapped and were never touched.
-    ///
-    /// # Errors
-    /// mmap(2) failed.
-    pub fn untouched(len: usize) -> anyhow::Result<Buffer> {
-        let mut buffer = Buffer::reserve(len.next_multiple_of(PAGE), PAGE)?;
-        buffer.map(Memory::Anon)?;
-        Ok(buffer)
-    }
-
-    /// Reserves address space with one unmapped unit on each side.
-    fn reserve(len: usize, unit: usize) -> anyhow::Result<Buffer> {
-        let size = NonZeroUsize::new(len + 3 * unit).expect("not empty");
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let start = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, flags) }
-            .context("reserve address space")?;
-        let start = start.as_ptr().cast::<u8>();
-        let base = (start as usize).next_multiple_of(unit) + unit;
-        Ok(Buffer { base: base as *mut u8, len, whole: (start, size.get()), _file: None })
-    }
-
-    fn map(&mut self, kind: Memory) -> anyhow::Result<()> {
-        let at = NonZeroUsize::new(self.base as usize);
-        let len = NonZeroUsize::new(self.len).expect("not empty");
-        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let fixed = MapFlags::MAP_FIXED;
-        let flags = match kind {
-            Memory::Anon | Memory::Thp => fixed | MapFlags::MAP_PRIVATE,
-            Memory::Hugetlb => fixed | MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB,
-            Memory::Shared | Memory::Memfd => fixed | MapFlags::MAP_SHARED,
-        };
-        let mapped = if kind == Memory::Memfd {
-            let file =
-                nix::sys::memfd::memfd_create("race", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-                    .context("memfd_create")?;
-            nix::unistd::ftruncate(&file, self.len as i64).context("size of the memfd")?;
-            // SAFETY: the address range is our own reservation, which this replaces.
-            let mapped = unsafe { mmap(at, len, rw, flags, file.as_fd(), 0) };
-            self._file = Some(file);
-            mapped
-        } else {
-            // SAFETY: as above.
-            unsafe { mmap_anonymous(at, len, rw, flags) }
-        };
-        match mapped {
-            Ok(_) => {}
-            Err(nix::errno::Errno::ENOMEM) if kind == Memory::Hugetlb => {
-                return Err(not_run("no free huge page (see /proc/sys/vm/nr_hugepages)"));
-            }
-            Err(error) => return Err(error).context("map the buffer"),
-        }
-        match kind {
-            Memory::Anon => self.advise(MmapAdvise::MADV_NOHUGEPAGE),
-            Memory::Thp => self.advise(MmapAdvise::MADV_HUGEPAGE),
-            _ => Ok(()),
-        }
-    }
-
     /// First byte.
     pub fn ptr(&self) -> *mut u8 {
         self.base
@@ -163,63 +105,6 @@ impl Buffer {
     /// Never: a buffer has at least a page.
     pub fn is_empty(&self) -> bool {
         false
-    }
-
-    /// madvise(2) on all of it.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub fn advise(&self, advice: MmapAdvise) -> anyhow::Result<()> {
-        let start = std::ptr::NonNull::new(self.base.cast()).expect("mapped");
-        // SAFETY: the range is ours. Advice that empties it loses test data only.
-        unsafe { madvise(start, self.len, advice) }.with_context(|| format!("{advice:?}"))
-    }
-
-    /// mprotect(2) on all of it.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub fn protect(&self, prot: ProtFlags) -> anyhow::Result<()> {
-        let start = std::ptr::NonNull::new(self.base.cast()).expect("mapped");
-        // SAFETY: the range is ours; whoever forbids access does not access it.
-        unsafe { nix::sys::mman::mprotect(start, self.len, prot) }.context("mprotect")
-    }
-
-    /// Replaces the mapping by fresh anonymous pages at the same address (munmap + mmap in one call).
-    ///
-    /// # Errors
-    /// Those of mmap(2).
-    pub fn remap(&mut self) -> anyhow::Result<()> {
-        self.map(Memory::Anon)
-    }
-
-    /// Moves the pages to another address (mremap), and maps fresh ones at the old one.
-    ///
-    /// # Errors
-    /// Those of mremap(2).
-    pub fn move_away(&mut self) -> anyhow::Result<Buffer> {
-        let moved = Buffer::reserve(self.len, PAGE)?;
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let (from, to) = (self.base.cast(), moved.base.cast::<libc::c_void>());
-        // SAFETY: both ranges are ours, and as long as each other.
-        let result = unsafe { libc::mremap(from, self.len, self.len, flags, to) };
-        anyhow::ensure!(result == to, "mremap: {}", std::io::Error::last_os_error());
-        self.map(Memory::Anon)?;
-        Ok(moved)
-    }
-
-    /// Replaces a page by a private mapping of a file's first page, which faults when it is touched.
-    ///
-    /// # Errors
-    /// Those of mmap(2).
-    pub fn put_file(&mut self, page: usize, file: &std::fs::File) -> anyhow::Result<()> {
-        let at = NonZeroUsize::new(self.at(page * PAGE) as usize);
-        let len = NonZeroUsize::new(PAGE).expect("not empty");
-        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        // SAFETY: the page is part of our own mapping.
-        unsafe { mmap(at, len, rw, flags, file, 0) }.context("map a file into the buffer")?;
-        Ok(())
     }
 
     /// Writes `byte` to a range.
@@ -260,47 +145,13 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.whole.1 == 0 {
+            return;
+        }
         let start = std::ptr::NonNull::new(self.whole.0.cast()).expect("mapped");
         // SAFETY: the whole reservation is ours, and this is its last use.
         let _ = unsafe { munmap(start, self.whole.1) };
     }
-}
-
-/// mprotect(2) on part of a mapping of ours, for a thread that has only its address.
-///
-/// # Errors
-/// Those of the call.
-pub fn protect(start: usize, len: usize, prot: ProtFlags) -> nix::Result<()> {
-    let start =
-        std::ptr::NonNull::new(start as *mut libc::c_void).ok_or(nix::errno::Errno::EINVAL)?;
-    // SAFETY: changes what may be done with a range, not what is in it; test memory only.
-    unsafe { nix::sys::mman::mprotect(start, len, prot) }
-}
-
-/// MADV_COLLAPSE: makes base pages a huge page, now.
-///
-/// # Errors
-/// Those of the call.
-pub fn collapse(start: usize, len: usize) -> nix::Result<()> {
-    const MADV_COLLAPSE: libc::c_int = 25;
-    // SAFETY: the contents stay as they are.
-    let result = unsafe { libc::madvise(start as *mut libc::c_void, len, MADV_COLLAPSE) };
-    nix::errno::Errno::result(result).map(drop)
-}
-
-/// move_pages(2) of one page of ours; gives the node it is on then, or the negated errno for the page.
-///
-/// # Errors
-/// Those of the call.
-pub fn move_to_node(address: usize, node: i32) -> nix::Result<i32> {
-    const MPOL_MF_MOVE: libc::c_int = 2;
-    let (pages, nodes, mut status) = ([address], [node], [0i32]);
-    // SAFETY: all three arrays have the one element that the call reads or writes.
-    let result = unsafe {
-        let (pages, nodes) = (pages.as_ptr(), nodes.as_ptr());
-        libc::syscall(libc::SYS_move_pages, 0, 1, pages, nodes, status.as_mut_ptr(), MPOL_MF_MOVE)
-    };
-    nix::errno::Errno::result(result).map(|_| status[0])
 }
 
 /// Counts two numbers in test memory up, `first` before `second`, until told to stop.
@@ -322,6 +173,21 @@ pub fn count(first: usize, second: usize, stop: &std::sync::atomic::AtomicBool) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stamp::POISON;
+
+    #[test]
+    fn a_buffer_on_a_stack_and_one_of_a_file_are_poisoned_pages() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 * PAGE as u64).unwrap();
+        let mapped = Buffer::of_file(&file, PAGE as u64, PAGE, true).unwrap();
+        for buffer in [Buffer::new(Memory::Stack, PAGE).unwrap(), mapped] {
+            assert_eq!((buffer.len(), buffer.ptr() as usize % PAGE), (PAGE, 0));
+            assert!(buffer.bytes(0, PAGE).iter().all(|&byte| byte == POISON));
+        }
+        let bytes = crate::sys::contents(&file).unwrap();
+        assert_eq!((bytes[PAGE - 1], bytes[PAGE], bytes[2 * PAGE]), (0, POISON, 0));
+        assert!(Buffer::new(Memory::Zero, PAGE).unwrap().bytes(0, PAGE).iter().all(|&b| b == 0));
+    }
 
     #[test]
     fn a_buffer_is_poisoned_and_stands_alone() {

@@ -42,6 +42,16 @@ impl Pipe {
         sys::splice(file.as_raw_fd(), at, self.into.as_raw_fd(), len, NONBLOCK)
     }
 
+    /// write(2) of bytes that fit.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn put(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let count = nix::unistd::write(&self.into, bytes).context("write to a pipe")?;
+        anyhow::ensure!(count == bytes.len(), "a pipe took {count} of {} bytes", bytes.len());
+        Ok(())
+    }
+
     /// splice(2) into a file from an offset on.
     ///
     /// # Errors
@@ -82,6 +92,19 @@ impl Pipe {
     /// The errno of the call.
     pub fn tee(&self, other: &Pipe, len: usize) -> Result<usize, Errno> {
         sys::tee(self.out.as_raw_fd(), other.into.as_raw_fd(), len)
+    }
+
+    /// Reads exactly so many bytes that are in it.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn read_exact(&mut self, bytes: &mut [u8]) -> std::io::Result<()> {
+        self.out.read_exact(bytes)
+    }
+
+    /// The end that is read from.
+    pub fn out_fd(&self) -> i32 {
+        self.out.as_raw_fd()
     }
 
     /// The end that is written to.

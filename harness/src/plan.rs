@@ -1,5 +1,8 @@
 //! The plan of a run: which variants of which cases, in which order. Made before anything is started.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
+
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -28,11 +31,21 @@ impl Item {
     pub fn find(&self) -> anyhow::Result<(&'static Case, Variant)> {
         let case = cases::ALL.iter().find(|case| case.id == self.case);
         let case = case.with_context(|| format!("unknown case '{}'", self.case))?;
-        let variant = (case.variants)().into_iter().find(|variant| variant.name() == self.variant);
+        let variant = variants().get(case.id).and_then(|names| names.get(&self.variant)).cloned();
         let variant =
             variant.with_context(|| format!("{} has no '{}'", self.case, self.variant))?;
         Ok((case, variant))
     }
+}
+
+/// All variants by case and name: the matrix has thousands.
+fn variants() -> &'static BTreeMap<&'static str, HashMap<String, Variant>> {
+    static ALL: LazyLock<BTreeMap<&'static str, HashMap<String, Variant>>> = LazyLock::new(|| {
+        let named = |variant: Variant| (variant.name(), variant);
+        let of = |case: &Case| (case.id, (case.variants)().into_iter().map(named).collect());
+        cases::ALL.iter().map(of).collect()
+    });
+    &ALL
 }
 
 /// What was asked for.

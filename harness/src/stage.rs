@@ -133,6 +133,12 @@ impl Stage {
         &self.top
     }
 
+    /// A folder of the session's for something else that is mounted, which the guard will find.
+    pub fn folder_beside(&self, name: &str) -> PathBuf {
+        let own = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        self.folder.with_file_name(format!("{own}-{name}"))
+    }
+
     /// What is mounted.
     pub fn target(&self) -> &Target {
         &self.target

@@ -144,6 +144,17 @@ pub fn read_to(from: &OwnedFd, memory: *mut u8, len: usize) -> Result<usize, Err
     Errno::result(count).map(|count| count as usize)
 }
 
+/// pread(2) to any address: the kernel checks it.
+///
+/// # Errors
+/// The errno of the call; EFAULT for an address that cannot be written.
+pub fn read_into(from: &File, offset: u64, memory: *mut u8, len: usize) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the range, or refuses it; the caller means test memory of its own, to which no
+    // reference exists.
+    let count = unsafe { libc::pread(from.as_raw_fd(), memory.cast(), len, offset as i64) };
+    Errno::result(count).map(|count| count as usize)
+}
+
 /// tee(2), without waiting.
 ///
 /// # Errors

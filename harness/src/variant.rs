@@ -3,6 +3,7 @@
 use inflight::gate::Phase;
 
 use crate::engine::Engine;
+use crate::matrix::Cell;
 use crate::memory::Memory;
 
 /// Parameters of a case. What is not set has the case's default and no part in the name.
@@ -17,12 +18,21 @@ pub struct Variant {
     pub mount: &'static str,
     /// Whether it ruins its mount and gets one of its own.
     pub fresh: bool,
+    /// Its combination, when it is one of the matrix's; then nothing else is set.
+    pub cell: Option<Cell>,
 }
 
 impl Variant {
     /// A variant with nothing but a word.
     pub fn new(act: &'static str) -> Variant {
-        Variant { act, engine: None, memory: None, phase: None, mount: "", fresh: false }
+        let (engine, memory, phase, cell) = (None, None, None, None);
+        Variant { act, engine, memory, phase, mount: "", fresh: false, cell }
+    }
+
+    /// A combination of the matrix.
+    pub fn cell(cell: Cell) -> Variant {
+        let fresh = cell.ruins_mount();
+        Variant { fresh, cell: Some(cell), ..Variant::new(cell.action.name()) }
     }
 
     /// With this engine.
@@ -77,6 +87,9 @@ impl Variant {
 
     /// E.g. `store/aio/thp/applied` or `plain/pread/direct_io`.
     pub fn name(&self) -> String {
+        if let Some(cell) = &self.cell {
+            return cell.name();
+        }
         let parts = [
             Some(self.act),
             self.engine.map(Engine::name),

@@ -10,6 +10,7 @@ use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
+use crate::raw_server::{Settings, Which};
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
 use crate::verdict::{Class, no_proof};
@@ -31,6 +32,7 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("fill").engine(engine).phase(Phase::Received).fresh());
         all.push(Variant::new("remap").engine(engine).phase(Phase::Received).fresh());
     }
+    all.extend(["move", "move-beside"].map(Variant::new));
     for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
         all.push(Variant::new("fill").engine(Engine::Uring).phase(phase).fresh());
     }
@@ -42,6 +44,9 @@ const CANARY: u8 = 0xCA;
 const LEN: usize = 65536;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act.starts_with("move") {
+        return run_moved(scene, variant);
+    }
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
     let mut buffer = Buffer::new(Memory::Anon, LEN)?;
@@ -81,5 +86,52 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     if buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
         scene.fault(Class::Foreign, "the late answer was written to memory in other use");
     }
+    Ok(())
+}
+
+/// KL1m: the answer is spliced and its pages are moved into the page cache (SPLICE_F_MOVE), after the abort or at the
+/// same time. The reader fails or has its bytes, and the file whose pages were moved keeps its own.
+fn run_moved(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: false };
+    let (mut server, file) = scene.raw_server(settings)?;
+    let handle = scene.open(&file, Open::Buffered)?;
+    let buffer = Buffer::new(Memory::Anon, LEN)?;
+    server.hold(Which::Read, false)?;
+    let flight = scene.start(Engine::Pread, Io::read(&handle, &buffer, 0..LEN, 0))?;
+    server.meet()?;
+    let mut beside = None;
+    if scene.race() {
+        if variant.act == "move" {
+            scene.event(Actor::Racer, "abort");
+            server.abort()?;
+        } else {
+            let abort = server.aborter()?;
+            beside = Some(scene.aside("abort", abort)?);
+        }
+    }
+    let sent = server.answer(true)?;
+    scene.note(format!("the answer: {sent:?}"));
+    let done = scene.finish(flight)?;
+    let was_aborted = matches!(done, Err(Errno::ECONNABORTED | Errno::ENOTCONN | Errno::EIO));
+    if let Some(beside) = beside {
+        anyhow::ensure!(beside.join()?, "cannot write the abort file of the connection");
+    }
+    match done {
+        Err(_) if scene.race() && was_aborted => {}
+        // The rest of the file may be asked for by a second request, which the abort meets.
+        Ok(count) if scene.race() && variant.act == "move-beside" && count > 0 => {
+            scene.judge("the read", &buffer.bytes(0, count), 0, &[file.generation(1)]);
+        }
+        done => {
+            if scene.count("the read", done, LEN) {
+                scene.judge("the read", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
+            }
+        }
+    }
+    if scene.race() && variant.act == "move" && sent.is_ok() {
+        scene.fault(Class::Errno, "/dev/fuse took an answer after the abort");
+    }
+    let source = server.source()?;
+    scene.judge("the source of the answer", &source, 0, &[file.generation(1)]);
     Ok(())
 }

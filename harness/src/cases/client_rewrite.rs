@@ -9,9 +9,14 @@ use inflight::gate::Phase;
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
+use crate::expect::{EVER, Expected, Fixed};
+use crate::kernel::Version;
 use crate::memory::{Buffer, Memory};
+use crate::raw_server::{Settings, Which};
 use crate::scene::{Open, Scene};
+use crate::target::Target;
 use crate::variant::Variant;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "SP4",
@@ -21,7 +26,19 @@ pub const CASE: Case = Case {
     reach: Reach::Gated,
     variants,
     run,
-    expected: &[],
+    expected: &[Expected {
+        on: "inflight",
+        variant: "spliced-answered/*",
+        classes: &[Class::Stale],
+        since: EVER,
+        until: Some(Version(5, 17, 0)),
+        fixed_in: &[
+            Fixed::From(Version(5, 10, 106)),
+            Fixed::From(Version(5, 15, 29)),
+            Fixed::From(Version(5, 16, 15)),
+        ],
+        reference: "fuse: fix pipe buffer lifetime for direct_io, 0c4bcfdecb1a (CVE-2022-1011)",
+    }],
 };
 
 fn variants() -> Vec<Variant> {
@@ -30,6 +47,8 @@ fn variants() -> Vec<Variant> {
         for phase in [Phase::Received, Phase::Prepared, Phase::Applied] {
             all.push(Variant::new("rewrite").engine(engine).phase(phase));
         }
+        all.push(Variant::new("spliced").engine(engine));
+        all.push(Variant::new("spliced-answered").engine(engine));
     }
     all
 }
@@ -37,6 +56,9 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 65536;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act.starts_with("spliced") {
+        return run_spliced(scene, variant);
+    }
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
@@ -62,6 +84,48 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
     if scene.count("read", Ok(bytes.len()), LEN) {
         scene.judge("the file", &bytes, 0, &legal);
+    }
+    Ok(())
+}
+
+/// The server has the payload in a pipe, and looks at it when the program has already changed its buffer: while the
+/// write is in flight, or when it has returned.
+fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if *scene.stage().target() != Target::Inflight {
+        return Err(not_run("the splicing server is played beside Inflight"));
+    }
+    let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: false };
+    let (mut server, file) = scene.raw_server(settings)?;
+    let handle = scene.open(&file, Open::Direct)?;
+    let buffer = Buffer::new(Memory::Anon, LEN)?;
+    buffer.write(0, &file.content(2, 0, LEN));
+    let answered = variant.act == "spliced-answered";
+    server.hold(Which::Write, answered)?;
+    let io = Io::write(&handle, &buffer, 0..LEN, 0);
+    let flight = scene.start(variant.engine_or_pread(), io)?;
+    server.meet()?;
+    let mut legal = vec![file.generation(2)];
+    let mut flight = Some(flight);
+    if answered && let Some(flight) = flight.take() {
+        let done = scene.finish(flight)?;
+        scene.count("the write", done, LEN);
+    }
+    if scene.race() {
+        scene.event(Actor::Racer, "rewrite");
+        buffer.write(0, &file.content(3, 0, LEN));
+        if !answered {
+            legal.push(file.generation(3));
+        }
+    }
+    let bytes = server.drain()?;
+    if let Some(flight) = flight {
+        let sent = server.answer(false)?;
+        anyhow::ensure!(sent.is_ok(), "the answer was refused: {sent:?}");
+        let done = scene.finish(flight)?;
+        scene.count("the write", done, LEN);
+    }
+    if scene.count("the payload", Ok(bytes.len()), LEN) {
+        scene.judge("the payload", &bytes, 0, &legal);
     }
     Ok(())
 }

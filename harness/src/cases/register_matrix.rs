@@ -46,7 +46,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let (mut buffer, mut mapping) = (None, None);
     match act {
         "anon" => buffer = Some(Buffer::new(Memory::Anon, LEN)?),
-        "untouched" => buffer = Some(Buffer::untouched(LEN)?),
+        "untouched" => buffer = Some(Buffer::new(Memory::Zero, LEN)?),
         "memfd" => buffer = Some(Buffer::new(Memory::Memfd, LEN)?),
         "hugetlb" => buffer = Some(Buffer::new(Memory::Hugetlb, LEN)?),
         "file-shared" => mapping = Some(Mapping::shared(&handle, LEN)?),

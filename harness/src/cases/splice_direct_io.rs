@@ -1,8 +1,10 @@
 //! SP1: splice of a file that the server serves without cache (FOPEN_DIRECT_IO), opened without O_DIRECT.
 //!
 //! read(2) of such a file asks the server each time. Since 6.5 splice(2) and sendfile(2) take the page cache
-//! instead: what was spliced once is spliced for ever, whatever the server has by then.
+//! instead: what was spliced once is spliced for ever, whatever the server has by then. And where attributes say that the file is
+//! empty, as those of many generated files do (SP1b), nothing is spliced at all.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
@@ -12,6 +14,7 @@ use crate::event::Actor;
 use crate::expect::Expected;
 use crate::kernel::Version;
 use crate::pipe::Pipe;
+use crate::raw_server::Settings;
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
 use crate::verdict::Class;
@@ -22,22 +25,46 @@ pub const CASE: Case = Case {
     claim: "splice of an uncached (FOPEN_DIRECT_IO) file returns what read returns: what the server has now",
     groups: &["quick", "splice"],
     reach: Reach::Fuse,
-    variants: || ["splice", "sendfile"].map(|act| Variant::new(act).mount("direct_io")).into(),
+    variants,
     run,
-    expected: &[Expected {
-        on: "inflight",
-        variant: "*",
-        classes: &[Class::Stale],
-        since: Version(6, 5, 0),
-        until: None,
-        fixed_in: &[],
-        reference: "fuse: splice of FOPEN_DIRECT_IO, lore 20260513231437.1806724-1-joannelkoong@gmail.com",
-    }],
+    expected: &[
+        Expected {
+            on: "inflight",
+            variant: "*/direct_io",
+            classes: &[Class::Stale],
+            since: Version(6, 5, 0),
+            until: None,
+            fixed_in: &[],
+            reference: REFERENCE,
+        },
+        Expected {
+            on: "inflight",
+            variant: "*-empty",
+            classes: &[Class::Short],
+            since: Version(6, 5, 0),
+            until: None,
+            fixed_in: &[],
+            reference: REFERENCE,
+        },
+    ],
 };
 
 const LEN: usize = 8192;
 
+const REFERENCE: &str =
+    "fuse: splice of FOPEN_DIRECT_IO, lore 20260513231437.1806724-1-joannelkoong@gmail.com";
+
+fn variants() -> Vec<Variant> {
+    let mut all: Vec<_> =
+        ["splice", "sendfile"].map(|act| Variant::new(act).mount("direct_io")).into();
+    all.extend(["splice-empty", "sendfile-empty"].map(Variant::new));
+    all
+}
+
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act.ends_with("-empty") {
+        return run_empty(scene, variant);
+    }
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Buffered)?;
     let mut pipe = Pipe::new()?;
@@ -54,17 +81,43 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let read = scene.read(&handle, 0, LEN)?.context("read")?;
     scene.judge("read", &read, 0, &[file.generation(generation)]);
     anyhow::ensure!(scene.faults.is_empty(), "read(2) does not see it: {:?}", scene.faults);
-    let bytes = if variant.act == "sendfile" {
-        let target = tempfile::tempfile()?;
-        let mut offset = 0;
-        nix::sys::sendfile::sendfile64(target.as_fd(), handle.as_fd(), Some(&mut offset), LEN)
-            .context("sendfile")?;
-        crate::sys::contents(&target)?
-    } else {
-        pipe.fill(&handle, Some(0), LEN).context("the second splice")?;
-        pipe.drain()?
-    };
+    let bytes = take(&handle, variant.act)?;
     scene.count("second transfer", Ok(bytes.len()), LEN);
     scene.judge("second transfer", &bytes, 0, &[file.generation(generation)]);
     Ok(())
+}
+
+/// SP1b: the server has content, and its attributes say 0 bytes.
+fn run_empty(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let settings = Settings { id: 0, len: LEN, direct_io: true, writeback: false };
+    let (mut server, file) = scene.raw_server(settings)?;
+    if scene.race() {
+        scene.event(Actor::Racer, "attributes say 0 bytes");
+        server.say_size(0)?;
+    }
+    let handle = File::open(&file.path).context("open")?;
+    let size = handle.metadata()?.len();
+    let wanted = if scene.race() { 0 } else { LEN as u64 };
+    anyhow::ensure!(size == wanted, "fstat says {size} bytes, the server said {wanted}");
+    let read = scene.read(&handle, 0, LEN)?.context("read")?;
+    anyhow::ensure!(read == file.content(1, 0, LEN), "read(2) does not bring it");
+    let bytes = take(&handle, variant.act)?;
+    if scene.count("the transfer", Ok(bytes.len()), LEN) {
+        scene.judge("the transfer", &bytes, 0, &[file.generation(1)]);
+    }
+    Ok(())
+}
+
+/// What splice(2) or sendfile(2) brings of a file.
+fn take(handle: &File, act: &str) -> anyhow::Result<Vec<u8>> {
+    if act.starts_with("splice") {
+        let mut pipe = Pipe::new()?;
+        pipe.fill(handle, Some(0), LEN).context("splice")?;
+        return pipe.drain();
+    }
+    let target = tempfile::tempfile()?;
+    let mut offset = 0;
+    nix::sys::sendfile::sendfile64(target.as_fd(), handle.as_fd(), Some(&mut offset), LEN)
+        .context("sendfile")?;
+    crate::sys::contents(&target)
 }

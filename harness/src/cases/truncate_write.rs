@@ -7,7 +7,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use inflight::gate::{Phase, Record};
+use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
@@ -117,19 +117,9 @@ fn check(
 
 /// The sizes that the file may have: on FUSE the server's own order decides.
 fn order(scene: &mut Scene<'_>, ino: u64) -> anyhow::Result<Vec<usize>> {
-    const APPLIED: usize = Phase::Applied as usize;
-    if *scene.stage().target() != Target::Inflight {
-        return Ok(vec![0, AT + PART]);
-    }
-    let applied = |record: &Record| record.times.phases[APPLIED];
-    let writes = scene.requests("write", ino)?;
-    let wrote = writes.iter().rev().find(|record| record.offset == AT as u64).and_then(applied);
-    let truncates = scene.requests("setattr", ino)?;
-    let cut = truncates.iter().rev().find(|record| record.size == Some(0)).and_then(applied);
-    let text = match wrote > cut {
-        true => "the server truncated first, then wrote",
-        false => "the server wrote first, then truncated",
-    };
-    scene.note(text);
-    Ok(vec![if wrote > cut { AT + PART } else { 0 }])
+    Ok(match scene.was_cut_before_write(ino, AT as u64)? {
+        None => vec![0, AT + PART],
+        Some(true) => vec![AT + PART],
+        Some(false) => vec![0],
+    })
 }

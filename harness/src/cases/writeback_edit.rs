@@ -9,9 +9,16 @@ use anyhow::Context;
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
+use crate::event::Actor;
+use crate::fork::Task;
 use crate::mapping::Mapping;
-use crate::scene::{Open, Scene};
+use crate::memory::{Buffer, Memory};
+use crate::raw_server::{Settings, Which};
+use crate::scene::{BOUND, Open, RENDEZVOUS, Scene};
+use crate::stamp::Legal;
+use crate::target::Target;
 use crate::variant::Variant;
+use crate::verdict::not_run;
 
 pub const CASE: Case = Case {
     id: "WB1",
@@ -30,12 +37,16 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("cached").phase(phase));
         all.push(Variant::new("cached").phase(phase).mount("writeback"));
     }
+    all.extend(["spliced", "spliced-late"].map(Variant::new));
     all
 }
 
 const LEN: usize = 8192;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act.starts_with("spliced") {
+        return run_spliced(scene, variant);
+    }
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Buffered)?;
     let mapping = Mapping::shared(&handle, LEN)?;
@@ -70,5 +81,70 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         handle.read_exact_at(&mut bytes, 0).context("read")?;
     }
     scene.judge("the file", &bytes, 0, &[file.generation(generation)]);
+    Ok(())
+}
+
+/// The byte that is stored to.
+const STORE_AT: usize = 100;
+const CANARY: u8 = 0xCA;
+/// Memory that is taken when the pages are free: it would get theirs.
+const NEIGHBOUR: usize = 8 << 20;
+
+/// The server has the page that is written back in a pipe. While it is not answered the store may show there or
+/// not; when it is answered and the file was changed and cut off, the pipe still holds what the file held, or zeroes.
+fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if *scene.stage().target() != Target::Inflight {
+        return Err(not_run("the splicing server is played beside Inflight"));
+    }
+    let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: true };
+    let (mut server, file) = scene.raw_server(settings)?;
+    let handle = scene.open(&file, Open::Buffered)?;
+    let other = scene.open(&file, Open::Buffered)?;
+    let mapping = Mapping::shared(&handle, LEN)?;
+    let is_late = variant.act == "spliced-late";
+    server.hold(Which::Write, is_late)?;
+    mapping.store(0, &file.content(2, 0, LEN));
+    let sync = scene.aside("fsync", move || other.sync_all())?;
+    server.meet()?;
+    let mut legal = vec![file.generation(2)];
+    let mut sync = Some(sync);
+    if is_late && let Some(sync) = sync.take() {
+        sync.join()?.context("fsync")?;
+    }
+    let (mut neighbour, mut child) = (None, None);
+    if scene.race() {
+        legal.push(file.generation(3));
+        if is_late {
+            mapping.store(0, &file.content(3, 0, LEN));
+        } else {
+            // Where the page itself is written back, a store waits for the answer, and with it all who map memory
+            // in the same process.
+            let byte = file.content(3, STORE_AT as u64, 1)[0];
+            let storing = scene.fork(Task::Store { at: mapping.address(STORE_AT), byte })?;
+            storing.settle(RENDEZVOUS)?;
+            child = Some(storing);
+        }
+        if is_late {
+            scene.event(Actor::Racer, "ftruncate");
+            nix::unistd::ftruncate(&handle, 0)?;
+            legal.push(Legal::Zero);
+            let taken = Buffer::new(Memory::Anon, NEIGHBOUR)?;
+            taken.fill(0, NEIGHBOUR, CANARY);
+            neighbour = Some(taken);
+        }
+    }
+    let bytes = server.drain()?;
+    scene.judge("the payload", &bytes, 0, &legal);
+    let is_live = bytes != file.content(2, 0, bytes.len());
+    scene.note(format!("the pipe shows the later store: {is_live}"));
+    if let Some(sync) = sync {
+        let sent = server.answer(false)?;
+        anyhow::ensure!(sent.is_ok(), "the answer was refused: {sent:?}");
+        sync.join()?.context("fsync")?;
+    }
+    if let Some(child) = child {
+        child.finish(BOUND)?;
+    }
+    drop((mapping, neighbour));
     Ok(())
 }

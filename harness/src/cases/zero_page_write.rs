@@ -9,7 +9,7 @@ use inflight::gate::Phase;
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Memory};
 use crate::pins;
 use crate::scene::{Open, Scene};
 use crate::stamp::Legal;
@@ -42,7 +42,7 @@ const LEN: usize = 4096;
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
-    let buffer = Buffer::untouched(LEN)?;
+    let buffer = Buffer::new(Memory::Zero, LEN)?;
     if variant.act == "read-touched" && buffer.load(0) != 0 {
         scene.fault(Class::Foreign, "fresh memory is not zero");
     }
@@ -67,7 +67,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let reader = scene.open(&file, Open::Buffered)?;
     let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
     scene.judge("the file", &bytes, 0, &legal);
-    let fresh = Buffer::untouched(LEN)?;
+    let fresh = Buffer::new(Memory::Zero, LEN)?;
     if fresh.bytes(0, LEN).iter().any(|&byte| byte != 0) {
         scene.fault(Class::Foreign, "the zero page is not zero any more");
     }

@@ -74,7 +74,8 @@ impl Context {
         // SAFETY: the kernel writes at most 16 events to the array of 16.
         let count = unsafe {
             let (events, timeout) = (events.as_mut_ptr(), &raw const timeout);
-            libc::syscall(libc::SYS_io_getevents, self.0, 1, 16, events, timeout)
+            let least = i64::from(!bound.is_zero());
+            libc::syscall(libc::SYS_io_getevents, self.0, least, 16, events, timeout)
         };
         let count = match Errno::result(count) {
             Err(Errno::EINTR) => return Ok(true),

@@ -88,7 +88,7 @@ pub fn protected() -> anyhow::Result<Seen> {
 /// # Errors
 /// NOTRUN without io_uring, or before 6.1.
 pub fn collapsed() -> anyhow::Result<Seen> {
-    let buffer = Buffer::untouched(2 * HUGE)?;
+    let buffer = Buffer::new(Memory::Zero, 2 * HUGE)?;
     // Base pages, for now.
     buffer.fill(0, buffer.len(), 1);
     buffer.advise(MmapAdvise::MADV_HUGEPAGE)?;

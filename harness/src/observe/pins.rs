@@ -139,7 +139,7 @@ pub fn process_vm() -> anyhow::Result<Seen> {
 /// # Errors
 /// NOTRUN where it is refused.
 pub fn process_vm_zero() -> anyhow::Result<Seen> {
-    let buffer = Buffer::untouched(LEN)?;
+    let buffer = Buffer::new(Memory::Zero, LEN)?;
     remote_read(&buffer)
 }
 
@@ -161,7 +161,7 @@ fn remote_read(buffer: &Buffer) -> anyhow::Result<Seen> {
 /// As [`direct_read`].
 pub fn zero_page_write(folder: &Path) -> anyhow::Result<Seen> {
     let (file, handle) = direct(folder)?;
-    let (buffer, mut engines) = (Buffer::untouched(LEN)?, Engines::default());
+    let (buffer, mut engines) = (Buffer::new(Memory::Zero, LEN)?, Engines::default());
     let io = Io::write(&handle, &buffer, 0..LEN, 0);
     let mut seen = counted(PAGES, || transfer(&mut engines, Engine::Pread, io))?;
     let mut bytes = vec![1; LEN];
@@ -178,7 +178,7 @@ pub fn zero_page_write(folder: &Path) -> anyhow::Result<Seen> {
 /// As [`direct_read`].
 pub fn zero_page_twice(folder: &Path) -> anyhow::Result<Seen> {
     let (file, handle) = direct(folder)?;
-    let buffer = Buffer::untouched(PAGE)?;
+    let buffer = Buffer::new(Memory::Zero, PAGE)?;
     for _ in 0..2 {
         let count = sys::write_twice(&handle, buffer.ptr(), PAGE).context("pwritev")?;
         anyhow::ensure!(count == 2 * PAGE, "pwritev of two pages returned {count}");
@@ -194,7 +194,7 @@ pub fn zero_page_twice(folder: &Path) -> anyhow::Result<Seen> {
 /// # Errors
 /// NOTRUN without io_uring or page frames.
 pub fn zero_page_registration() -> anyhow::Result<Seen> {
-    let (buffer, mut engines) = (Buffer::untouched(PAGE)?, Engines::default());
+    let (buffer, mut engines) = (Buffer::new(Memory::Zero, PAGE)?, Engines::default());
     let address = buffer.ptr() as usize;
     let own = Pagemap::of("self")?;
     let frame = |when: &str| {

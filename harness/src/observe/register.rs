@@ -70,7 +70,7 @@ fn attempt(kind: &str, folder: &Path) -> anyhow::Result<Seen> {
         return try_at(buffer.ptr(), buffer.len());
     }
     if kind == "untouched" {
-        let buffer = Buffer::untouched(PAGE)?;
+        let buffer = Buffer::new(Memory::Zero, PAGE)?;
         return try_at(buffer.ptr(), buffer.len());
     }
     let file = tempfile::NamedTempFile::new_in(folder)

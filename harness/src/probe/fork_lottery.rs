@@ -69,13 +69,13 @@ pub fn draw(path: &Path) -> anyhow::Result<Draws> {
         let last = buffer.at(READ - PAGE) as usize;
         let own = Pagemap::of("self")?;
         let before = own.frame(last)?;
-        let flight = engines.start(Engine::Uring, Io::read(&file, &buffer, 0..READ, 0))?;
+        let mut flight = engines.start(Engine::Uring, Io::read(&file, &buffer, 0..READ, 0))?;
         // Sweeps the moment of the fork over the read.
         for _ in 0..tries * SWEEP {
             std::hint::spin_loop();
         }
         let forked = child(Task::Differs { start: buffer.ptr(), len: 0, byte: 0 })?;
-        let was_unfinished = !engines.is_done(&flight)?;
+        let was_unfinished = !engines.is_done(&mut flight)?;
         let theirs = Pagemap::of(&forked.pid().to_string())?.frame(last)?;
         let done = engines.finish(flight, BOUND)?;
         let after = own.frame(last)?;

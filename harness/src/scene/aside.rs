@@ -1,5 +1,7 @@
 //! What runs in another thread, because it may have to wait for what is parked.
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 use super::{BOUND, PATIENCE, RENDEZVOUS, Scene};
@@ -45,8 +47,19 @@ impl<T> Aside<T> {
     /// # Errors
     /// The thread panicked.
     pub fn returns(&mut self) -> anyhow::Result<bool> {
+        self.is_over(PATIENCE)
+    }
+
+    /// Whether it is over, waiting a moment for it.
+    ///
+    /// # Errors
+    /// The thread panicked.
+    pub fn is_over(&mut self, moment: Duration) -> anyhow::Result<bool> {
         use std::sync::mpsc::RecvTimeoutError;
-        match self.receiver.recv_timeout(PATIENCE) {
+        if self.early.is_some() {
+            return Ok(true);
+        }
+        match self.receiver.recv_timeout(moment) {
             Ok(result) => {
                 self.early = Some(result);
                 Ok(true)

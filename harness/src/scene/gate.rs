@@ -92,6 +92,14 @@ impl Scene<'_> {
         Ok(wait.parked)
     }
 
+    /// Whether a rule has parked a request, waiting a moment for it.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn is_parked(&mut self, parked: Parked, moment: Duration) -> anyhow::Result<bool> {
+        Ok(self.stage.gate()?.wait_parked(Some(parked.rule), 1, moment)?.reached)
+    }
+
     /// Lets go what a rule parked, and ends the rule.
     ///
     /// # Errors
@@ -155,6 +163,28 @@ impl Scene<'_> {
         let now = gate.log(u64::MAX, 0, Duration::ZERO)?.next;
         gate.log(now, 1, bound)?;
         Ok(())
+    }
+
+    /// Whether the server first cut a file to nothing and then applied the write at `offset`; `None` where the server
+    /// is not of the filesystem under test. What the kernel believes of the size must agree with it.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn was_cut_before_write(&mut self, ino: u64, offset: u64) -> anyhow::Result<Option<bool>> {
+        const APPLIED: usize = Phase::Applied as usize;
+        if *self.stage.target() != Target::Inflight {
+            return Ok(None);
+        }
+        let applied = |record: &Record| record.times.phases[APPLIED];
+        let writes = self.requests("write", ino)?;
+        let wrote = writes.iter().rev().find(|record| record.offset == offset).and_then(applied);
+        let truncates = self.requests("setattr", ino)?;
+        let cut = truncates.iter().rev().find(|record| record.size == Some(0)).and_then(applied);
+        self.note(match wrote > cut {
+            true => "the server truncated first, then wrote",
+            false => "the server wrote first, then truncated",
+        });
+        Ok(Some(wrote > cut))
     }
 
     /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.

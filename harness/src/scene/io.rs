@@ -4,12 +4,13 @@ use std::fs::File;
 
 use nix::errno::Errno;
 
-use super::{BOUND, Scene};
+use super::{BOUND, Scene, Stamped};
 use crate::engine::{Done, Engine, Flight, Io};
 use crate::event::Actor;
 use crate::fork;
 use crate::memory::{Buffer, Memory};
 use crate::pagemap::{self, Held};
+use crate::raw_server::{RawServer, Settings};
 
 impl Scene<'_> {
     /// Starts an I/O.
@@ -57,6 +58,19 @@ impl Scene<'_> {
         let buffer = Buffer::new(Memory::Anon, len)?;
         let flight = self.start(Engine::Pread, Io::read(file, &buffer, 0..len, offset))?;
         Ok(self.finish(flight)?.map(|count| buffer.bytes(0, count)))
+    }
+
+    /// Starts a [splicing server](RawServer) with a stamped file of its own, beside the target.
+    ///
+    /// # Errors
+    /// NOTRUN without root.
+    pub fn raw_server(&mut self, settings: Settings) -> anyhow::Result<(RawServer, Stamped)> {
+        let name = self.name();
+        let settings = Settings { id: name.id, ..settings };
+        let folder = self.stage.folder_beside(&format!("raw-{}", name.id));
+        let server = RawServer::start(&folder, settings)?;
+        let file = Stamped { path: server.path(), len: settings.len as u64, ..name };
+        Ok((server, file))
     }
 
     /// Forks a child.

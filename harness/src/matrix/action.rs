@@ -1,0 +1,312 @@
+//! Racing actions of the matrix.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::mman::{MmapAdvise, ProtFlags};
+
+use super::buffer::{Held, Kind, SPACE};
+use super::{Cell, oracle};
+use crate::engine::Way;
+use crate::event::Actor;
+use crate::fork::{Child, Task, sharer};
+use crate::memory::{Buffer, Memory};
+use crate::scene::{Aside, BOUND, Scene, Stamped};
+use crate::verdict::not_run;
+
+/// What happens while the request is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// fork, a store to the last page; the child lives on.
+    Fork,
+    /// The same, and the child ends first.
+    ForkDead,
+    /// A child that shares the memory, by CLONE_VM and CLONE_VFORK; and a store.
+    Vfork,
+    /// The file is truncated to nothing.
+    Cut,
+    /// The file is truncated to nothing and then to its size again.
+    CutGrow,
+    /// The file is extended.
+    Grow,
+    /// The first half of the transferred range is punched out.
+    Punch,
+    /// It is zeroed.
+    Zero,
+    /// The file is unlinked and others are made.
+    Unlink,
+    /// The memory is replaced by fresh pages, which are filled.
+    Munmap,
+    /// MADV_DONTNEED; private pages are filled again.
+    Dontneed,
+    /// The pages move to another address; fresh ones at the old are filled.
+    Mremap,
+    /// mprotect to read-only and back, and a store to the last page.
+    Mprotect,
+    /// The memory itself is stored to.
+    Store,
+    /// MADV_PAGEOUT, a load, and a store to the last page.
+    Pageout,
+    /// The kernel compacts all memory; then a store to the last page.
+    Compact,
+    /// The descriptor is closed.
+    Close,
+    /// The process exits.
+    Exit,
+    /// It is killed.
+    Kill,
+    /// It executes another program.
+    Exec,
+    /// The FUSE connection is aborted.
+    Abort,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Action; 21] = [
+        Action::Fork,
+        Action::ForkDead,
+        Action::Vfork,
+        Action::Cut,
+        Action::CutGrow,
+        Action::Grow,
+        Action::Punch,
+        Action::Zero,
+        Action::Unlink,
+        Action::Munmap,
+        Action::Dontneed,
+        Action::Mremap,
+        Action::Mprotect,
+        Action::Store,
+        Action::Pageout,
+        Action::Compact,
+        Action::Close,
+        Action::Exit,
+        Action::Kill,
+        Action::Exec,
+        Action::Abort,
+    ];
+
+    /// The name in variants.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Fork => "fork",
+            Action::ForkDead => "fork-dead",
+            Action::Vfork => "vfork",
+            Action::Cut => "cut",
+            Action::CutGrow => "cut-grow",
+            Action::Grow => "grow",
+            Action::Punch => "punch",
+            Action::Zero => "zero",
+            Action::Unlink => "unlink",
+            Action::Munmap => "munmap",
+            Action::Dontneed => "dontneed",
+            Action::Mremap => "mremap",
+            Action::Mprotect => "mprotect",
+            Action::Store => "store",
+            Action::Pageout => "pageout",
+            Action::Compact => "compact",
+            Action::Close => "close",
+            Action::Exit => "exit",
+            Action::Kill => "kill",
+            Action::Exec => "exec",
+            Action::Abort => "abort",
+        }
+    }
+
+    /// Whether it changes the file.
+    pub fn is_on_file(self) -> bool {
+        use Action::*;
+        matches!(self, Cut | CutGrow | Grow | Punch | Zero | Unlink)
+    }
+
+    /// Whether it changes the memory, or who has it.
+    pub fn is_on_memory(self) -> bool {
+        use Action::*;
+        let forks = matches!(self, Fork | ForkDead | Vfork);
+        forks || matches!(self, Munmap | Dontneed | Mremap | Mprotect | Store | Pageout | Compact)
+    }
+
+    /// Whether it ends the process that has the I/O in flight.
+    pub fn ends_process(self) -> bool {
+        matches!(self, Action::Exit | Action::Kill | Action::Exec)
+    }
+
+    /// Whether it stores to [`STORE_AT`].
+    pub fn stores(self) -> bool {
+        use Action::*;
+        matches!(self, Fork | ForkDead | Vfork | Mprotect | Store | Pageout | Compact)
+    }
+}
+
+/// A byte of the last page, behind an I/O that leaves half of it.
+pub const STORE_AT: usize = SPACE - 96;
+/// A byte inside every I/O.
+pub const INSIDE_AT: usize = 100;
+/// What is stored there.
+pub const STORED: u8 = 1;
+/// What fresh memory is filled with.
+pub const CANARY: u8 = 0xCA;
+/// Bytes for the stack of a child that has only ours.
+const STACK: usize = 64 << 10;
+
+/// What an action leaves to be looked at and ended.
+#[derive(Debug, Default)]
+pub struct After {
+    /// A forked child that knows whether its memory changed.
+    pub child: Option<Child>,
+    /// Pages that were moved away.
+    pub moved: Option<Buffer>,
+    /// Whether fresh pages at the old address hold the canary.
+    pub canary: bool,
+    /// A change of the file that may have to wait.
+    pub change: Option<Aside<nix::Result<()>>>,
+    /// Files that may have got the blocks.
+    pub others: Vec<Stamped>,
+}
+
+/// Does what is done to the memory.
+///
+/// # Errors
+/// NOTRUN where this machine or kernel cannot.
+pub fn on_memory(
+    scene: &mut Scene<'_>,
+    cell: &Cell,
+    held: &mut Held,
+    len: usize,
+) -> anyhow::Result<After> {
+    let mut after = After::default();
+    let action = cell.action;
+    scene.event(Actor::Racer, action.name());
+    match action {
+        Action::Fork | Action::ForkDead => {
+            let (start, byte) = (held.buffer.ptr(), oracle::untouched(cell.kind));
+            let is_read = cell.op.way == Way::Read && cell.kind.is_private();
+            let len = if is_read { len } else { 0 };
+            let child = scene.fork(Task::Differs { start, len, byte })?;
+            if action == Action::ForkDead {
+                child.finish(BOUND)?;
+            } else {
+                after.child = Some(child);
+            }
+        }
+        Action::Vfork => {
+            let stack = Buffer::new(Memory::Anon, STACK)?;
+            sharer(&stack, true)?.finish(BOUND)?;
+        }
+        Action::Munmap => {
+            held.buffer.remap()?;
+            after.canary = true;
+        }
+        Action::Dontneed => {
+            advise(&held.buffer, MmapAdvise::MADV_DONTNEED)?;
+            after.canary = cell.kind.is_private();
+        }
+        Action::Mremap => {
+            after.moved = Some(held.buffer.move_away().map_err(refused)?);
+            after.canary = true;
+        }
+        Action::Mprotect => {
+            held.buffer.protect(ProtFlags::PROT_READ)?;
+            held.buffer.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        }
+        Action::Pageout => {
+            let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+            if swaps.lines().count() < 2 && !cell.kind.is_mapped_file() {
+                return Err(not_run("this machine has no swap"));
+            }
+            advise(&held.buffer, MmapAdvise::MADV_PAGEOUT)?;
+            held.buffer.load(STORE_AT);
+        }
+        Action::Compact => compact(scene)?,
+        _ => {}
+    }
+    if after.canary {
+        held.buffer.fill(0, SPACE, CANARY);
+    }
+    if action.stores() && cell.kind != Kind::ReadOnly {
+        held.buffer.store(STORE_AT, STORED);
+    }
+    if action == Action::Store && cell.op.way == Way::Read {
+        held.buffer.store(INSIDE_AT, STORED);
+    }
+    Ok(after)
+}
+
+fn advise(buffer: &Buffer, advice: MmapAdvise) -> anyhow::Result<()> {
+    buffer.advise(advice).map_err(refused)
+}
+
+/// Compaction waits for pages under I/O, those that are parked and those of others: it is begun, and not waited for.
+fn compact(scene: &mut Scene<'_>) -> anyhow::Result<()> {
+    const FILE: &str = "/proc/sys/vm/compact_memory";
+    let file = File::options().write(true).open(FILE);
+    let mut file = file.map_err(|error| not_run(format!("{FILE}: {error}")))?;
+    let mut compaction = scene.aside("compaction", move || file.write_all(b"1"))?;
+    let is_over = compaction.settle()?;
+    scene.note(format!("compaction was over while the request was parked: {is_over}"));
+    Ok(())
+}
+
+/// Not every kernel has it for every kind of memory.
+fn refused(error: anyhow::Error) -> anyhow::Error {
+    not_run(format!("this kernel refuses it for this memory: {error:#}"))
+}
+
+/// Does what is done to the file, through another descriptor, and returns when it is done or waits.
+///
+/// # Errors
+/// It neither ends nor waits; or the files that are to take its blocks cannot be made.
+pub fn on_file(
+    scene: &mut Scene<'_>,
+    cell: &Cell,
+    file: &Stamped,
+    other: File,
+) -> anyhow::Result<After> {
+    let (action, len) = (cell.action, file.len as i64);
+    let path = file.path.clone();
+    let call = move || {
+        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let half = oracle::HALF as i64;
+        match action {
+            Action::Cut => nix::unistd::ftruncate(other.as_fd(), 0),
+            Action::CutGrow => nix::unistd::ftruncate(other.as_fd(), 0)
+                .and_then(|()| nix::unistd::ftruncate(other.as_fd(), len)),
+            Action::Grow => nix::unistd::ftruncate(other.as_fd(), len + oracle::GROWTH as i64),
+            Action::Punch => {
+                fallocate(other.as_fd(), FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep, 0, half)
+            }
+            Action::Zero => {
+                fallocate(other.as_fd(), FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, 0, half)
+            }
+            _ => nix::unistd::unlink(&path),
+        }
+    };
+    let mut change = scene.aside(action.name(), call)?;
+    let is_over = change.settle()?;
+    let mut after = After { change: Some(change), ..After::default() };
+    if action == Action::Unlink && is_over {
+        for _ in 0..2 {
+            after.others.push(scene.file(SPACE as u64)?);
+        }
+    }
+    Ok(after)
+}
+
+impl After {
+    /// Waits for the change of the file.
+    ///
+    /// # Errors
+    /// HANG, or the change failed; NOTRUN where the target does not have it.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        match self.change.take().map(Aside::join).transpose()? {
+            Some(Err(Errno::EOPNOTSUPP)) => Err(not_run("the target does not have this change")),
+            Some(Err(errno)) => Err(errno).context("the change of the file"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What is legal after each action: explicit sets, listed and not computed.
+
+use nix::errno::Errno;
+
+use super::Cell;
+use super::action::{Action, INSIDE_AT, STORE_AT, STORED};
+use super::buffer::{Kind, SPACE};
+use super::io::Call;
+use crate::engine::{Done, Way};
+use crate::scene::Stamped;
+use crate::stamp::{self, Legal, POISON};
+
+/// Bytes that are punched or zeroed: the first half.
+pub const HALF: usize = SPACE / 2;
+/// Bytes by which a file is extended.
+pub const GROWTH: usize = 8192;
+
+/// What memory of a kind holds before a read: every byte of it.
+pub fn untouched(kind: Kind) -> u8 {
+    if kind == Kind::Zero { 0 } else { POISON }
+}
+
+/// What a write finds in its memory.
+pub fn source(cell: &Cell, file: &Stamped) -> Legal {
+    if cell.kind == Kind::Zero { Legal::Zero } else { file.generation(2) }
+}
+
+/// What the bytes may be that a read brought.
+pub fn read(cell: &Cell, file: &Stamped, race: bool) -> Vec<Legal> {
+    use Action::*;
+    let mut legal = vec![file.generation(1)];
+    if race && matches!(cell.action, Cut | CutGrow | Punch | Zero) {
+        legal.push(Legal::Zero);
+    }
+    legal
+}
+
+/// Whether an I/O may return less than it was asked for: the file was shorter for a while.
+pub fn may_be_short(cell: &Cell, race: bool) -> bool {
+    race && cell.op.way == Way::Read && matches!(cell.action, Action::Cut | Action::CutGrow)
+}
+
+/// Whether an error is what an I/O must end in (abort), or may (a mapping whose file was cut).
+pub fn is_due(cell: &Cell, race: bool, done: Done) -> Option<bool> {
+    let Err(errno) = done else { return (race && cell.action == Action::Abort).then_some(false) };
+    if !race {
+        return None;
+    }
+    match cell.action {
+        Action::Abort => {
+            let aborted = [Errno::ECONNABORTED, Errno::ENOTCONN, Errno::EIO].contains(&errno);
+            Some(aborted || (cell.op.call == Call::Fault && errno == Errno::EFAULT))
+        }
+        Action::Cut | Action::CutGrow if cell.op.call == Call::Fault => {
+            Some(errno == Errno::EFAULT)
+        }
+        _ => None,
+    }
+}
+
+/// A piece of the file: from where to where, and what it may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// First byte.
+    pub from: usize,
+    /// The byte behind its last.
+    pub to: usize,
+    /// Its contents.
+    pub legal: Vec<Legal>,
+}
+
+/// What the file may be when all is over: its sizes, and its pieces as far as it reaches. `len` bytes were written at
+/// `offset`, where it was a write.
+pub fn file(
+    cell: &Cell,
+    file: &Stamped,
+    race: bool,
+    offset: usize,
+    len: usize,
+) -> (Vec<usize>, Vec<Piece>) {
+    let (whole, is_write) = (file.len as usize, cell.op.way == Way::Write);
+    let end = whole.max(if is_write { offset + len } else { 0 });
+    // Only the transferred part is looked at where a mapping of the file is the memory.
+    let upto = if cell.kind == Kind::SelfMap { SPACE } else { end };
+    let old = vec![file.generation(1)];
+    let mut new = if is_write { vec![source(cell, file)] } else { old.clone() };
+    let written = if is_write { offset..offset + len } else { 0..0 };
+    if !race {
+        return (
+            vec![end],
+            pieces(&[
+                (0, written.start, &old),
+                (written.start, written.end, &new),
+                (written.end, upto, &old),
+            ]),
+        );
+    }
+    let zero = vec![Legal::Zero];
+    // What a call left in the page cache before the change began is changed with the rest.
+    let gone = |new: &Vec<Legal>| match (is_write, cell.op.is_written_back()) {
+        (true, false) => [new.clone(), zero.clone()].concat(),
+        _ => zero.clone(),
+    };
+    match cell.action {
+        Action::Cut => {
+            let sizes = if is_write && !cell.op.is_written_back() { vec![0, len] } else { vec![0] };
+            (sizes, pieces(&[(0, len, &new)]))
+        }
+        Action::CutGrow => {
+            (vec![whole], pieces(&[(0, written.end, &gone(&new)), (written.end, upto, &zero)]))
+        }
+        Action::Punch | Action::Zero => {
+            let (first, middle) = (gone(&new), written.end.max(HALF));
+            (vec![end], pieces(&[(0, HALF, &first), (HALF, middle, &new), (middle, upto, &old)]))
+        }
+        Action::Grow => {
+            let tail = (end, end + GROWTH, &zero);
+            let tail = if cell.kind == Kind::SelfMap { (0, 0, &zero) } else { tail };
+            let (from, to) = (written.start, written.end);
+            (
+                vec![end + GROWTH],
+                pieces(&[(0, from, &old), (from, to, &new), (to, upto, &old), tail]),
+            )
+        }
+        _ => {
+            if cell.action == Action::Store && cell.op.is_direct() {
+                new.push(file.generation(3));
+            }
+            if cell.action.ends_process() {
+                new.push(file.generation(1));
+            }
+            let (from, to) = (written.start, written.end);
+            (vec![end], pieces(&[(0, from, &old), (from, to, &new), (to, upto, &old)]))
+        }
+    }
+}
+
+fn pieces(parts: &[(usize, usize, &Vec<Legal>)]) -> Vec<Piece> {
+    let piece =
+        |&(from, to, legal): &(usize, usize, &Vec<Legal>)| Piece { from, to, legal: legal.clone() };
+    parts.iter().filter(|part| part.0 < part.1).map(piece).collect()
+}
+
+/// Puts what a read may have left of a byte that a program stored meanwhile to what the read brings: such a byte
+/// is either's.
+pub fn forgive_stores(cell: &Cell, bytes: &mut [u8], legal: &[Legal]) {
+    if !cell.action.stores() {
+        return;
+    }
+    for at in [INSIDE_AT, STORE_AT] {
+        let Some(byte) = bytes.get_mut(at).filter(|byte| **byte == STORED) else { continue };
+        if let Some(Legal::Generation(id, generation)) = legal.first().copied() {
+            *byte = stamp::content(id, generation, at as u64, 1)[0];
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Plays one combination of the matrix.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::errno::Errno;
+
+use super::Cell;
+use super::action::{self, Action, After, CANARY, STORE_AT, STORED};
+use super::buffer::{Held, Kind, SPACE};
+use super::io::{Call, Outcome, Parts, Started};
+use super::oracle;
+use crate::engine::{Engine, Io, Way};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory, PAGE};
+use crate::scene::{Aside, BOUND, Open, PATIENCE, Parked, RENDEZVOUS, Scene, Stamped};
+use crate::stamp::Legal;
+use crate::target::Target;
+use crate::verdict::{Class, Stop, no_proof, not_run};
+
+/// What a combination needs before anything is parked.
+struct Set {
+    file: Stamped,
+    handle: Option<Arc<File>>,
+    /// Sees the file through the page cache.
+    reader: File,
+    held: Option<Held>,
+    offset: usize,
+    len: usize,
+    /// What is written, as far as memory does not hold it.
+    source: Vec<u8>,
+}
+
+/// The write-back of what a cached write left.
+type Sync = Aside<io::Result<()>>;
+
+/// Plays it, with the race or without.
+///
+/// # Errors
+/// As a case's function.
+pub fn play(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
+    let mut set = Set::new(scene, cell)?;
+    try_flags(scene, cell)?;
+    let is_fixed = cell.op.call == Call::Engine(Engine::Fixed) && !cell.action.ends_process();
+    if let Some(held) = set.held.as_ref().filter(|_| is_fixed) {
+        let registered = scene.engines().register(held.buffer.ptr(), set.len)?;
+        registered.map_err(|errno| anyhow::anyhow!("register the memory: {errno}"))?;
+    }
+    let parked = set.park(scene, cell)?;
+    let started = set.parts(cell)?.start(scene)?;
+    let (started, sync) = reach(scene, cell, parked, started, &set)?;
+    if scene.race() && cell.action == Action::Abort {
+        return aborted(scene, cell, parked, started, &mut set);
+    }
+    let mut after = if scene.race() { set.act(scene, cell, &started)? } else { After::default() };
+    let seq = scene.meet(parked, 1)?[0].id;
+    scene.release(parked)?;
+    let outcome = end(scene, cell, started, seq)?;
+    if let Some(sync) = sync {
+        sync.join()?.context("fsync")?;
+    }
+    after.settle()?;
+    if is_fixed {
+        scene.engines().unregister()?;
+    }
+    set.judge_io(scene, cell, outcome.as_ref(), &mut after)?;
+    set.judge_mapped(scene, cell, outcome.as_ref())?;
+    set.judge_file(scene, cell, &after)
+}
+
+impl Set {
+    fn new(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Set> {
+        let is_append = cell.op.call == Call::Engine(Engine::Append);
+        if is_append && scene.stage().target().is_looped() {
+            return Err(not_run("where appended data goes on a loop device is not known before"));
+        }
+        let maps_itself = cell.kind == Kind::SelfMap && cell.op.is_direct();
+        if maps_itself && *scene.stage().target() == Target::Btrfs {
+            return Err(not_run(
+                "btrfs goes through its page cache between a file and its own mapping",
+            ));
+        }
+        let whole = if cell.kind == Kind::SelfMap { 2 * SPACE } else { SPACE };
+        let file = scene.file(whole as u64)?;
+        // Half of the last page is left to others, where so little can be left.
+        let len = if scene.grain() > PAGE / 2 { SPACE } else { SPACE - PAGE / 2 };
+        let offset = if is_append { whole } else { 0 };
+        let source = match cell.op.way {
+            Way::Read => Vec::new(),
+            Way::Write => file.content(2, offset as u64, len),
+        };
+        let filled = (cell.op.way == Way::Write).then_some(&*source);
+        let held = Held::new(scene, cell.kind, &file, filled)?;
+        let handle = Some(Arc::new(scene.open(&file, cell.op.open)?));
+        let reader = scene.open(&file, Open::Buffered)?;
+        Ok(Set { file, handle, reader, held, offset, len, source })
+    }
+
+    fn parts<'a>(&'a self, cell: &'a Cell) -> anyhow::Result<Parts<'a>> {
+        let handle = self.handle.as_ref().context("the file is closed")?;
+        let (offset, len, source) = (self.offset as u64, self.len, &*self.source);
+        Ok(Parts { cell, file: &self.file, handle, held: self.held.as_ref(), offset, len, source })
+    }
+
+    /// It is enough to hold the first page: behind a loop device, and in a mapping, the I/O is cut up.
+    fn park(&self, scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Parked> {
+        let is_fuse = *scene.stage().target() == Target::Inflight;
+        let op = match (cell.op.call, cell.op.way) {
+            (Call::Copy, _) if is_fuse => "copy_file_range",
+            (_, Way::Read) => "read",
+            (_, Way::Write) => "write",
+        };
+        scene.park(op, &self.file, (self.offset as u64, PAGE as u64), cell.phase)
+    }
+
+    fn act(
+        &mut self,
+        scene: &mut Scene<'_>,
+        cell: &Cell,
+        started: &Started,
+    ) -> anyhow::Result<After> {
+        if cell.action.is_on_file() {
+            let other = scene.open(&self.file, Open::Buffered)?;
+            return action::on_file(scene, cell, &self.file, other);
+        }
+        match (cell.action, started) {
+            (Action::Close, _) => {
+                scene.event(Actor::Racer, "close");
+                self.handle = None;
+            }
+            (Action::Kill, Started::Child(child)) => {
+                scene.event(Actor::Racer, "SIGKILL");
+                child.kill();
+                child.settle(RENDEZVOUS)?;
+            }
+            (Action::Exit | Action::Exec, Started::Child(child)) => {
+                scene.event(Actor::Racer, cell.action.name());
+                if !child.tell(PATIENCE)? {
+                    return Err(not_run("the target makes the submission wait for the I/O"));
+                }
+            }
+            _ => {
+                let held = self.held.as_mut().context("an action on memory needs memory")?;
+                let after = action::on_memory(scene, cell, held, self.len)?;
+                if cell.action == Action::Store && cell.op.way == Way::Write {
+                    held.buffer.write(0, &self.file.content(3, self.offset as u64, self.len));
+                }
+                return Ok(after);
+            }
+        }
+        Ok(After::default())
+    }
+
+    /// Judges the count, and what the I/O brought, or left in memory.
+    fn judge_io(
+        &self,
+        scene: &mut Scene<'_>,
+        cell: &Cell,
+        outcome: Option<&Outcome>,
+        after: &mut After,
+    ) -> anyhow::Result<()> {
+        let Some((done, brought)) = outcome else {
+            return self.judge_survivor(scene, cell);
+        };
+        let race = scene.race();
+        if let Some(due) = oracle::is_due(cell, race, *done) {
+            if !due {
+                scene.fault(Class::Errno, format!("the I/O returned {done:?}"));
+            }
+            return Ok(());
+        }
+        match *done {
+            Ok(count) if count < self.len && oracle::may_be_short(cell, race) => {}
+            done if !scene.count("the I/O", done, self.len) => return Ok(()),
+            _ => {}
+        }
+        let count = done.unwrap_or(0);
+        let legal = oracle::read(cell, &self.file, race);
+        match &self.held {
+            None if cell.op.way == Way::Read => {
+                if brought.len() != count {
+                    let text = format!("returned {count}, brought {} bytes", brought.len());
+                    scene.fault(Class::Short, text);
+                }
+                scene.judge("what came", brought, 0, &legal);
+            }
+            Some(held) => self.judge_memory(scene, cell, held, count, &legal, after),
+            None => {}
+        }
+        if let Some(child) = after.child.take()
+            && child.finish(BOUND)? == 1
+        {
+            scene.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
+        }
+        Ok(())
+    }
+
+    fn judge_memory(
+        &self,
+        scene: &mut Scene<'_>,
+        cell: &Cell,
+        held: &Held,
+        count: usize,
+        legal: &[Legal],
+        after: &After,
+    ) {
+        let race = scene.race();
+        let cuts = matches!(cell.action, Action::Cut | Action::CutGrow);
+        if race && cuts && cell.kind == Kind::SelfMap {
+            // The memory itself was cut off; what it is afterwards is judged as part of the file.
+            return;
+        }
+        let is_read = cell.op.way == Way::Read;
+        if after.canary && (cell.op.holds_pages() || !is_read) {
+            if held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY) {
+                let text = "data arrived in pages that were mapped at the old address later";
+                scene.fault(Class::Foreign, text);
+            }
+        } else if is_read {
+            let mut bytes = held.buffer.bytes(0, count);
+            if race {
+                oracle::forgive_stores(cell, &mut bytes, legal);
+            }
+            scene.judge("the memory", &bytes, 0, legal);
+        }
+        if let Some(moved) = after.moved.as_ref().filter(|_| is_read) {
+            let legal = if cell.op.holds_pages() { legal } else { &[Legal::Poison] };
+            scene.judge("the moved pages", &moved.bytes(0, count), 0, legal);
+        }
+        let stored = race && cell.action.stores() && cell.kind != Kind::ReadOnly;
+        let is_rewritten = cell.action == Action::Store && !is_read;
+        if stored && !is_rewritten && STORE_AT >= self.len && held.buffer.load(STORE_AT) != STORED {
+            scene.fault(Class::Lost, format!("the store to byte {STORE_AT} is gone"));
+        }
+    }
+
+    /// The I/O was another process's: memory that we share with it may have the data, our own must not.
+    fn judge_survivor(&self, scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
+        if let (Some(held), Way::Read) = (&self.held, cell.op.way) {
+            let mut legal = vec![Legal::Poison];
+            if !cell.kind.is_private() {
+                legal.push(self.file.generation(1));
+            }
+            scene.judge("our memory", &held.buffer.bytes(0, self.len), 0, &legal);
+        }
+        Ok(())
+    }
+
+    /// Data that was read into a mapping of a file is in the file.
+    fn judge_mapped(
+        &self,
+        scene: &mut Scene<'_>,
+        cell: &Cell,
+        outcome: Option<&Outcome>,
+    ) -> anyhow::Result<()> {
+        let mapped = self.held.as_ref().and_then(|held| held.mapped.as_ref());
+        let Some((file, handle, offset)) = mapped.filter(|_| cell.op.way == Way::Read) else {
+            return Ok(());
+        };
+        let cuts =
+            matches!(cell.action, Action::Cut | Action::CutGrow | Action::Punch | Action::Zero);
+        let (Some((Ok(count), _)), false) = (outcome, scene.race() && cuts) else { return Ok(()) };
+        handle.sync_all().context("fsync of the mapped file")?;
+        drop_cache(file, handle)?;
+        let mut bytes = scene.read(handle, *offset, *count)?.map_err(anyhow::Error::from)?;
+        // What is copied goes to what is mapped at the address by then.
+        let left = matches!(cell.action, Action::Munmap | Action::Mremap) && scene.race();
+        let legal = match left && !cell.op.holds_pages() {
+            true => [Legal::Poison],
+            false => [self.file.generation(1)],
+        };
+        if scene.race() {
+            oracle::forgive_stores(cell, &mut bytes, &legal);
+        }
+        scene.judge("the mapped file", &bytes, 0, &legal);
+        Ok(())
+    }
+
+    /// Judges the file: its size, what the kernel believes of it, its contents, and those of its neighbours.
+    fn judge_file(&self, scene: &mut Scene<'_>, cell: &Cell, after: &After) -> anyhow::Result<()> {
+        let race = scene.race();
+        if cell.op.way == Way::Write && !cell.op.is_direct() {
+            self.reader.sync_all().context("fsync")?;
+            drop_cache(&self.file, &self.reader)?;
+        }
+        let (mut sizes, pieces) = oracle::file(cell, &self.file, race, self.offset, self.len);
+        if race && cell.action == Action::Cut && sizes.len() > 1 {
+            let ino = self.reader.metadata()?.ino();
+            match scene.was_cut_before_write(ino, self.offset as u64)? {
+                Some(true) => sizes.retain(|&size| size > 0),
+                Some(false) => sizes.retain(|&size| size == 0),
+                None => {}
+            }
+        }
+        let believed = self.reader.metadata()?.len();
+        let size = match crate::sys::refresh(&self.file.path) {
+            Ok(size) => size,
+            // It was unlinked: nobody else can be asked.
+            Err(_) if race && cell.action == Action::Unlink => believed,
+            Err(error) => return Err(error),
+        };
+        if believed != size || !sizes.contains(&(size as usize)) {
+            let text =
+                format!("fstat said {believed} bytes, the file has {size}, must be {sizes:?}");
+            scene.fault(Class::Short, text);
+        }
+        // Asked for more than there is: the end is where it must be.
+        let bytes = scene.read(&self.reader, 0, size as usize + PAGE)?;
+        let bytes = bytes.map_err(anyhow::Error::from)?;
+        scene.count("reading the file", Ok(bytes.len()), size as usize);
+        for piece in pieces {
+            let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
+            scene.judge("the file", &bytes[from..to], from as u64, &piece.legal);
+        }
+        for other in &after.others {
+            let handle = scene.open(other, Open::Buffered)?;
+            let bytes = scene.read(&handle, 0, SPACE)?.map_err(anyhow::Error::from)?;
+            scene.judge("a new file", &bytes, 0, &[other.generation(1)]);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a flag is refused is found out on a file of its own.
+fn try_flags(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
+    let Some(engine) = cell.op.call.engine().filter(|_| cell.op.call.is_flagged()) else {
+        return Ok(());
+    };
+    let file = scene.file(PAGE as u64)?;
+    let handle = scene.open(&file, cell.op.open)?;
+    let buffer = Buffer::new(Memory::Anon, PAGE)?;
+    let io = match cell.op.way {
+        Way::Read => Io::read(&handle, &buffer, 0..PAGE, 0),
+        Way::Write => Io::write(&handle, &buffer, 0..PAGE, 0),
+    };
+    match scene.transfer(engine, io)? {
+        Err(errno @ (Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EAGAIN)) => {
+            Err(not_run(format!("the target refuses {}: {errno}", engine.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the request. A cached write is over by then, and its write-back is what is in flight: that is an
+/// fsync of its own.
+fn reach(
+    scene: &mut Scene<'_>,
+    cell: &Cell,
+    parked: Parked,
+    mut started: Started,
+    set: &Set,
+) -> anyhow::Result<(Started, Option<Sync>)> {
+    const MOMENT: Duration = Duration::from_micros(500);
+    let end = Instant::now() + RENDEZVOUS;
+    loop {
+        if scene.is_parked(parked, MOMENT)? {
+            return Ok((started, None));
+        }
+        if started.is_over(scene, Duration::ZERO)? {
+            break;
+        }
+        if Instant::now() >= end {
+            return Err(Stop::Broken("no request came to the gate".to_owned()).into());
+        }
+    }
+    if cell.op.is_written_back() {
+        let handle = set.reader.try_clone()?;
+        let sync = scene.aside("fsync", move || handle.sync_all())?;
+        scene.meet(parked, 1)?;
+        return Ok((started, Some(sync)));
+    }
+    let (done, _) = started.finish(scene)?;
+    if cell.op.call == Call::Engine(Engine::Nowait) && done == Err(Errno::EAGAIN) {
+        return Err(not_run("the target would have to wait for something else than the I/O"));
+    }
+    let clones = matches!(scene.stage().target(), Target::Xfs | Target::Btrfs);
+    if cell.op.call == Call::Copy && clones && done == Ok(set.len) {
+        return Err(not_run("the target clones blocks instead of copying them"));
+    }
+    let text = format!("the I/O ended before a request came to the gate: {done:?}");
+    Err(Stop::Broken(text).into())
+}
+
+/// Waits for the end of the I/O, or of the process that has it: that has no outcome for us.
+fn end(
+    scene: &mut Scene<'_>,
+    cell: &Cell,
+    started: Started,
+    seq: u64,
+) -> anyhow::Result<Option<Outcome>> {
+    let Started::Child(child) = started else { return started.finish(scene).map(Some) };
+    scene.wait_done(seq)?;
+    if scene.race() && cell.action == Action::Kill {
+        child.buried(BOUND)?;
+    } else if child.finish(BOUND)? != 0 {
+        return Err(Stop::Broken("the child could not execute /bin/true".to_owned()).into());
+    }
+    Ok(None)
+}
+
+/// Aborts the connection, uses the memory for something else, and only then lets the server answer.
+fn aborted(
+    scene: &mut Scene<'_>,
+    cell: &Cell,
+    parked: Parked,
+    started: Started,
+    set: &mut Set,
+) -> anyhow::Result<()> {
+    let seq = scene.meet(parked, 1)?[0].id;
+    scene.event(Actor::Racer, "abort");
+    scene.stage().abort()?;
+    let (done, _) = started.finish(scene)?;
+    if oracle::is_due(cell, true, done) != Some(true) {
+        scene.fault(Class::Errno, format!("the I/O returned {done:?}, must fail by the abort"));
+    }
+    if let Some(held) = &set.held {
+        held.buffer.fill(0, SPACE, CANARY);
+    }
+    match scene.stage().gate()?.release(seq) {
+        Ok(1) => {}
+        other => return Err(no_proof(format!("the answer was not held until now: {other:?}"))),
+    }
+    // The server may end at once, and with it the gate: then its answer has been sent too.
+    match scene.wait_done(seq) {
+        Err(error) if error.is::<Stop>() => return Err(error),
+        _ => {}
+    }
+    if let Some(held) = &set.held
+        && held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY)
+    {
+        scene.fault(Class::Foreign, "the late answer was written to memory in other use");
+    }
+    Ok(())
+}
+
+fn drop_cache(file: &Stamped, handle: &File) -> anyhow::Result<()> {
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    nix::fcntl::posix_fadvise(handle, 0, 0, advice)
+        .with_context(|| format!("fadvise {}", file.path.display()))
+}

@@ -1,0 +1,213 @@
+//! Which combinations of the matrix mean something, and why the others do not.
+
+use inflight::gate::Phase;
+
+use super::Cell;
+use super::action::Action;
+use super::buffer::Kind;
+use super::io::Call;
+use crate::engine::{Engine, Way};
+
+/// A reason for which combinations are not played. The first that speaks against one is the one that counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Why.
+    pub reason: &'static str,
+    /// Which.
+    pub excludes: fn(&Cell) -> bool,
+}
+
+/// The rule that takes a combination out, if one does.
+pub fn against(cell: &Cell) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| (rule.excludes)(cell))
+}
+
+fn is(cell: &Cell, engine: Engine) -> bool {
+    cell.op.call == Call::Engine(engine)
+}
+
+fn is_read(cell: &Cell) -> bool {
+    cell.op.way == Way::Read
+}
+
+fn has_memory(cell: &Cell) -> bool {
+    cell.kind != Kind::Nothing
+}
+
+fn is_plain(cell: &Cell) -> bool {
+    matches!(cell.kind, Kind::Nothing | Kind::Anon)
+}
+
+/// The rules, in order: first what cannot be, then what says nothing that another combination does not say.
+pub const RULES: &[Rule] = &[
+    Rule {
+        reason: "splice, sendfile, copies and faults have no user memory; the other calls need some",
+        excludes: |cell| cell.op.call.engine().is_some() != has_memory(cell),
+    },
+    Rule {
+        reason: "the answer to a write carries no data: it is never in a pipe",
+        excludes: |cell| !is_read(cell) && cell.phase == Phase::Piped,
+    },
+    Rule {
+        reason: "RWF_DSYNC and RWF_APPEND are about writes",
+        excludes: |cell| is_read(cell) && (is(cell, Engine::Dsync) || is(cell, Engine::Append)),
+    },
+    Rule {
+        reason: "a read into read-only memory is refused (EFAULT)",
+        excludes: |cell| is_read(cell) && cell.kind == Kind::ReadOnly,
+    },
+    Rule {
+        reason: "io_uring refuses to register shared mappings of files, and read-only memory (RB3 shows it)",
+        excludes: |cell| is(cell, Engine::Fixed) && cell.kind.is_mapped_file(),
+    },
+    Rule {
+        reason: "RWF_NOWAIT fails where the page cache would have to wait: nothing is in flight",
+        excludes: |cell| is(cell, Engine::Nowait) && !cell.op.is_direct(),
+    },
+    Rule {
+        reason: "RWF_DONTCACHE is about the page cache, and a direct I/O has none",
+        excludes: |cell| is(cell, Engine::Dontcache) && cell.op.is_direct(),
+    },
+    Rule {
+        reason: "a fault is always through the page cache",
+        excludes: |cell| cell.op.call == Call::Fault && cell.op.is_direct(),
+    },
+    Rule {
+        reason: "a copy is one request with two files: it is played as a read of the page cache",
+        excludes: |cell| cell.op.call == Call::Copy && (!is_read(cell) || cell.op.is_direct()),
+    },
+    Rule {
+        reason: "a copy is one step in a FUSE server, without buffers and without a pipe",
+        excludes: |cell| {
+            cell.op.call == Call::Copy && matches!(cell.phase, Phase::Prepared | Phase::Piped)
+        },
+    },
+    Rule {
+        reason: "what happens to memory does not meet an I/O that holds none",
+        excludes: |cell| cell.action.is_on_memory() && !has_memory(cell),
+    },
+    Rule {
+        reason: "a cached write has left its memory before anything is in flight",
+        excludes: |cell| {
+            !is_read(cell)
+                && !cell.op.is_direct()
+                && (cell.action.is_on_memory() || !is_plain(cell))
+        },
+    },
+    Rule {
+        reason: "the pages of a stack cannot go: their thread lives on it",
+        excludes: |cell| {
+            let goes = matches!(cell.action, Action::Munmap | Action::Dontneed | Action::Mremap);
+            goes && cell.kind == Kind::Stack
+        },
+    },
+    Rule {
+        reason: "nothing can be stored to read-only memory",
+        excludes: |cell| {
+            let stores = matches!(cell.action, Action::Store | Action::Mprotect);
+            cell.kind == Kind::ReadOnly && stores
+        },
+    },
+    Rule {
+        reason: "a process that waits in a call cannot exit or execute another program by itself",
+        excludes: |cell| matches!(cell.action, Action::Exit | Action::Exec) && !cell.op.is_async(),
+    },
+    Rule {
+        reason: "a cached write has returned when its process ends or its connection is aborted",
+        excludes: |cell| {
+            let ends =
+                cell.action.ends_process() || matches!(cell.action, Action::Abort | Action::Close);
+            ends && !is_read(cell) && !cell.op.is_direct()
+        },
+    },
+    Rule {
+        reason: "where an append goes moves with the end of the file: IV2 plays that",
+        excludes: |cell| is(cell, Engine::Append) && cell.action.is_on_file(),
+    },
+    Rule {
+        reason: "the first access of a read makes untouched memory an anonymous page like any other",
+        excludes: |cell| is_read(cell) && cell.kind == Kind::Zero,
+    },
+    Rule {
+        reason: "a cached read copies to memory at its end: how far the server is makes no difference to memory",
+        excludes: |cell| {
+            let early = cell.phase == Phase::Received;
+            is_read(cell) && !cell.op.is_direct() && cell.action.is_on_memory() && !early
+        },
+    },
+    Rule {
+        reason: "write-back does not know which call dirtied the page: one stands for all",
+        excludes: |cell| {
+            let others = [Engine::Readv, Engine::Hipri, Engine::Aio, Engine::Uring, Engine::Fixed];
+            !is_read(cell) && !cell.op.is_direct() && others.iter().any(|&engine| is(cell, engine))
+        },
+    },
+    Rule {
+        reason: "what happens to the file does not depend on the kind of memory (unless it is the file's own)",
+        excludes: |cell| {
+            let own = cell.kind == Kind::SelfMap && cell.op.is_direct();
+            cell.action.is_on_file() && !is_plain(cell) && !own
+        },
+    },
+    Rule {
+        reason: "a flag says how a call waits, not how its memory is held: plain memory stands for all",
+        excludes: |cell| cell.op.call.is_flagged() && !is_plain(cell),
+    },
+    Rule {
+        reason: "a child that shares the memory copies no kind of it: plain memory stands for all",
+        excludes: |cell| cell.action == Action::Vfork && !is_plain(cell),
+    },
+    Rule {
+        reason: "who is told of the end does not depend on the kind of memory: private and shared pages stand for all",
+        excludes: |cell| {
+            let told =
+                cell.action.ends_process() || matches!(cell.action, Action::Close | Action::Abort);
+            told && !is_plain(cell) && cell.kind != Kind::Shared
+        },
+    },
+    Rule {
+        reason: "a process that ends, or closes its file, matters to I/O that holds its memory: direct calls stand for all",
+        excludes: |cell| {
+            let leaves = cell.action.ends_process() || cell.action == Action::Close;
+            leaves && (!cell.op.is_direct() || !has_memory(cell) || cell.op.call.is_flagged())
+        },
+    },
+    Rule {
+        reason: "an abort costs a mount: one call of each path stands for all",
+        excludes: |cell| {
+            let told = has_memory(cell) && cell.op.is_direct() || cell.phase == Phase::Received;
+            let extra = cell.op.call.is_flagged() || is(cell, Engine::Readv) || !is_plain(cell);
+            cell.action == Action::Abort && (!told || extra)
+        },
+    },
+    Rule {
+        reason: "reclaim and compaction look at pages, not at requests: one phase stands for all",
+        excludes: |cell| {
+            matches!(cell.action, Action::Pageout | Action::Compact)
+                && cell.phase != Phase::Received
+        },
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{cells, product};
+
+    #[test]
+    fn every_rule_takes_something_out_and_every_part_is_played() {
+        for rule in RULES {
+            let taken = product().any(|(_, by)| by.is_some_and(|by| by.reason == rule.reason));
+            assert!(taken, "no combination needs it: {}", rule.reason);
+        }
+        for action in Action::ALL {
+            assert!(cells().iter().any(|cell| cell.action == action), "{action:?}");
+        }
+        for kind in Kind::ALL {
+            assert!(cells().iter().any(|cell| cell.kind == kind), "{kind:?}");
+        }
+        for phase in Phase::ALL {
+            assert!(cells().iter().any(|cell| cell.phase == phase), "{phase:?}");
+        }
+    }
+}
