@@ -54,6 +54,11 @@ impl Stats {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
+    /// Requests that have no answer yet.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
     /// A request was answered, `after` its arrival.
     pub fn end(&self, operation: &'static str, after: Duration) {
         self.in_flight.fetch_sub(1, Relaxed);
@@ -139,7 +144,7 @@ impl Fs {
             transport: self.options.transport_chosen(),
             reads,
             writes: writes.into_iter().collect(),
-            in_flight: stats.in_flight.load(Relaxed),
+            in_flight: stats.in_flight(),
             pins: store.space().pins().held(),
             space: store.space().usage(),
             inodes_cached: self.volume.inodes_cached(),

@@ -7,6 +7,7 @@ use crate::errno::Errno;
 use crate::gate::{self, Decision, Finish, Gate, Phase, Subject, Ticket};
 use crate::ops::read::{Prepared, ReadArgs, Ready};
 use crate::ops::{Answer, Fs, WriteArgs, Written};
+use inflight_splice::mutant::{self, Mutant};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,6 +81,9 @@ impl Service {
         reply: impl FnOnce(Answer<Written>) + Send + 'static,
     ) {
         let (trip, ticket) = self.arrive(subject);
+        let expected = Written { bytes: payload.len(), allocated: false, privileges: false };
+        let reply = in_time(reply, &|| Ok(expected));
+        let dropped = mutant::is(Mutant::DropQueuedWrite) && trip.fs.stats().in_flight() > 1;
         gate::pass(ticket, Phase::Received, move |ticket, decision| {
             match decision {
                 Decision::Go => {}
@@ -102,7 +106,8 @@ impl Service {
                     }
                     Decision::Drop => return never(trip, reply),
                 }
-                let written = trip.fs.write(&args, buf.as_slice());
+                let written =
+                    if dropped { Ok(expected) } else { trip.fs.write(&args, buf.as_slice()) };
                 drop(buf);
                 applied(trip, ticket, written, |w| w.bytes as u64, reply);
             });
@@ -197,6 +202,24 @@ fn read_piped(
         }
         answer(trip, ticket, ready, |ready| ready.len() as u64, reply);
     });
+}
+
+/// The reply for when all is done. [`Mutant::ReplyBeforeApply`] sends what it expects at once.
+pub(super) fn in_time<T, R: FnOnce(Answer<T>) + Send + 'static>(
+    reply: R,
+    expected: &dyn Fn() -> Answer<T>,
+) -> impl FnOnce(Answer<T>) + Send + 'static + use<T, R> {
+    let mut reply = Some(reply);
+    if mutant::is(Mutant::ReplyBeforeApply)
+        && let Some(reply) = reply.take()
+    {
+        reply(expected());
+    }
+    move |answer| {
+        if let Some(reply) = reply {
+            reply(answer);
+        }
+    }
 }
 
 /// The operation is done; the gate may still hold the reply.

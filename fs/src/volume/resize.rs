@@ -7,6 +7,7 @@ use crate::volume::Volume;
 use crate::volume::extents::{BLOCK_MAX, Change};
 use crate::volume::inode::Inode;
 use crate::volume::write::{SIZE_MAX, eof_gap};
+use inflight_splice::mutant::{self, Mutant};
 use nix::errno::Errno;
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,11 +46,18 @@ impl Volume {
             }
         };
         self.zero_image(eof_gap(inode, old, size))?;
+        while mutant::is(Mutant::TruncateWaits) && self.store().space().pins().held() > 0 {
+            std::thread::yield_now();
+        }
         self.change(|tables| {
             let change = self.update(inode, true, |st| {
                 st.attr.size = size;
                 st.attr.touch(true);
-                let keep = if size < old { size.div_ceil(BLOCK) } else { BLOCK_MAX };
+                let cuts = size < old && !mutant::is(Mutant::ResurrectTruncated);
+                let keep = if cuts { size.div_ceil(BLOCK) } else { BLOCK_MAX };
+                if mutant::is(Mutant::ServeForeignBlock) {
+                    return st.extents.clone().unwrap_or_default().remove(keep, BLOCK_MAX);
+                }
                 st.extents.as_mut().map(|e| e.remove(keep, BLOCK_MAX)).unwrap_or_default()
             });
             self.apply(tables, inode, change)
