@@ -1,6 +1,6 @@
 //! Mount options, as `-o` and fstab(5) write them.
 
-use inflight_splice::mutant::Mutant;
+use crate::mutant::Mutant;
 use std::str::FromStr;
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::mutants;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
@@ -77,6 +78,12 @@ enum Command {
         results: Vec<PathBuf>,
         #[command(flatten)]
         outputs: report::Outputs,
+    },
+    /// The proof of the cases: each must find a server with the defect that it is there for.
+    Mutants {
+        /// Folder below which images and mounts are made.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        scratch: PathBuf,
     },
     /// What the runner starts to clean up after itself.
     #[command(hide = true)]
@@ -161,6 +168,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
+        Command::Mutants { scratch } => mutants::prove(&scratch),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }

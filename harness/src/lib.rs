@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod kmsg;
 pub mod mapping;
 pub mod memory;
+pub mod mutants;
 pub mod nearest;
 pub mod pagemap;
 pub mod pins;

@@ -37,7 +37,7 @@ mutants! {
     ForgetBufferRelease = "forget-buffer-release",
     /// WRITE and truncation are answered before they are done.
     ReplyBeforeApply = "reply-before-apply",
-    /// A write that comes while another request is served is acknowledged and dropped.
+    /// A write that another one overtakes is acknowledged and dropped.
     DropQueuedWrite = "drop-queued-write",
     /// The answer to a truncation has the size of before.
     StaleSize = "stale-size",

@@ -3,7 +3,7 @@
 //!
 //! Lock order: `active` is a leaf.
 
-use inflight_splice::mutant::{self, Mutant};
+use crate::mutant::{self, Mutant};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;

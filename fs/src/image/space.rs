@@ -12,7 +12,7 @@
 //! Lock order: `state`, then [`Pins`].
 
 use crate::image::pins::{Pins, Run};
-use inflight_splice::mutant::{self, Mutant};
+use crate::mutant::{self, Mutant};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use crate::errno::Errno;
 use crate::image::tables::Time;
+use crate::mutant::{self, Mutant};
 use crate::ops::{APPEND, Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
-use inflight_splice::mutant::{self, Mutant};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

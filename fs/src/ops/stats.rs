@@ -54,9 +54,9 @@ impl Stats {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// Requests that have no answer yet.
-    pub fn in_flight(&self) -> u64 {
-        self.in_flight.load(Relaxed)
+    /// WRITE payloads that are in the image.
+    pub fn writes(&self) -> u64 {
+        self.writes.iter().map(|counter| counter.get().requests).sum()
     }
 
     /// A request was answered, `after` its arrival.
@@ -144,7 +144,7 @@ impl Fs {
             transport: self.options.transport_chosen(),
             reads,
             writes: writes.into_iter().collect(),
-            in_flight: stats.in_flight(),
+            in_flight: stats.in_flight.load(Relaxed),
             pins: store.space().pins().held(),
             space: store.space().usage(),
             inodes_cached: self.volume.inodes_cached(),

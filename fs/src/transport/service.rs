@@ -5,9 +5,9 @@
 
 use crate::errno::Errno;
 use crate::gate::{self, Decision, Finish, Gate, Phase, Subject, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::ops::read::{Prepared, ReadArgs, Ready};
 use crate::ops::{Answer, Fs, WriteArgs, Written};
-use inflight_splice::mutant::{self, Mutant};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,7 +83,7 @@ impl Service {
         let (trip, ticket) = self.arrive(subject);
         let expected = Written { bytes: payload.len(), allocated: false, privileges: false };
         let reply = in_time(reply, &|| Ok(expected));
-        let dropped = mutant::is(Mutant::DropQueuedWrite) && trip.fs.stats().in_flight() > 1;
+        let before = trip.fs.stats().writes();
         gate::pass(ticket, Phase::Received, move |ticket, decision| {
             match decision {
                 Decision::Go => {}
@@ -106,8 +106,12 @@ impl Service {
                     }
                     Decision::Drop => return never(trip, reply),
                 }
-                let written =
-                    if dropped { Ok(expected) } else { trip.fs.write(&args, buf.as_slice()) };
+                let overtaken = || trip.fs.stats().writes() > before;
+                let written = if mutant::is(Mutant::DropQueuedWrite) && overtaken() {
+                    Ok(expected)
+                } else {
+                    trip.fs.write(&args, buf.as_slice())
+                };
                 drop(buf);
                 applied(trip, ticket, written, |w| w.bytes as u64, reply);
             });

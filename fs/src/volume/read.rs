@@ -3,9 +3,9 @@
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::pins::{Pin, Run};
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::inode::{Inode, State};
-use inflight_splice::mutant::{self, Mutant};
 
 /// A contiguous part of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::tables::Extent;
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::extents::{BLOCK_MAX, Change};
 use crate::volume::inode::Inode;
 use crate::volume::write::{SIZE_MAX, eof_gap};
-use inflight_splice::mutant::{self, Mutant};
 use nix::errno::Errno;
 use std::ops::Range;
 use std::sync::Arc;
