@@ -53,6 +53,7 @@ cases! {
     change_done,
     reply_beside,
     server_pins,
+    iterator_kinds,
     storm,
     meta_fail,
     meta_hang,

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::mechanisms;
 use crate::mutants;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
@@ -66,6 +67,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The mechanisms of the kernel that the races are about, each with what shows it here.
+    Mechanisms(mechanisms::Arguments),
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -166,6 +169,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
+        Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Mutants { scratch } => mutants::prove(&scratch),

@@ -50,6 +50,13 @@ pub enum Task {
         /// Counted second.
         second: *const u64,
     },
+    /// Change to a folder and end by SIGABRT, with a core dump of private anonymous memory.
+    Dump {
+        /// Its name, terminated.
+        folder: *const libc::c_char,
+        /// Longest core, in bytes.
+        limit: u64,
+    },
     /// Read from a file into memory, by pread(2) or by io_submit(2), and wait to be killed.
     Read {
         /// The I/O.
@@ -107,6 +114,7 @@ fn run(task: Task, wait: i32) -> ! {
             let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
             i32::from(first != second && first != second + 1)
         }
+        Task::Dump { folder, limit } => dump(folder, limit),
         Task::Read { io, queued } => {
             if queued {
                 crate::engine::submit_alone(&io);
@@ -120,6 +128,24 @@ fn run(task: Task, wait: i32) -> ! {
     };
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(status) }
+}
+
+/// Dumps core into a folder. Never returns.
+fn dump(folder: *const libc::c_char, limit: u64) -> ! {
+    /// Only anonymous private memory (core(5)).
+    const FILTER: &[u8] = b"0x1";
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: system calls only, on terminated names and locals.
+    unsafe {
+        libc::chdir(folder);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const limits);
+        libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        let filter = libc::open(c"/proc/self/coredump_filter".as_ptr(), libc::O_WRONLY);
+        libc::write(filter, FILTER.as_ptr().cast(), FILTER.len());
+        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGABRT);
+        libc::_exit(1)
+    }
 }
 
 impl Child {

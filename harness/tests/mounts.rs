@@ -64,3 +64,13 @@ fn a_fork_race_on_ext4_behind_the_loop_gate() {
         run.variants.iter().any(held) || run.variants.iter().all(|e| e.verdict.word() == "NOTRUN")
     );
 }
+
+#[test]
+fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
+    let Some(run) = run("inflight", &["IT1"]) else { return };
+    let passed = |act: &str| {
+        let of = |entry: &&results::Entry| entry.variant.starts_with(act);
+        run.variants.iter().filter(of).all(|entry| entry.verdict.word() == "PASS")
+    };
+    assert!(["ubuf", "iovec", "bvec", "kvec-exec"].into_iter().all(passed), "{:?}", run.variants);
+}
