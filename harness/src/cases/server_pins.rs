@@ -3,6 +3,7 @@
 //! The server says what is held: block pins, bytes of pool buffers, requests without an answer, and blocks that
 //! were freed and wait. The kernel says how many of the server's pages are pinned. All of it must be as before.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -75,8 +76,12 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         // What it returned is SP5's matter.
         let _ = scene.finish(flight)?;
         change.map(|change| change.join()).transpose()?.transpose()?;
+        // The server lets go a moment after it has answered.
+        for read in scene.requests("read", handle.metadata()?.ino())? {
+            scene.wait_done(read.seq)?;
+        }
     }
-    // A commit, so that what was freed is free. The server lets go a moment after it has answered.
+    // A commit, so that what was freed is free.
     scene.file(4096)?;
     let end = Instant::now() + PATIENCE;
     let mut after = Holdings::of(scene)?;
