@@ -263,6 +263,18 @@ fn shutdown_ends_after_the_last_request_that_was_parked() {
 }
 
 #[test]
+fn what_an_answer_causes_comes_after_it_in_the_log() {
+    let bench = Bench::new();
+    let ticket = bench.gate.arrive(Subject::default());
+    ticket.answers();
+    bench.gate.arrive(Subject::default()).done(Ok(0));
+    ticket.done(Ok(0));
+    let records = bench.client().log(0, 2, BOUND).unwrap().records;
+    let (caused, answered) = (&records[0], &records[1]);
+    assert!(answered.times.done.unwrap() <= caused.times.arrived, "{records:?}");
+}
+
+#[test]
 fn after_an_abort_the_owner_of_a_parked_request_may_still_answer_it() {
     let bench = Bench::new();
     let mut client = bench.client();

@@ -375,7 +375,7 @@ impl Gate {
         count
     }
 
-    fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         monotonic_ns() - self.start_ns
     }
 }

@@ -253,6 +253,7 @@ fn answer<T>(
     reply: impl FnOnce(Answer<T>),
 ) {
     let outcome = result.as_ref().map(bytes).map_err(|e| *e as i32);
+    ticket.answers();
     reply(result);
     trip.end();
     ticket.done(outcome);
