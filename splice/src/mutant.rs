@@ -51,6 +51,10 @@ mutants! {
     SkipTailZero = "skip-tail-zero",
     /// The rest of a new block keeps what its last owner wrote there.
     SkipEdgeZero = "skip-edge-zero",
+    /// A copied read of a hole shows what the buffer had from an earlier use.
+    SkipHoleZero = "skip-hole-zero",
+    /// A file that loses its last name is deleted although it is open.
+    DeleteOpenFile = "delete-open-file",
     /// The direct splice-read replies with whole device blocks, also behind the end of the file.
     LoseTailTrim = "lose-tail-trim",
     /// A pipe that is not empty is used again.

@@ -43,6 +43,8 @@ fn variants() -> Vec<Variant> {
             all.push(Variant::new(act).phase(phase).mount("read=buffered,write=buffered"));
         }
     }
+    // The hole that is left is read into a buffer that had other bytes.
+    all.push(Variant::new("truncate").phase(Phase::Received).mount("read=copy"));
     all.push(Variant::new("edge"));
     all
 }
