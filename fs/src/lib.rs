@@ -9,6 +9,8 @@ pub mod errno;
 pub mod image;
 pub mod volume;
 
+pub use inflight_splice::mutant;
+
 pub mod gate;
 pub mod ops;
 pub mod options;

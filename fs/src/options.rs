@@ -1,5 +1,6 @@
 //! Mount options, as `-o` and fstab(5) write them.
 
+use crate::mutant::Mutant;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Options {
     pub splices: bool,
     /// The mount is of type fuse.inflight; without, plain fuse, which xfstests expects.
     pub subtype: bool,
+    /// The defect to serve with, in builds with the `mutants` feature.
+    pub mutant: Option<Mutant>,
     /// Passed on to mount(2): nosuid, nodev, noexec, sync, dirsync.
     pub kernel: Vec<String>,
 }
@@ -116,6 +119,7 @@ impl Default for Options {
             slabs: 8,
             splices: true,
             subtype: true,
+            mutant: None,
             kernel: Vec::new(),
         }
     }
@@ -199,6 +203,7 @@ impl Options {
             "read" => self.read = read_mode(value)?,
             "write" => self.write = write_mode(value)?,
             "transport" => self.transport = transport_mode(value)?,
+            "mutant" if cfg!(feature = "mutants") => self.mutant = Some(mutant(value)?),
             "threads" => {
                 self.threads = number("threads", value, 1, 1024, "a number from 1 to 1024")?
             }
@@ -273,6 +278,11 @@ fn transport_mode(value: &str) -> Result<TransportMode, OptionError> {
         "fuser" => Ok(TransportMode::Fuser),
         _ => Err(wrong("transport", value, "auto or fuser")),
     }
+}
+
+fn mutant(value: &str) -> Result<Mutant, OptionError> {
+    let found = Mutant::ALL.iter().find(|mutant| mutant.name() == value);
+    found.copied().ok_or_else(|| wrong("mutant", value, "one of the list in splice/src/mutant.rs"))
 }
 
 fn number<T: FromStr + PartialOrd>(

@@ -5,6 +5,7 @@ mod common;
 use common::{Place, can_mount, ok, pattern};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 #[test]
 fn a_full_image_answers_and_deletes_make_room() {
@@ -67,4 +68,50 @@ fn what_does_not_fit_as_a_whole_leaves_no_blocks_behind() {
     drop(file);
     mount.umount();
     ok(&["fsck", place.image()]);
+}
+
+#[test]
+fn zeroing_needs_no_blocks_that_it_has_and_changes_nothing_when_it_needs_more() {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let mount = place.mount("nowriteback", &[]);
+    let old = pattern(1 << 20, 3);
+    fs::write(mount.path("f"), &old).expect("there is room");
+    for i in 0.. {
+        let other = mount.path(&format!("other{i}"));
+        let full = fs::write(&other, pattern(1 << 20, i)).is_err();
+        File::open(&other).and_then(|f| f.sync_all()).expect("sync");
+        if full {
+            break;
+        }
+    }
+    let file = File::options().read(true).write(true).open(mount.path("f")).expect("open");
+    let zero = |offset, len| fallocate(&file, FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, len);
+    let blocks = |file: &File| file.metadata().map(|m| m.blocks()).expect("fstat");
+    let before = blocks(&file);
+    assert_eq!(zero(40_000, 64 << 20), Err(nix::errno::Errno::ENOSPC));
+    // Directly: the page cache of the kernel does not know what the server did.
+    let served = || {
+        let mut bytes = vec![0; old.len()];
+        common::open_direct(&mount.path("f")).read_exact_at(&mut bytes, 0).expect("read");
+        bytes
+    };
+    assert!(served() == old, "a refusal changes nothing");
+    assert_eq!(zero(40_000, 900_000), Ok(()), "the file has these blocks");
+    assert_eq!(blocks(&file), before);
+    let mut wanted = old.clone();
+    wanted[40_000..940_000].fill(0);
+    assert!(served() == wanted, "zeros inside, and nothing else outside");
+    // What was zeroed can be written without new blocks.
+    file.write_all_at(&pattern(900_000, 5), 40_000).expect("there is room");
+    wanted[40_000..940_000].copy_from_slice(&pattern(900_000, 5));
+    drop(file);
+    mount.umount();
+    ok(&["fsck", place.image()]);
+    let mount = place.mount("", &[]);
+    assert!(fs::read(mount.path("f")).expect("read") == wanted, "all of it survives");
+    mount.umount();
 }

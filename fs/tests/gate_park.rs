@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -238,6 +239,39 @@ fn shutdown_releases_everything_and_removes_the_socket() {
     assert_eq!(seen.recv_timeout(BOUND).unwrap().1, Decision::Go);
     assert!(!bench.socket.exists());
     assert!(client.list().is_err());
+}
+
+#[test]
+fn shutdown_ends_after_the_last_request_that_was_parked() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    client.park(Rule::at(Phase::Received)).unwrap();
+    let ticket = Some(bench.gate.arrive(Subject::default()));
+    let (done, socket) = (Arc::new(AtomicBool::new(false)), bench.socket.clone());
+    let is_done = Arc::clone(&done);
+    gate::pass(ticket, Phase::Received, move |ticket, _| {
+        // Still at work when all the rest of the gate is gone, and for a while.
+        while socket.exists() {
+            std::thread::yield_now();
+        }
+        (0..1000).for_each(|_| std::thread::yield_now());
+        done.store(true, Ordering::SeqCst);
+        ticket.done(Ok(0));
+    });
+    bench.gate.shutdown();
+    assert!(is_done.load(Ordering::SeqCst), "the image would be closed under a request");
+}
+
+#[test]
+fn what_an_answer_causes_comes_after_it_in_the_log() {
+    let bench = Bench::new();
+    let ticket = bench.gate.arrive(Subject::default());
+    ticket.answers();
+    bench.gate.arrive(Subject::default()).done(Ok(0));
+    ticket.done(Ok(0));
+    let records = bench.client().log(0, 2, BOUND).unwrap().records;
+    let (caused, answered) = (&records[0], &records[1]);
+    assert!(answered.times.done.unwrap() <= caused.times.arrived, "{records:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::demo;
 use crate::kernel::Kernel;
 use crate::matrix;
 use crate::mechanisms;
+use crate::mutants;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::raw_server;
@@ -86,6 +87,12 @@ enum Command {
         results: Vec<PathBuf>,
         #[command(flatten)]
         outputs: report::Outputs,
+    },
+    /// The proof of the cases: each must find a server with the defect that it is there for.
+    Mutants {
+        /// Folder below which images and mounts are made.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        scratch: PathBuf,
     },
     /// What the runner starts to clean up after itself.
     #[command(hide = true)]
@@ -186,6 +193,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
+        Command::Mutants { scratch } => mutants::prove(&scratch),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::RawServer { at, settings } => {
             raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)

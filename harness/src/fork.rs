@@ -11,7 +11,7 @@ use nix::unistd::pipe2;
 
 use crate::engine::{Engine, Io};
 use crate::memory::Buffer;
-use crate::verdict::Stop;
+use crate::verdict::{Stop, not_run};
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub enum Task {
 /// Makes a child that does `task`.
 ///
 /// # Errors
-/// fork(2) failed.
+/// fork(2) failed; NOTRUN when it found no memory.
 pub fn child(task: Task) -> anyhow::Result<Child> {
     let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
     // SAFETY: in the child only async-signal-safe calls follow, up to `_exit`.
@@ -91,7 +91,12 @@ pub fn child(task: Task) -> anyhow::Result<Child> {
         unsafe { libc::close(go.as_raw_fd()) };
         run(task, wait.as_raw_fd());
     }
-    ensure!(pid > 0, "fork: {}", std::io::Error::last_os_error());
+    let error = std::io::Error::last_os_error();
+    // Fork copies a page that is pinned; for a huge page of the pool that takes a free one.
+    if pid < 0 && error.raw_os_error() == Some(libc::ENOMEM) {
+        return Err(not_run("fork: no memory, or no free huge page to copy a pinned one into"));
+    }
+    ensure!(pid > 0, "fork: {error}");
     // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
     ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());

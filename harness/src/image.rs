@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -11,7 +12,9 @@ use nix::unistd::{Whence, lseek64};
 use crate::stamp::{BLOCK, Stamp};
 
 /// Data is aligned to this in every image that we know.
-const STEP: usize = 4096;
+const STEP: u64 = 4096;
+/// What is read at a time.
+const PIECE: u64 = 1 << 20;
 
 /// Overwrites every block of generation `old` of a file by the same block of generation `new`.
 ///
@@ -20,8 +23,8 @@ const STEP: usize = 4096;
 pub fn rewrite(image: &Path, id: u64, len: u64, old: u32, new: u32) -> anyhow::Result<()> {
     let file = File::options().read(true).write(true).open(image);
     let file = file.with_context(|| image.display().to_string())?;
-    let places = find(&file, id, old)?;
     let blocks = len.div_ceil(BLOCK as u64);
+    let places = find(&file, id, old, blocks)?;
     ensure!(places.len() as u64 == blocks, "{} of {blocks} blocks are in the image", places.len());
     for (&block, &place) in &places {
         file.write_all_at(&Stamp { file: id, block, generation: new }.bytes(), place)?;
@@ -29,25 +32,37 @@ pub fn rewrite(image: &Path, id: u64, len: u64, old: u32, new: u32) -> anyhow::R
     file.sync_data().context("sync the image")
 }
 
-/// Where each block of a file's generation lies in an image.
-fn find(image: &File, id: u64, generation: u32) -> anyhow::Result<BTreeMap<u64, u64>> {
+/// Where each of the `blocks` blocks of a file's generation lies in an image. The allocator goes upwards, so
+/// the search goes downwards, and ends with the last block that is missing.
+fn find(image: &File, id: u64, generation: u32, blocks: u64) -> anyhow::Result<BTreeMap<u64, u64>> {
     let mut places = BTreeMap::new();
-    let (mut at, end) = (0, image.metadata()?.len());
-    let mut piece = vec![0; 1 << 20];
-    while at < end {
-        // Behind the last data lseek(2) answers ENXIO.
-        let Ok(data) = lseek64(image, at as i64, Whence::SeekData) else { break };
-        let hole = lseek64(image, data, Whence::SeekHole).map_or(end, |hole| hole as u64);
-        at = data as u64 / STEP as u64 * STEP as u64;
-        while at < hole {
-            let want = piece.len().min((hole - at) as usize);
-            let got = image.read_at(&mut piece[..want], at).context("read the image")?;
-            ensure!(got > 0, "the image ends at {at}");
-            scan(&piece[..got], at, id, generation, &mut places);
-            at += got as u64;
+    let mut piece = vec![0; PIECE as usize];
+    for data in pieces(image)?.into_iter().rev() {
+        let part = &mut piece[..(data.end - data.start) as usize];
+        image.read_exact_at(part, data.start).context("read the image")?;
+        scan(part, data.start, id, generation, &mut places);
+        if places.len() as u64 == blocks {
+            break;
         }
     }
     Ok(places)
+}
+
+/// The data of an image, in parts of at most [`PIECE`].
+fn pieces(image: &File) -> anyhow::Result<Vec<Range<u64>>> {
+    let mut found = Vec::new();
+    let (mut at, end) = (0, image.metadata()?.len());
+    // Behind the last data lseek(2) answers ENXIO.
+    while let Ok(data) = lseek64(image, at as i64, Whence::SeekData) {
+        let hole = lseek64(image, data, Whence::SeekHole).map_or(end, |hole| hole as u64);
+        at = data as u64 / STEP * STEP;
+        while at < hole {
+            let next = hole.min(at + PIECE);
+            found.push(at..next);
+            at = next;
+        }
+    }
+    Ok(found)
 }
 
 fn scan(piece: &[u8], at: u64, id: u64, generation: u32, places: &mut BTreeMap<u64, u64>) {

@@ -22,6 +22,7 @@ pub mod matrix;
 pub mod mechanisms;
 pub mod memlock;
 pub mod memory;
+pub mod mutants;
 pub mod nearest;
 pub mod observe;
 pub mod pagemap;

@@ -4,9 +4,12 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 
 use anyhow::Context;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
+
+use crate::verdict::not_run;
 
 /// A shared or private mapping of a file's beginning.
 #[derive(Debug)]
@@ -52,6 +55,19 @@ impl Mapping {
         // SAFETY: advice on our own range.
         unsafe { madvise(start, len.get(), MmapAdvise::MADV_RANDOM) }.context("MADV_RANDOM")?;
         Ok(mapping)
+    }
+
+    /// Brings all of it into memory and locks it there: what is mapped stays in the page cache, whoever drops
+    /// clean pages (`/proc/sys/vm/drop_caches`, reclaim). Unmapping unlocks.
+    ///
+    /// # Errors
+    /// NOTRUN when the limit of locked memory is too small.
+    pub fn lock(&self) -> anyhow::Result<()> {
+        let start = NonNull::new(self.start.cast()).context("an empty mapping")?;
+        // SAFETY: locking our own range changes nothing that it holds.
+        unsafe { mlock(start, self.len) }.map_err(|errno| {
+            not_run(format!("mlock of {} bytes: {errno}; raise `ulimit -l`", self.len))
+        })
     }
 
     /// Address of a byte.

@@ -237,8 +237,9 @@ impl Server {
             command.args(["-o", options]);
         }
         run(command.arg(&image).arg(at)).map_err(|error| {
-            // A deliberately broken read path is there only in a server built for it.
-            if options.contains("pipe-backed") && !error.is::<crate::verdict::Stop>() {
+            // What is broken on purpose is there only in a server built for it.
+            let broken = options.contains("pipe-backed") || options.contains("mutant=");
+            if broken && !error.is::<crate::verdict::Stop>() {
                 return not_run(format!(
                     "the server was built without --features mutants: {error:#}"
                 ));

@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use inflight_dio::{Buffer, DirectFile, Done, Engine, Op, Pool, Request, SLAB};
 
 use crate::filling::{FillError, Filling};
+use crate::mutant::{self, Mutant};
 
 /// A stretch of a file as its extents map it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +216,8 @@ fn trim(steps: Vec<Step>) -> Vec<Piece> {
         match step {
             Step::Zeros(len) => pieces.push(Piece::Zeros { len }),
             Step::Read(w, buf) => {
-                let len = buf.len().saturating_sub(w.from).min(w.len);
+                let read = buf.len().saturating_sub(w.from);
+                let len = if mutant::is(Mutant::LoseTailTrim) { read } else { read.min(w.len) };
                 if len > 0 {
                     pieces.push(Piece::Data { buf, from: w.from, len });
                 }

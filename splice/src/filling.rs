@@ -8,6 +8,7 @@ use inflight_dio::{Buffer, page_size};
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice, vmsplice};
 
+use crate::mutant::{self, Mutant};
 use crate::pipe::retry;
 use crate::pool::PooledPipe;
 use crate::zero::zero_page;
@@ -156,7 +157,9 @@ impl Filling {
         let page = page_size();
         let room = self.need((from % page + len).div_ceil(page));
         let result = room.and_then(|()| self.push(&[IoSlice::new(&buf.as_slice()[range])]));
-        self.held.push(Box::new(buf));
+        if !mutant::is(Mutant::EditAfterVmsplice) {
+            self.held.push(Box::new(buf));
+        }
         result
     }
 
@@ -279,7 +282,9 @@ impl Filled {
         } else {
             drop((a, b));
         }
-        drop(held);
+        if mutant::is(Mutant::ForgetBufferRelease) {
+            std::mem::forget(held);
+        }
     }
 
     /// Pipe A, for tests that look into it.

@@ -70,6 +70,7 @@
 
 pub mod direct;
 mod filling;
+pub mod mutant;
 mod pipe;
 #[cfg(feature = "pipe-backed")]
 pub mod pipe_backed;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::filling::{FillError, Filling};
+use crate::mutant::{self, Mutant};
 use crate::pipe::Pipe;
 
 /// Pipes of one size. Cloning gives another handle to the same pool.
@@ -145,6 +146,11 @@ impl Deref for PooledPipe {
 
 impl Drop for PooledPipe {
     fn drop(&mut self) {
+        if mutant::is(Mutant::ReuseDirtyPipe)
+            && let Some(pipe) = self.pipe.take()
+        {
+            self.pool.free.lock().push(pipe);
+        }
         if self.pipe.is_some() {
             self.pool.discarded.fetch_add(1, Ordering::Relaxed);
         }

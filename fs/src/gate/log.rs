@@ -16,7 +16,8 @@ pub struct Times {
     pub arrived: u64,
     /// When each phase was reached, in the order of [`Phase::ALL`]; before any parking there.
     pub phases: [Option<u64>; 4],
-    /// When it was answered (or dropped).
+    /// When its answer was about to be sent, so that all that the answer causes is later (or when it was
+    /// dropped).
     pub done: Option<u64>,
 }
 
@@ -144,7 +145,7 @@ impl Log {
     pub fn finish(&mut self, seq: u64, outcome: Outcome, now_ns: u64) {
         let Some(mut record) = self.open.remove(&seq) else { return };
         record.outcome = Some(outcome);
-        record.times.done = Some(now_ns);
+        record.times.done.get_or_insert(now_ns);
         if self.finished.len() == RECORDS_MAX {
             self.finished.pop_front();
         }

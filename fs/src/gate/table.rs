@@ -145,7 +145,8 @@ impl Gate {
         self.let_go(going, Decision::Go);
     }
 
-    /// Opens everything, ends the control server and removes the socket. For the end of a mount.
+    /// Opens everything, ends the control server, removes the socket, and returns when no request that was
+    /// parked is being worked on: only then may the image be closed. For the end of a mount.
     ///
     /// A mount that ends while requests are parked was aborted (an unmount would have been busy), and
     /// whoever parked them may want to answer late: they have up to two seconds for it.
@@ -164,6 +165,11 @@ impl Gate {
         self.hang_up();
         server::stop(&self.listener);
         let _ = std::fs::remove_file(&self.socket);
+        // They run on threads of their own, and a WRITE may be among them.
+        let mut state = self.state.lock();
+        while state.log.is_holding() {
+            self.changed.wait(&mut state);
+        }
     }
 
     /// Takes no more commands, and waits until the answers to the last ones are on their way.
@@ -369,7 +375,7 @@ impl Gate {
         count
     }
 
-    fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         monotonic_ns() - self.start_ns
     }
 }

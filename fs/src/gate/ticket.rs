@@ -39,6 +39,12 @@ impl Ticket {
         self.gate.note(self.seq, |record| record.path = Some(path.to_owned()));
     }
 
+    /// The answer is sent next. Whoever gets it may act on it before [`Ticket::done`] is called.
+    pub fn answers(&self) {
+        let now_ns = self.gate.now_ns();
+        self.gate.note(self.seq, |record| record.times.done = Some(now_ns));
+    }
+
     /// Finishes the record: bytes of the answer (0 where they mean nothing), or a positive errno.
     pub fn done(mut self, result: Result<u64, i32>) {
         self.finished = true;
@@ -59,6 +65,8 @@ impl Drop for Ticket {
 pub trait Finish {
     /// See [`Ticket::note_path`].
     fn note_path(&mut self, path: &'static str);
+    /// See [`Ticket::answers`].
+    fn answers(&self);
     /// See [`Ticket::done`].
     fn done(self, result: Result<u64, i32>);
 }
@@ -67,6 +75,12 @@ impl Finish for Option<Ticket> {
     fn note_path(&mut self, path: &'static str) {
         if let Some(ticket) = self {
             Ticket::note_path(ticket, path);
+        }
+    }
+
+    fn answers(&self) {
+        if let Some(ticket) = self {
+            Ticket::answers(ticket);
         }
     }
 

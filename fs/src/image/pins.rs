@@ -3,6 +3,7 @@
 //!
 //! Lock order: `active` is a leaf.
 
+use crate::mutant::{self, Mutant};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,6 +73,9 @@ pub struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
+        if mutant::is(Mutant::ForgetPinRelease) {
+            return;
+        }
         self.pins.active.lock().remove(&self.id);
     }
 }

@@ -12,6 +12,7 @@
 //! Lock order: `state`, then [`Pins`].
 
 use crate::image::pins::{Pins, Run};
+use crate::mutant::{self, Mutant};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -155,12 +156,14 @@ impl Space {
     pub fn committed(&self) {
         let mut st = self.state.lock();
         let mut waiting = std::mem::take(&mut st.freed);
-        waiting.append(&mut st.pinned);
+        if !mutant::is(Mutant::KeepPinnedBlocks) {
+            waiting.append(&mut st.pinned);
+        }
         let (free, busy) = self.pins.sort_out(waiting);
         for run in free {
             st.busy.set_range(run, false);
         }
-        st.pinned = busy;
+        st.pinned.extend(busy);
     }
 
     /// True when a commit could make blocks available.

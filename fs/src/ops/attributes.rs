@@ -2,6 +2,7 @@
 
 use crate::errno::Errno;
 use crate::image::tables::Time;
+use crate::mutant::{self, Mutant};
 use crate::ops::{APPEND, Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
 
 /// A time to set.
@@ -104,7 +105,11 @@ impl Fs {
             attr.atime = set.atime.map_or(attr.atime, SetTime::get);
             attr.mtime = set.mtime.map_or(attr.mtime, SetTime::get);
         })?;
-        Ok(self.entry(&inode))
+        let mut entry = self.entry(&inode);
+        if mutant::is(Mutant::StaleSize) {
+            entry.attr.size = attr.size;
+        }
+        Ok(entry)
     }
 
     /// Whether a file may be opened with these O_* flags. The kernel knows permissions, but not

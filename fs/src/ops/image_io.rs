@@ -3,6 +3,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::image::device::Device;
+use crate::mutant::{self, Mutant};
 use crate::volume::ReadPiece;
 use inflight_dio::iter::IoIter;
 use inflight_dio::{Buffer, DirectFile, Engine, Part, Pool};
@@ -75,6 +76,7 @@ impl ImageIo {
             let (part, tail) = rest.split_at_mut(piece.len());
             match piece {
                 ReadPiece::Data { offset, .. } => self.device.read(*offset, part)?,
+                ReadPiece::Zeros { .. } if mutant::is(Mutant::SkipHoleZero) => {}
                 ReadPiece::Zeros { .. } => part.fill(0),
             }
             rest = tail;

@@ -54,6 +54,11 @@ impl Stats {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
+    /// WRITE payloads that are in the image.
+    pub fn writes(&self) -> u64 {
+        self.writes.iter().map(|counter| counter.get().requests).sum()
+    }
+
     /// A request was answered, `after` its arrival.
     pub fn end(&self, operation: &'static str, after: Duration) {
         self.in_flight.fetch_sub(1, Relaxed);

@@ -89,6 +89,8 @@ pub struct Server {
 impl Server {
     /// Opens the image and mounts it.
     pub fn start(request: MountRequest) -> Result<Server, MountError> {
+        #[cfg(feature = "mutants")]
+        request.options.mutant.into_iter().for_each(crate::mutant::choose);
         let fs = Arc::new(open(&request.image, &request.options)?);
         let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose()?;
         let kernel = Arc::new(OnceLock::new());

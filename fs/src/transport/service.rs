@@ -5,6 +5,7 @@
 
 use crate::errno::Errno;
 use crate::gate::{self, Decision, Finish, Gate, Phase, Subject, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::ops::read::{Prepared, ReadArgs, Ready};
 use crate::ops::{Answer, Fs, WriteArgs, Written};
 use std::sync::Arc;
@@ -80,6 +81,9 @@ impl Service {
         reply: impl FnOnce(Answer<Written>) + Send + 'static,
     ) {
         let (trip, ticket) = self.arrive(subject);
+        let expected = Written { bytes: payload.len(), allocated: false, privileges: false };
+        let reply = in_time(reply, &|| Ok(expected));
+        let before = trip.fs.stats().writes();
         gate::pass(ticket, Phase::Received, move |ticket, decision| {
             match decision {
                 Decision::Go => {}
@@ -102,7 +106,12 @@ impl Service {
                     }
                     Decision::Drop => return never(trip, reply),
                 }
-                let written = trip.fs.write(&args, buf.as_slice());
+                let overtaken = || trip.fs.stats().writes() > before;
+                let written = if mutant::is(Mutant::DropQueuedWrite) && overtaken() {
+                    Ok(expected)
+                } else {
+                    trip.fs.write(&args, buf.as_slice())
+                };
                 drop(buf);
                 applied(trip, ticket, written, |w| w.bytes as u64, reply);
             });
@@ -199,6 +208,24 @@ fn read_piped(
     });
 }
 
+/// The reply for when all is done. [`Mutant::ReplyBeforeApply`] sends what it expects at once.
+pub(super) fn in_time<T, R: FnOnce(Answer<T>) + Send + 'static>(
+    reply: R,
+    expected: &dyn Fn() -> Answer<T>,
+) -> impl FnOnce(Answer<T>) + Send + 'static + use<T, R> {
+    let mut reply = Some(reply);
+    if mutant::is(Mutant::ReplyBeforeApply)
+        && let Some(reply) = reply.take()
+    {
+        reply(expected());
+    }
+    move |answer| {
+        if let Some(reply) = reply {
+            reply(answer);
+        }
+    }
+}
+
 /// The operation is done; the gate may still hold the reply.
 fn applied<T: Send + 'static>(
     trip: Trip,
@@ -226,6 +253,7 @@ fn answer<T>(
     reply: impl FnOnce(Answer<T>),
 ) {
     let outcome = result.as_ref().map(bytes).map_err(|e| *e as i32);
+    ticket.answers();
     reply(result);
     trip.end();
     ticket.done(outcome);

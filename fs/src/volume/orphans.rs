@@ -3,6 +3,7 @@
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;
 use crate::image::tables::{INODES_USED, Tables};
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::inode::{Inode, load_attr};
 use redb::ReadableTable as _;
@@ -32,7 +33,7 @@ impl Volume {
 
     /// The last name went: deleted now, or listed as an orphan for as long as it is open.
     pub(super) fn release(&self, tables: &mut Tables<'_>, inode: &Arc<Inode>) -> Result<()> {
-        if self.inodes.is_known(inode.ino) {
+        if self.inodes.is_known(inode.ino) && !mutant::is(Mutant::DeleteOpenFile) {
             tables.orphans.insert(inode.ino, ())?;
             return Ok(());
         }

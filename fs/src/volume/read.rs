@@ -3,6 +3,7 @@
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::pins::{Pin, Run};
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::inode::{Inode, State};
 
@@ -70,6 +71,7 @@ impl Volume {
         let end = st.attr.size.min(offset.saturating_add(len as u64));
         let pieces = if offset < end { read_pieces(&st, offset, end) } else { Vec::new() };
         let runs = pieces.iter().filter_map(|p| match *p {
+            _ if mutant::is(Mutant::SkipBlockPin) => None,
             ReadPiece::Data { offset, len } => {
                 let start = offset / BLOCK;
                 Some(Run { start, blocks: (offset + len as u64).div_ceil(BLOCK) - start })

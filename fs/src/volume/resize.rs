@@ -3,8 +3,9 @@
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::tables::Extent;
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
-use crate::volume::extents::{BLOCK_MAX, Change};
+use crate::volume::extents::{BLOCK_MAX, Change, ExtentMap};
 use crate::volume::inode::Inode;
 use crate::volume::write::{SIZE_MAX, eof_gap};
 use nix::errno::Errno;
@@ -45,11 +46,18 @@ impl Volume {
             }
         };
         self.zero_image(eof_gap(inode, old, size))?;
+        while mutant::is(Mutant::TruncateWaits) && self.store().space().pins().held() > 0 {
+            std::thread::yield_now();
+        }
         self.change(|tables| {
             let change = self.update(inode, true, |st| {
                 st.attr.size = size;
                 st.attr.touch(true);
-                let keep = if size < old { size.div_ceil(BLOCK) } else { BLOCK_MAX };
+                let cuts = size < old && !mutant::is(Mutant::ResurrectTruncated);
+                let keep = if cuts { size.div_ceil(BLOCK) } else { BLOCK_MAX };
+                if mutant::is(Mutant::ServeForeignBlock) {
+                    return st.extents.clone().unwrap_or_default().remove(keep, BLOCK_MAX);
+                }
                 st.extents.as_mut().map(|e| e.remove(keep, BLOCK_MAX)).unwrap_or_default()
             });
             self.apply(tables, inode, change)
@@ -90,27 +98,38 @@ impl Volume {
             self.zero_image(eof_gap(inode, size, new_size))?;
         }
         match what {
-            Fallocate::Allocate { .. } => self.reserve(inode, offset, end, new_size),
+            Fallocate::Allocate { .. } => self.reserve(inode, offset, end, new_size, false),
             Fallocate::Punch => self.punch(inode, offset, end),
-            Fallocate::Zero { .. } => {
-                self.punch_inner(inode, offset, end)?;
-                self.reserve(inode, offset, end, new_size)
-            }
+            Fallocate::Zero { .. } => self.reserve(inode, offset, end, new_size, true),
         }
     }
 
-    fn reserve(&self, inode: &Arc<Inode>, offset: u64, end: u64, new_size: u64) -> Result<()> {
+    /// Allocates what is missing in a range, and with `zero` makes all of it read as zeros: whole blocks
+    /// become unwritten where they are, the rest is zeroed in place. Refuses before it changes anything.
+    fn reserve(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        end: u64,
+        new_size: u64,
+        zero: bool,
+    ) -> Result<()> {
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
-        let (pieces, mut goal) = {
+        let (pieces, mut goal, unwrite) = {
             let st = inode.read();
             let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
-            (extents.pieces(first, last), extents.goal(first))
+            let unwrite = if zero { written(extents, offset, end) } else { Vec::new() };
+            (extents.pieces(first, last), extents.goal(first), unwrite)
         };
+        // Extents that are cut take rows.
+        if !unwrite.is_empty() && !self.store().has_room() {
+            return Err(Errno::ENOSPC.into());
+        }
         let want: u64 = pieces.iter().filter(|p| p.extent.is_none()).map(|p| p.blocks).sum();
         if want > self.store().space().usage().available {
             return Err(Errno::ENOSPC.into());
         }
-        let (mut new, mut allocated) = (Vec::new(), Vec::new());
+        let (mut new, mut allocated) = (unwrite, Vec::new());
         for hole in pieces.iter().filter(|p| p.extent.is_none()) {
             let runs = self.allocate(hole.blocks, goal).inspect_err(|_| {
                 allocated.iter().for_each(|run| self.store().space().unallocate(*run));
@@ -126,6 +145,11 @@ impl Volume {
             }
             allocated.extend(runs);
         }
+        if zero {
+            self.zero_edges(inode, offset, end).inspect_err(|_| {
+                allocated.iter().for_each(|run| self.store().space().unallocate(*run));
+            })?;
+        }
         self.change(|tables| {
             self.map(tables, inode, &new, &allocated)?;
             self.update(inode, true, |st| {
@@ -136,14 +160,24 @@ impl Volume {
         })
     }
 
+    /// Unmaps the whole blocks of a range and zeroes the rest of it in place.
     fn punch(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
-        self.punch_inner(inode, offset, end)?;
+        self.zero_edges(inode, offset, end)?;
+        let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+        if first < last {
+            self.change(|tables| {
+                let change: Change = self.update(inode, true, |st| {
+                    st.extents.as_mut().map(|e| e.remove(first, last)).unwrap_or_default()
+                });
+                self.apply(tables, inode, change)
+            })?;
+        }
         self.update(inode, true, |st| st.attr.touch(true));
         Ok(())
     }
 
-    /// Unmaps the whole blocks of a range and zeroes the rest of it in place.
-    fn punch_inner(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
+    /// Zeroes in place what lies in the blocks that a range covers in part.
+    fn zero_edges(&self, inode: &Arc<Inode>, offset: u64, end: u64) -> Result<()> {
         let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
         let edges = if first > last {
             [offset..end, end..end]
@@ -163,15 +197,7 @@ impl Volume {
             };
             self.zero_image(target)?;
         }
-        if first >= last {
-            return Ok(());
-        }
-        self.change(|tables| {
-            let change: Change = self.update(inode, true, |st| {
-                st.extents.as_mut().map(|e| e.remove(first, last)).unwrap_or_default()
-            });
-            self.apply(tables, inode, change)
-        })
+        Ok(())
     }
 
     fn zero_image(&self, range: Option<Range<u64>>) -> Result<()> {
@@ -201,4 +227,12 @@ impl Volume {
             None => Ok(size),
         }
     }
+}
+
+/// The extents with data in the whole blocks of `[offset, end)`, as they are when they have none.
+fn written(extents: &ExtentMap, offset: u64, end: u64) -> Vec<(u64, Extent)> {
+    let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+    let pieces = if first < last { extents.pieces(first, last) } else { Vec::new() };
+    let unwritten = |e: Extent| Extent { unwritten: true, ..e };
+    pieces.iter().filter_map(|p| Some((p.logical, unwritten(p.written()?)))).collect()
 }

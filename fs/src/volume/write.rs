@@ -6,6 +6,7 @@ use crate::image::pins::Run;
 use crate::image::space::Class;
 use crate::image::store::Recovery;
 use crate::image::tables::{Extent, Tables};
+use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::extents::{Change, Piece};
 use crate::volume::inode::{Inode, State};
@@ -131,7 +132,8 @@ impl Volume {
 /// The bytes between the end of the file and `offset` that lie in a block with data: they may hold
 /// what an earlier, longer file had there.
 pub(super) fn eof_gap(inode: &Inode, size: u64, offset: u64) -> Option<Range<u64>> {
-    if offset <= size || size.is_multiple_of(BLOCK) {
+    let none = offset <= size || size.is_multiple_of(BLOCK);
+    if none || mutant::is(Mutant::SkipTailZero) {
         return None;
     }
     let st = inode.read();
@@ -171,10 +173,10 @@ impl Write<'_> {
         let (from, to) = (offset.max(base), self.end.min(limit));
         if extent.unwritten {
             self.new.push((logical, Extent { unwritten: false, ..extent }));
-            if from > base {
+            if from > base && !mutant::is(Mutant::SkipEdgeZero) {
                 self.zeros.push(image..image + (from - base));
             }
-            if to < limit {
+            if to < limit && !mutant::is(Mutant::SkipEdgeZero) {
                 self.zeros.push(image + (to - base)..image + (limit - base));
             }
         }

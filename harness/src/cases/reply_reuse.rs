@@ -11,6 +11,7 @@ use inflight::gate::Phase;
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
+use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
@@ -65,6 +66,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     let first = buffer.bytes(0, LEN);
     scene.judge("the read", &first, 0, &legal);
+    // Clean pages may be dropped at any time, and would then be read again, rightly with what is there now.
+    let pages = Mapping::private(&handle, LEN)?;
+    pages.lock()?;
     if scene.race() {
         let now = if variant.act == "during" { 2 } else { 1 };
         scene.event(Actor::Racer, "the source changes again");
@@ -77,5 +81,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         return Err(no_proof("the pages were dropped from the page cache and read again"));
     }
     scene.judge("the cached pages", &again, 0, &legal);
+    drop(pages);
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::transport::fuser::aside::Aside;
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
 use crate::transport::fuser::negotiate::negotiate;
 use crate::transport::fuser::reply::{self, Kernel, Timeouts, generation};
-use crate::transport::service::Service;
+use crate::transport::service::{Service, in_time};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -111,10 +111,15 @@ impl Filesystem for Adapter {
             ctime: ctime.map(convert::time),
         };
         let timeouts = self.timeouts;
+        let reply = in_time(move |answer| reply::attr(reply, timeouts, answer), &|| {
+            let mut entry = self.service.fs().getattr(ino.0)?;
+            entry.attr.size = size.unwrap_or(entry.attr.size);
+            Ok(entry)
+        });
         self.service.serve(
             Subject { size, ..subject(req, opcode::SETATTR, ino) },
             move |fs| fs.setattr(ino.0, &set),
-            move |answer| reply::attr(reply, timeouts, answer),
+            reply,
         );
     }
 

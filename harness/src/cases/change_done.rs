@@ -1,0 +1,151 @@
+//! WR1: a write or a truncate that takes its time in the server, or another write beside it.
+//!
+//! When the call has returned, everybody sees the change: a server that answers first and works later is found
+//! by a reader that comes at once. And a write that is served while another is held is served all the same.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use anyhow::Context;
+use inflight::gate::{Action, Phase};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek64};
+
+use crate::case::{Case, Reach};
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::memory::{Buffer, Memory};
+use crate::scene::{BOUND, Open, Scene, Stamped};
+use crate::variant::Variant;
+use crate::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "WR1",
+    name: "change-done",
+    claim: "a write or truncate that returned is seen by everybody, however long the server took and whatever it did beside it",
+    groups: &["quick", "write", "truncate"],
+    reach: Reach::Fuse,
+    variants,
+    run,
+    expected: &[],
+};
+
+const LEN: usize = 16384;
+const PART: usize = 4096;
+/// How long the server takes, ms. An honest one may take any time; one that answers first is late by this.
+const SLOW: u64 = 20;
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Aio, Engine::Uring] {
+        all.push(Variant::new("write").engine(engine));
+    }
+    all.push(Variant::new("truncate"));
+    for phase in [Phase::Received, Phase::Prepared, Phase::Applied] {
+        all.push(Variant::new("beside").phase(phase));
+    }
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = scene.file(LEN as u64)?;
+    match variant.act {
+        "write" => write(scene, &file, variant.engine_or_pread()),
+        "truncate" => truncate(scene, &file),
+        _ => beside(scene, &file, variant.phase_or_received()),
+    }
+}
+
+fn write(scene: &mut Scene<'_>, file: &Stamped, engine: Engine) -> anyhow::Result<()> {
+    let (handle, reader) = (scene.open(file, Open::Direct)?, scene.open(file, Open::Direct)?);
+    slow_down(scene, "write", file)?;
+    let buffer = Buffer::new(Memory::Anon, PART)?;
+    buffer.write(0, &file.content(2, 0, PART));
+    let done = scene.transfer(engine, Io::write(&handle, &buffer, 0..PART, 0))?;
+    scene.count("the write", done, PART);
+    let ino = handle.metadata()?.ino();
+    settle(scene, "write", ino)?;
+    let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
+    if scene.count("read after", Ok(bytes.len()), LEN) {
+        scene.judge("the write", &bytes[..PART], 0, &[file.generation(2)]);
+        scene.judge("the rest", &bytes[PART..], PART as u64, &[file.generation(1)]);
+    }
+    settle_always(scene, "write", ino)
+}
+
+fn truncate(scene: &mut Scene<'_>, file: &Stamped) -> anyhow::Result<()> {
+    let handle = scene.open(file, Open::Buffered)?;
+    slow_down(scene, "setattr", file)?;
+    scene.event(Actor::Test, "ftruncate");
+    nix::unistd::ftruncate(handle.as_fd(), PART as i64).context("ftruncate")?;
+    let ino = handle.metadata()?.ino();
+    settle(scene, "setattr", ino)?;
+    // Of the size the kernel believes itself; where data is only the server knows.
+    let beyond = lseek64(&handle, 2 * PART as i64, Whence::SeekData);
+    if beyond != Err(Errno::ENXIO) {
+        let text = format!("behind the new end SEEK_DATA says {beyond:?}, must be ENXIO");
+        scene.fault(Class::Resurrected, text);
+    }
+    settle_always(scene, "setattr", ino)
+}
+
+/// Two writes to two blocks; in the race the first is held while the second comes and goes.
+fn beside(scene: &mut Scene<'_>, file: &Stamped, phase: Phase) -> anyhow::Result<()> {
+    let handle = scene.open(file, Open::Direct)?;
+    let buffer = Buffer::new(Memory::Anon, LEN)?;
+    buffer.write(0, &file.content(2, 0, LEN));
+    let at = 2 * PART;
+    let (first, second) = (
+        Io::write(&handle, &buffer, 0..PART, 0),
+        Io::write(&handle, &buffer, at..at + PART, at as u64),
+    );
+    if scene.race() {
+        let parked = scene.park("write", file, (0, PART as u64), phase)?;
+        // A synchronous direct write would hold the inode.
+        let flight = scene.start(Engine::Uring, first)?;
+        scene.meet(parked, 1)?;
+        let done = scene.transfer(Engine::Pread, second)?;
+        scene.count("the write beside", done, PART);
+        scene.release(parked)?;
+        let done = scene.finish(flight)?;
+        scene.count("the held write", done, PART);
+    } else {
+        for io in [first, second] {
+            let done = scene.transfer(Engine::Uring, io)?;
+            scene.count("a write", done, PART);
+        }
+    }
+    let bytes = scene.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
+    if scene.count("read after", Ok(bytes.len()), LEN) {
+        for (number, part) in bytes.chunks(PART).enumerate() {
+            let generation = if number % 2 == 0 { 2 } else { 1 };
+            let legal = [file.generation(generation)];
+            scene.judge("the file", part, (number * PART) as u64, &legal);
+        }
+    }
+    Ok(())
+}
+
+/// In the race the next request of this kind takes its time.
+fn slow_down(scene: &mut Scene<'_>, op: &str, file: &Stamped) -> anyhow::Result<()> {
+    if scene.race() {
+        let slow = Action::Delay(SLOW);
+        scene.park_with(op, file, Phase::Received, |rule| rule.count(1).action(slow))?;
+    }
+    Ok(())
+}
+
+/// Without the race nobody looks before the server is done.
+fn settle(scene: &mut Scene<'_>, op: &str, ino: u64) -> anyhow::Result<()> {
+    if scene.race() { Ok(()) } else { settle_always(scene, op, ino) }
+}
+
+fn settle_always(scene: &mut Scene<'_>, op: &str, ino: u64) -> anyhow::Result<()> {
+    let end = std::time::Instant::now() + BOUND;
+    while scene.requests(op, ino)?.iter().any(|record| record.outcome.is_none()) {
+        anyhow::ensure!(std::time::Instant::now() < end, "{op} is never over");
+        scene.next_record(Duration::from_millis(50))?;
+    }
+    Ok(())
+}
