@@ -16,6 +16,8 @@ use crate::results;
 use crate::run::{self, Order};
 use crate::session;
 use crate::target::Target;
+use crate::vm;
+use crate::vm::machine::Accel;
 use crate::worker;
 
 /// Exit code of a wrong command line.
@@ -65,6 +67,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run cases under another kernel, in a virtual machine of its own.
+    Vm {
+        #[command(flatten)]
+        options: vm::Options,
+        /// Folder for results, as for `run`.
+        #[arg(long)]
+        results: Option<PathBuf>,
+        /// `run` and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -83,6 +96,12 @@ enum Command {
     Guard {
         /// Folder of the session.
         root: PathBuf,
+    },
+    /// What a guest starts: plays the order of a task, and says what its workers say.
+    #[command(hide = true)]
+    Play {
+        /// The task.
+        task: PathBuf,
     },
     /// What the runner starts to play variants.
     #[command(hide = true)]
@@ -159,6 +178,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
+        Command::Vm { options, results, command } => match guest_order(results, command) {
+            Ok(order) => vm::run(&options, order),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Play { task } => {
+            let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
+            run::run(task.order)
+        }
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
@@ -204,7 +231,20 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         bound: Duration::from_secs(arguments.bound),
         quiet: arguments.quiet,
         tour: false,
+        relay: false,
+        vm: None,
     })
+}
+
+/// The order of a run in a guest.
+fn guest_order(results: Option<PathBuf>, command: Vec<String>) -> anyhow::Result<Order> {
+    let words = ["inflight-race".to_owned()].into_iter().chain(command);
+    let arguments = Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    let Command::Run(mut arguments) = arguments.command else {
+        anyhow::bail!("behind -- comes `run` and its arguments");
+    };
+    arguments.results = results.or(arguments.results);
+    order(*arguments)
 }
 
 fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i32> {
@@ -218,6 +258,8 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
         bound: Duration::from_secs(60),
         quiet: false,
         tour: true,
+        relay: false,
+        vm: None,
     })
 }
 
@@ -228,7 +270,7 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
     if let Err(error) = item.find() {
         return Ok(usage(&error));
     }
-    run::run(Order {
+    let order = Order {
         items: vec![item],
         target: single.target,
         options: single.options,
@@ -238,7 +280,13 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         bound: Duration::from_secs(60),
         quiet: false,
         tour: false,
-    })
+        relay: false,
+        vm: None,
+    };
+    match single.vm {
+        Some(kernel) => vm::run(&vm::Options { kernel, modules: None, accel: Accel::Auto }, order),
+        None => run::run(order),
+    }
 }
 
 fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> {

@@ -34,4 +34,5 @@ pub mod sys;
 pub mod target;
 pub mod variant;
 pub mod verdict;
+pub mod vm;
 pub mod worker;

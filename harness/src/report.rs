@@ -131,8 +131,8 @@ mod tests {
             }
         };
         let variants = verdicts.iter().map(entry).collect();
-        let options = String::new();
-        Run { version: results::VERSION, kernel, target, options, seed: 1, started: 0, variants }
+        let (vm, options) = (None, String::new());
+        Run { version: results::VERSION, kernel, vm, target, options, seed: 1, started: 0, variants }
     }
 
     fn fail() -> Verdict {

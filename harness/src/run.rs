@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 
 use crate::demo;
 use crate::expect::{self, Expected};
@@ -22,13 +23,13 @@ use crate::results::{self, Entry, Run};
 use crate::session::{self, Session};
 use crate::target::Target;
 use crate::verdict::{Class, Fault, Verdict, exit_code};
-use crate::worker::{Job, Line, Played, Stopped};
+use crate::worker::{self, Job, Line, Played, Stopped};
 
 /// Exit code of an interrupted run.
 const INTERRUPTED: i32 = 130;
 
 /// What to run and where the results go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// The plan.
     pub items: Vec<Item>,
@@ -48,6 +49,10 @@ pub struct Order {
     pub quiet: bool,
     /// Explain each case before its first variant, and print what was noted: the guided tour.
     pub tour: bool,
+    /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
+    pub relay: bool,
+    /// The kernel of the machine that it runs in, as `vm --kernel` takes it; none: this machine's.
+    pub vm: Option<String>,
 }
 
 /// Runs it, and gives the exit code of [`crate::verdict`].
@@ -55,11 +60,7 @@ pub struct Order {
 /// # Errors
 /// The run could not be started, or left something behind.
 pub fn run(order: Order) -> anyhow::Result<i32> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    let mut runner = Runner::new(order, interrupted)?;
+    let mut runner = Runner::new(order, Kernel::running()?)?;
     runner.print_head();
     let session = Session::new(&runner.order.scratch)?;
     while !runner.queue.is_empty() && !runner.is_interrupted() {
@@ -71,9 +72,12 @@ pub fn run(order: Order) -> anyhow::Result<i32> {
     runner.finish()
 }
 
-struct Runner {
-    order: Order,
-    queue: VecDeque<Item>,
+/// Judges what was played, prints it and writes it down.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) order: Order,
+    /// What was not played yet.
+    pub(crate) queue: VecDeque<Item>,
     run: Run,
     bar: ProgressBar,
     start: Instant,
@@ -82,10 +86,16 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(order: Order, interrupted: Arc<AtomicBool>) -> anyhow::Result<Runner> {
+    /// Also catches SIGINT and SIGTERM from here on.
+    pub(crate) fn new(order: Order, kernel: Kernel) -> anyhow::Result<Runner> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+        }
         let run = Run {
             version: results::VERSION,
-            kernel: Kernel::running()?,
+            kernel,
+            vm: order.vm.clone(),
             target: order.target.clone(),
             options: order.options.clone(),
             seed: order.seed,
@@ -105,16 +115,19 @@ impl Runner {
         Ok(Runner { order, queue, run, bar, start, interrupted, kept })
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
+        if self.order.relay {
+            return;
+        }
         // A closed pipe (`| head`) must not end the run in the middle.
         self.bar.suspend(|| writeln!(std::io::stdout(), "{text}").ok());
     }
 
-    fn print_head(&self) {
+    pub(crate) fn print_head(&self) {
         let (kernel, target) = (&self.run.kernel, self.order.target.name());
         let count = self.order.items.len();
         self.say(&format!("kernel   {} {}", kernel.release, kernel.build));
@@ -131,11 +144,9 @@ impl Runner {
                 return Ok(());
             }
             match worker.lines.recv_timeout(Duration::from_millis(100)) {
-                Ok(Line::Started { .. }) => {
+                Ok(line @ Line::Started { .. }) => {
                     end = Instant::now() + self.order.bound;
-                    if let Some(item) = self.queue.front() {
-                        self.bar.set_message(format!("{} {}", item.case, item.variant));
-                    }
+                    self.start(&line)?;
                 }
                 Ok(Line::Finished { played, .. }) => {
                     let item = self.queue.pop_front().context("more results than variants")?;
@@ -170,7 +181,47 @@ impl Runner {
         self.settle(&item, played)
     }
 
-    fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
+    /// The first item of the queue has begun.
+    pub(crate) fn start(&mut self, line: &Line) -> anyhow::Result<()> {
+        if let Some(item) = self.queue.front() {
+            self.bar.set_message(format!("{} {}", item.case, item.variant));
+        }
+        if self.order.relay { worker::say(line) } else { Ok(()) }
+    }
+
+    /// An item was played: judges it, prints it and writes it down.
+    pub(crate) fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
+        if self.order.relay {
+            return worker::say(&Line::Finished { number: item.number, played: Box::new(played) });
+        }
+        let entry = self.judge(item, played)?;
+        let path = self.keep(&entry)?;
+        self.print(&entry, &path);
+        self.enter(entry);
+        Ok(())
+    }
+
+    /// Nothing more can be played: what is left is BROKEN for this reason. Only the first is printed.
+    pub(crate) fn forfeit(&mut self, reason: &str) -> anyhow::Result<()> {
+        let broken = || {
+            let stop = Some(Stopped::Broken(reason.to_owned()));
+            Played { stop, ..Played::default() }
+        };
+        let Some(first) = self.queue.pop_front() else { return Ok(()) };
+        self.settle(&first, broken())?;
+        let others: Vec<Item> = self.queue.drain(..).collect();
+        for item in &others {
+            let entry = self.judge(item, broken())?;
+            self.keep(&entry)?;
+            self.enter(entry);
+        }
+        if !others.is_empty() {
+            self.say(&format!("{} variants behind it were not played", others.len()));
+        }
+        Ok(())
+    }
+
+    fn judge(&self, item: &Item, played: Played) -> anyhow::Result<Entry> {
         let (case, variant) = item.find()?;
         let target = self.order.target.name();
         let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
@@ -180,7 +231,7 @@ impl Runner {
             Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
             None => expect::settle(&played.faults, case.expected.iter().find(row)),
         };
-        let entry = Entry {
+        Ok(Entry {
             case: case.id.to_owned(),
             name: case.name.to_owned(),
             claim: case.claim.to_owned(),
@@ -188,19 +239,24 @@ impl Runner {
             verdict,
             repro: self.repro(item),
             played,
-        };
-        // Of several rounds the first that somebody has to look at is kept.
-        let path = self.order.results.join(results::path_of(&entry));
+        })
+    }
+
+    /// Writes a variant down; gives its file. Of several rounds the first that somebody has to look at is kept.
+    fn keep(&mut self, entry: &Entry) -> anyhow::Result<PathBuf> {
+        let path = self.order.results.join(results::path_of(entry));
         if !self.kept.contains(&path) {
-            results::write_entry(&self.order.results, &self.run, &entry)?;
+            results::write_entry(&self.order.results, &self.run, entry)?;
             if entry.verdict.is_unexpected() {
                 self.kept.insert(path.clone());
             }
         }
-        self.print(&entry, &path);
+        Ok(path)
+    }
+
+    fn enter(&mut self, entry: Entry) {
         self.run.variants.push(entry);
         self.bar.inc(1);
-        Ok(())
     }
 
     fn repro(&self, item: &Item) -> String {
@@ -209,8 +265,10 @@ impl Runner {
             "" => String::new(),
             options => format!(" -o {options}"),
         };
+        let vm = self.order.vm.as_ref();
+        let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} -- "));
         format!(
-            "inflight-race run '{}:{}' --on {target}{options} --seed {seed}",
+            "inflight-race {vm}run '{}:{}' --on {target}{options} --seed {seed}",
             item.case, item.variant
         )
     }
@@ -252,8 +310,12 @@ impl Runner {
         }
     }
 
-    fn finish(self) -> anyhow::Result<i32> {
+    /// Writes the whole run down, prints the summary, and gives the exit code.
+    pub(crate) fn finish(self) -> anyhow::Result<i32> {
         self.bar.finish_and_clear();
+        if self.order.relay {
+            return Ok(if self.is_interrupted() { INTERRUPTED } else { 0 });
+        }
         results::write_run(&self.order.results, &self.run)?;
         let verdicts = || self.run.variants.iter().map(|entry| &entry.verdict);
         let seconds = self.start.elapsed().as_secs_f64();
