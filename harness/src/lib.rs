@@ -28,6 +28,7 @@ pub mod results;
 pub mod run;
 pub mod scene;
 pub mod session;
+pub mod stacks;
 pub mod stage;
 pub mod stamp;
 pub mod sys;

@@ -104,7 +104,7 @@ impl Runner {
                 .map_or(0, |since| since.as_secs()),
             variants: Vec::new(),
         };
-        let bar = if std::io::stderr().is_terminal() {
+        let bar = if !order.relay && std::io::stderr().is_terminal() {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
             ProgressBar::new(order.items.len() as u64).with_style(style)
         } else {
@@ -159,18 +159,24 @@ impl Runner {
                         session::clean(session.root())?;
                         return Ok(());
                     }
+                    let stacks = if silent { session::stacks(session.root()) } else { Vec::new() };
                     // Gates open and connections abort first: only then can the worker be ended.
                     session::clean(session.root())?;
-                    return self.lose(worker, silent);
+                    return self.lose(worker, silent, stacks);
                 }
             }
         }
     }
 
     /// The worker was lost while it played the first item of the queue.
-    fn lose(&mut self, worker: &mut Worker, silent: bool) -> anyhow::Result<()> {
+    fn lose(
+        &mut self,
+        worker: &mut Worker,
+        silent: bool,
+        stacks: Vec<String>,
+    ) -> anyhow::Result<()> {
         let Some(item) = self.queue.pop_front() else { return Ok(()) };
-        let mut played = Played::default();
+        let mut played = Played { notes: stacks, ..Played::default() };
         if silent {
             let text = format!("nothing was heard of it for {:?}", self.order.bound);
             played.faults.push(Fault { class: Class::Hang, text });

@@ -14,6 +14,7 @@ use crate::fork::{Task, child};
 use crate::kernel::Version;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::{BOUND, Open, Scene};
+use crate::stamp::POISON;
 use crate::variant::Variant;
 use crate::verdict::{Class, no_proof};
 
@@ -87,7 +88,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let mut bytes = buffer.bytes(0, LEN);
     // Whether the store comes before or after the data of its page is the filesystem's affair.
     if scene.race() && bytes[STORE_AT] == 1 {
-        bytes[STORE_AT] = file.content(1, STORE_AT as u64, 1)[0];
+        let never_written = bytes[STORE_AT + 1] == POISON;
+        let arrived = file.content(1, STORE_AT as u64, 1)[0];
+        bytes[STORE_AT] = if never_written { POISON } else { arrived };
     }
     scene.judge("buffer", &bytes, 0, &[file.generation(1)]);
     if let Some(forked) = forked {
