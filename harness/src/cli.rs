@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::kernels;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
@@ -77,6 +78,22 @@ enum Command {
         /// `run` and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<String>,
+    },
+    /// Run cases on every kernel in the cache and on this one, and print one table of what was seen.
+    Kernels {
+        /// Cases, as for `run`.
+        cases: Vec<String>,
+        /// Cases of this group; may be repeated.
+        #[arg(short, long)]
+        group: Vec<String>,
+        /// Leave these cases out; may be repeated.
+        #[arg(short = 'x', long)]
+        exclude: Vec<String>,
+        /// Targets.
+        #[arg(long, value_delimiter = ',', default_value = "inflight")]
+        on: Vec<String>,
+        #[command(flatten)]
+        options: kernels::Options,
     },
     /// Run the variant of a result again.
     Replay {
@@ -182,6 +199,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(order) => vm::run(&options, order),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Kernels { cases, group, exclude, on, options } => {
+            let words = |flag: &str, values: Vec<String>| {
+                let flag = flag.to_owned();
+                values.into_iter().flat_map(move |value| [flag.clone(), value]).collect::<Vec<_>>()
+            };
+            let fixed = ["run", "--quiet", "--on"].map(str::to_owned).to_vec();
+            let rest = [cases, words("--group", group), words("--exclude", exclude)].concat();
+            let one = |target| guest_order(None, [fixed.clone(), vec![target], rest.clone()].concat());
+            match on.into_iter().map(one).collect::<Result<Vec<_>, _>>() {
+                Ok(orders) => kernels::run(&options, &orders),
+                Err(error) => Ok(usage(&error)),
+            }
+        }
         Command::Play { task } => {
             let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
             run::run(task.order)

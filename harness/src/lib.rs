@@ -14,6 +14,7 @@ pub mod expect;
 pub mod fork;
 pub mod image;
 pub mod kernel;
+pub mod kernels;
 pub mod kmsg;
 pub mod mapping;
 pub mod memory;

@@ -26,7 +26,7 @@ use crate::verdict::{Class, Fault, Verdict, exit_code};
 use crate::worker::{self, Job, Line, Played, Stopped};
 
 /// Exit code of an interrupted run.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
 
 /// What to run and where the results go.
 #[derive(Clone, Debug, Serialize, Deserialize)]

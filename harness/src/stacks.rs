@@ -6,7 +6,7 @@ use std::path::Path;
 /// Functions of the kernel that are shown of a thread, from the innermost.
 const DEPTH: usize = 8;
 
-/// One line for each thread that is inside the kernel, as far as we may know (the stack needs CAP_SYS_ADMIN).
+/// One line for each thread that waits for I/O, as far as we may know (the stack needs CAP_SYS_ADMIN).
 pub fn of(pid: i32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.filter_map(|thread| line(&thread.path())).collect()
@@ -18,7 +18,9 @@ fn line(thread: &Path) -> Option<String> {
     let stat = text("stat");
     let state = stat.rsplit(')').next()?.split_whitespace().next()?.to_owned();
     let number = thread.file_name()?.to_string_lossy().into_owned();
-    (!stack.is_empty()).then(|| format!("{} {number} {state}: {stack}", name.trim()))
+    // A request to a FUSE server is waited for as a signal may end it.
+    let waits = state == "D" || stack.contains("request_wait_answer");
+    (waits && !stack.is_empty()).then(|| format!("{} {number} {state}: {stack}", name.trim()))
 }
 
 /// `a < b < c` of lines like `[<0>] b+0x1/0x2 [module]`.
