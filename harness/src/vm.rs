@@ -40,7 +40,7 @@ const NOTHING: i32 = 4;
 /// Longest that a guest may take until it is up.
 const BOOT: Duration = Duration::from_secs(120);
 /// The same where KVM is only tried.
-const TRIAL: Duration = Duration::from_secs(20);
+const TRIAL: Duration = Duration::from_secs(10);
 
 /// Size of the scratch disk. It is sparse.
 const DISK: u64 = 8 << 30;
@@ -143,6 +143,7 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
             return Ok((machine, birth));
         }
         machine.end();
+        machine::give_up_kvm();
     }
     let machine = Machine::start(parts, *last)?;
     let birth = watch::birth(&machine, BOOT);

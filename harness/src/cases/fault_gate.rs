@@ -30,15 +30,26 @@ pub const CASE: Case = Case {
         acts.into_iter().flat_map(with).collect()
     },
     run,
-    expected: &[Expected {
-        on: "*",
-        variant: "fork-store*",
-        classes: &[Class::Lost],
-        since: EVER,
-        until: Some(Version(6, 5, 0)),
-        fixed_in: &[],
-        reference: "direct I/O takes references only; predicted from the code",
-    }],
+    expected: &[
+        Expected {
+            on: "*",
+            variant: "fork-store*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(6, 5, 0)),
+            fixed_in: &[],
+            reference: "direct I/O takes references only; seen on 5.10.262 and 6.1.192",
+        },
+        Expected {
+            on: "*",
+            variant: "protect*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(5, 19, 0)),
+            fixed_in: &[],
+            reference: "mm: PageAnonExclusive, 6c287605fd56; seen on 5.10.262",
+        },
+    ],
 };
 
 const PAGES: usize = 8;

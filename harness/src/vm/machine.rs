@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
@@ -32,7 +33,7 @@ impl Accel {
     /// What to try, in this order.
     pub fn choices(self) -> &'static [Accel] {
         match self {
-            Accel::Auto if !is_kvm_there() => &[Accel::Tcg],
+            Accel::Auto if !is_kvm_there() || KVM_FAILED.load(Relaxed) => &[Accel::Tcg],
             Accel::Auto => &[Accel::Kvm, Accel::Tcg],
             Accel::Kvm => &[Accel::Kvm],
             Accel::Tcg => &[Accel::Tcg],
@@ -47,6 +48,14 @@ impl Accel {
             Accel::Tcg => "tcg",
         }
     }
+}
+
+/// Whether KVM was tried by this process, and no guest came up.
+static KVM_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that no guest came up under KVM, so that it is not tried again.
+pub fn give_up_kvm() {
+    KVM_FAILED.store(true, Relaxed);
 }
 
 fn is_kvm_there() -> bool {

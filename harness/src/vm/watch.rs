@@ -12,8 +12,8 @@ use crate::worker::Line;
 /// How often an interrupt is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What the guest's own runner may need on top of a variant's bound to clean up after a worker that was lost.
-const GRACE: Duration = Duration::from_secs(60);
+/// What the guest's own runner may need to clean up after a worker that was lost, on top of twice a variant's bound.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What came of booting.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub fn birth(machine: &Machine, bound: Duration) -> Birth {
 /// # Errors
 /// The results cannot be written.
 pub(crate) fn follow(runner: &mut Runner, machine: &Machine) -> anyhow::Result<Option<Lost>> {
-    let bound = runner.order.bound + GRACE;
+    let bound = 2 * runner.order.bound + GRACE;
     let mut end = Instant::now() + bound;
     while !runner.is_interrupted() {
         let message = match machine.messages.recv_timeout(TICK) {
