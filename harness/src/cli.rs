@@ -206,7 +206,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             };
             let fixed = ["run", "--quiet", "--on"].map(str::to_owned).to_vec();
             let rest = [cases, words("--group", group), words("--exclude", exclude)].concat();
-            let one = |target| guest_order(None, [fixed.clone(), vec![target], rest.clone()].concat());
+            let one =
+                |target| guest_order(None, [fixed.clone(), vec![target], rest.clone()].concat());
             match on.into_iter().map(one).collect::<Result<Vec<_>, _>>() {
                 Ok(orders) => kernels::run(&options, &orders),
                 Err(error) => Ok(usage(&error)),

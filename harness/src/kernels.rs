@@ -254,8 +254,12 @@ mod tests {
             vec!["inflight", "FK1 fork-touch", "LOST 1/2", "ok **XPASS**"],
         ];
         assert_eq!(table.grid(), wanted);
-        assert!(table.text().lines().all(|line| line.starts_with("target") || line.contains("LOST")));
-        assert!(table.markdown().contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |"));
+        assert!(
+            table.text().lines().all(|line| line.starts_with("target") || line.contains("LOST"))
+        );
+        assert!(
+            table.markdown().contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |")
+        );
         let all = Table::of(&[run("#1 SMP", vec![entry("a", lost)])]);
         assert_eq!(all.grid()[1][2], "LOST");
     }

@@ -132,7 +132,16 @@ mod tests {
         };
         let variants = verdicts.iter().map(entry).collect();
         let (vm, options) = (None, String::new());
-        Run { version: results::VERSION, kernel, vm, target, options, seed: 1, started: 0, variants }
+        Run {
+            version: results::VERSION,
+            kernel,
+            vm,
+            target,
+            options,
+            seed: 1,
+            started: 0,
+            variants,
+        }
     }
 
     fn fail() -> Verdict {

@@ -151,7 +151,8 @@ fn a_whole_run_is_as_a_native_one_and_judged_by_the_guests_kernel() {
     let run = results::read_run(&setup.at("results")).unwrap();
     assert_eq!((&*run.kernel.release, run.vm.as_deref()), ("6.1.0-x", Some("vmlinuz")));
     assert_eq!(run.variants[0].verdict.word(), "XFAIL", "{}", text(&output));
-    let wanted = "inflight-race vm --kernel vmlinuz -- run 'FK1:store/uring/anon' --on inflight --seed 5";
+    let wanted =
+        "inflight-race vm --kernel vmlinuz -- run 'FK1:store/uring/anon' --on inflight --seed 5";
     assert_eq!(run.variants[0].repro, wanted);
     let again = ["replay", "results/FK1/store_uring_anon.json"];
     let mut replay = setup.command("vmlinuz", "FK1");
@@ -187,7 +188,10 @@ fn what_cannot_be_run_is_said_in_one_line() {
     fs::create_dir_all(&modules).unwrap();
     not_run(setup.command("vmlinuz", "FK1"), "has no modules.dep; `depmod 6.1.0-x` makes it");
     fs::write(modules.join("modules.dep"), "kernel/loop.ko:\n").unwrap();
-    not_run(setup.command("vmlinuz", "FK1"), "the kernel 6.1.0-x has no fuse, neither built in nor in");
+    not_run(
+        setup.command("vmlinuz", "FK1"),
+        "the kernel 6.1.0-x has no fuse, neither built in nor in",
+    );
     fs::remove_dir_all(setup.at("lib")).unwrap();
 
     let unfit = r#"echo '{"guest":"unfit","reason":"the kernel 6.1.0-x has no FUSE"}'"#;
@@ -234,7 +238,9 @@ fn no_qemu_is_left_after_an_interrupt() {
 
 #[test]
 fn a_cached_kernel_shows_the_loss_that_its_version_must_have() {
-    let spec = ["debian:6.1", "debian:5.10"].into_iter().find(|spec| source::Source::find(spec, None).is_ok());
+    let spec = ["debian:6.1", "debian:5.10"]
+        .into_iter()
+        .find(|spec| source::Source::find(spec, None).is_ok());
     let has_qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
     let (Some(spec), true) = (spec, has_qemu) else {
         eprintln!("skipped: no QEMU, or no kernel in {}", source::cache().display());

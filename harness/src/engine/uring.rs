@@ -113,7 +113,9 @@ impl Ring {
 
     /// A call that takes the registration back, for another thread: older kernels wait in it for what is in flight.
     /// The ring must live until the call has returned.
-    pub fn unregister_elsewhere(&mut self) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + use<>> {
+    pub fn unregister_elsewhere(
+        &mut self,
+    ) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + use<>> {
         ensure!(std::mem::take(&mut self.registered), "no buffer is registered");
         let fd = self.ring.as_raw_fd();
         Ok(move || {

@@ -43,7 +43,9 @@ pub fn init() -> ! {
 }
 
 fn serve() -> anyhow::Result<()> {
-    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
+    for (kind, at) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")]
+    {
         fs::create_dir_all(at)?;
         mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
             .with_context(|| format!("mount {kind}"))?;

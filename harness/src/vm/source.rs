@@ -44,8 +44,12 @@ impl Source {
         };
         let release = release(&image)?;
         let near = image.parent().unwrap_or(Path::new("."));
-        let places =
-            [near.join("lib/modules"), near.to_owned(), "/lib/modules".into(), "/usr/lib/modules".into()];
+        let places = [
+            near.join("lib/modules"),
+            near.to_owned(),
+            "/lib/modules".into(),
+            "/usr/lib/modules".into(),
+        ];
         let found = places.into_iter().map(|place| place.join(&release));
         let modules = modules.map(Path::to_owned).or(folder);
         let modules = modules.or_else(|| found.into_iter().find(|place| place.is_dir()));
@@ -53,7 +57,9 @@ impl Source {
             && !folder.join("modules.dep").is_file()
         {
             let folder = folder.display();
-            return Err(not_run(format!("{folder} has no modules.dep; `depmod {release}` makes it")));
+            return Err(not_run(format!(
+                "{folder} has no modules.dep; `depmod {release}` makes it"
+            )));
         }
         Ok(Source { image, modules, release })
     }
@@ -96,7 +102,8 @@ fn cached(wanted: &str) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
     let Some((folder, about)) = folders().into_iter().rfind(|(_, about)| about.is(wanted)) else {
         let place = cache();
         let place = place.display();
-        let text = format!("no kernel '{wanted}' in {place}: `scripts/kernels get {wanted}` brings it");
+        let text =
+            format!("no kernel '{wanted}' in {place}: `scripts/kernels get {wanted}` brings it");
         return Err(not_run(text));
     };
     Ok((folder.join("vmlinuz"), Some(folder.join("lib/modules").join(about.release))))
@@ -157,7 +164,8 @@ mod tests {
     #[test]
     fn a_kernel_is_found_by_series_by_version_and_by_name() {
         let kernel = about("6.18.15-1~bpo13+1", "cloud-amd64");
-        for wanted in ["6", "6.18", "6.18.15", "6.18.15-1~bpo13+1", "6.18.15-1~bpo13+1-cloud-amd64"] {
+        for wanted in ["6", "6.18", "6.18.15", "6.18.15-1~bpo13+1", "6.18.15-1~bpo13+1-cloud-amd64"]
+        {
             assert!(kernel.is(wanted), "{wanted}");
         }
         for wanted in ["", "6.1", "6.18.1", "6.18.15-1", "7", "6.18.x"] {
@@ -198,6 +206,8 @@ mod tests {
         header[0x220..0x22C].copy_from_slice(b"6.1.0-x (me)");
         fs::write(file.path(), &header).unwrap();
         assert_eq!(release(file.path()).unwrap(), "6.1.0-x");
-        assert!(release(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere: No such"));
+        assert!(
+            release(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere: No such")
+        );
     }
 }

@@ -126,6 +126,9 @@ mod tests {
         );
         let cut = Lost::Garbled("{\"line\":\"fin".to_owned()).reason(console, None);
         assert_eq!(cut, "a line from the guest was cut or garbled: '{\"line\":\"fin'");
-        assert_eq!(Lost::Early(101).reason("", None), "the run in the guest ended with exit code 101");
+        assert_eq!(
+            Lost::Early(101).reason("", None),
+            "the run in the guest ended with exit code 101"
+        );
     }
 }
