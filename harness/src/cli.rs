@@ -10,6 +10,7 @@ use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
 use crate::kernels;
+use crate::mechanisms;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
@@ -95,6 +96,8 @@ enum Command {
         #[command(flatten)]
         options: kernels::Options,
     },
+    /// The mechanisms of the kernel that the races are about, each with what shows it here.
+    Mechanisms(mechanisms::Arguments),
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -200,15 +203,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Kernels { cases, group, exclude, on, options } => {
-            let words = |flag: &str, values: Vec<String>| {
-                let flag = flag.to_owned();
-                values.into_iter().flat_map(move |value| [flag.clone(), value]).collect::<Vec<_>>()
-            };
-            let fixed = ["run", "--quiet", "--on"].map(str::to_owned).to_vec();
-            let rest = [cases, words("--group", group), words("--exclude", exclude)].concat();
-            let one =
-                |target| guest_order(None, [fixed.clone(), vec![target], rest.clone()].concat());
-            match on.into_iter().map(one).collect::<Result<Vec<_>, _>>() {
+            match kernel_orders(cases, group, exclude, on) {
                 Ok(orders) => kernels::run(&options, &orders),
                 Err(error) => Ok(usage(&error)),
             }
@@ -217,6 +212,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
             run::run(task.order)
         }
+        Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
@@ -265,6 +261,23 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         relay: false,
         vm: None,
     })
+}
+
+/// One order for each target.
+fn kernel_orders(
+    cases: Vec<String>,
+    groups: Vec<String>,
+    exclude: Vec<String>,
+    targets: Vec<String>,
+) -> anyhow::Result<Vec<Order>> {
+    let mut rest = cases;
+    rest.extend(groups.into_iter().map(|group| format!("--group={group}")));
+    rest.extend(exclude.into_iter().map(|case| format!("--exclude={case}")));
+    let one = |target| {
+        let words = ["run", "--quiet", "--on"].map(str::to_owned).into_iter();
+        guest_order(None, words.chain([target]).chain(rest.clone()).collect())
+    };
+    targets.into_iter().map(one).collect()
 }
 
 /// The order of a run in a guest.

@@ -229,7 +229,7 @@ impl Runner {
 
     fn judge(&self, item: &Item, played: Played) -> anyhow::Result<Entry> {
         let (case, variant) = item.find()?;
-        let target = self.order.target.name();
+        let target = self.order.target.subject();
         let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
         let verdict = match &played.stop {
             Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },

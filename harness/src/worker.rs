@@ -247,7 +247,8 @@ impl Worker {
         if let Ok(from) = log_from {
             act.records = records(stage, from);
         }
-        if act.result.is_ok() {
+        let poor = matches!(act.result, Err(Stop::Hang(_) | Stop::Broken(_)));
+        if !poor {
             // A rule that found nothing to act on would act on the clean-up, or on the next scene.
             if let Ok(gate) = stage.gate() {
                 let _ = gate.open();
@@ -258,7 +259,6 @@ impl Worker {
             let fault = |text| Fault { class: Class::KernelLog, text };
             act.faults.extend(log.complaints().into_iter().map(fault));
         }
-        let poor = matches!(act.result, Err(Stop::Hang(_) | Stop::Broken(_)));
         if (poor || variant.fresh)
             && let Some(mut stage) = self.stages.remove(&key)
         {

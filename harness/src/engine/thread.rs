@@ -60,7 +60,8 @@ pub(super) fn start(io: Io, segments: usize) -> anyhow::Result<Call> {
     })
 }
 
-fn call(io: &Io, segments: usize) -> Done {
+/// The system call itself.
+pub(super) fn call(io: &Io, segments: usize) -> Done {
     let (fd, offset) = (io.fd, io.offset as i64);
     let half = io.len / 2;
     let vector = [(io.memory, half), (io.memory.wrapping_add(half), io.len - half)]
