@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::kernels;
 use crate::matrix;
 use crate::mechanisms;
 use crate::mutants;
@@ -21,6 +22,8 @@ use crate::run::{self, Order};
 use crate::scene::STORM;
 use crate::session;
 use crate::target::Target;
+use crate::vm;
+use crate::vm::machine::Accel;
 use crate::worker;
 
 /// Exit code of a wrong command line.
@@ -73,6 +76,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run cases under another kernel, in a virtual machine of its own.
+    Vm {
+        #[command(flatten)]
+        options: vm::Options,
+        /// Folder for results, as for `run`.
+        #[arg(long)]
+        results: Option<PathBuf>,
+        /// `run` and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Run cases on every kernel in the cache and on this one, and print one table of what was seen.
+    Kernels {
+        /// Cases, as for `run`.
+        cases: Vec<String>,
+        /// Cases of this group; may be repeated.
+        #[arg(short, long)]
+        group: Vec<String>,
+        /// Leave these cases out; may be repeated.
+        #[arg(short = 'x', long)]
+        exclude: Vec<String>,
+        /// Targets.
+        #[arg(long, value_delimiter = ',', default_value = "inflight")]
+        on: Vec<String>,
+        #[command(flatten)]
+        options: kernels::Options,
+    },
     /// The mechanisms of the kernel that the races are about, each with what shows it here.
     Mechanisms(mechanisms::Arguments),
     /// Run the variant of a result again.
@@ -107,6 +137,12 @@ enum Command {
         at: PathBuf,
         /// Settings as JSON.
         settings: String,
+    },
+    /// What a guest starts: plays the order of a task, and says what its workers say.
+    #[command(hide = true)]
+    Play {
+        /// The task.
+        task: PathBuf,
     },
     /// What the runner starts to play variants.
     #[command(hide = true)]
@@ -190,6 +226,20 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
+        Command::Vm { options, results, command } => match guest_order(results, command) {
+            Ok(order) => vm::run(&options, order),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Kernels { cases, group, exclude, on, options } => {
+            match kernel_orders(cases, group, exclude, on) {
+                Ok(orders) => kernels::run(&options, &orders),
+                Err(error) => Ok(usage(&error)),
+            }
+        }
+        Command::Play { task } => {
+            let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
+            run::run(task.order)
+        }
         Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
@@ -244,7 +294,37 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         quiet: arguments.quiet,
         tour: false,
         json: arguments.json,
+        relay: false,
+        vm: None,
     })
+}
+
+/// One order for each target.
+fn kernel_orders(
+    cases: Vec<String>,
+    groups: Vec<String>,
+    exclude: Vec<String>,
+    targets: Vec<String>,
+) -> anyhow::Result<Vec<Order>> {
+    let mut rest = cases;
+    rest.extend(groups.into_iter().map(|group| format!("--group={group}")));
+    rest.extend(exclude.into_iter().map(|case| format!("--exclude={case}")));
+    let one = |target| {
+        let words = ["run", "--quiet", "--on"].map(str::to_owned).into_iter();
+        guest_order(None, words.chain([target]).chain(rest.clone()).collect())
+    };
+    targets.into_iter().map(one).collect()
+}
+
+/// The order of a run in a guest.
+fn guest_order(results: Option<PathBuf>, command: Vec<String>) -> anyhow::Result<Order> {
+    let words = ["inflight-race".to_owned()].into_iter().chain(command);
+    let arguments = Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    let Command::Run(mut arguments) = arguments.command else {
+        anyhow::bail!("behind -- comes `run` and its arguments");
+    };
+    arguments.results = results.or(arguments.results);
+    order(*arguments)
 }
 
 fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i32> {
@@ -260,6 +340,8 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
         quiet: false,
         tour: true,
         json: false,
+        relay: false,
+        vm: None,
     })
 }
 
@@ -270,7 +352,7 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
     if let Err(error) = item.find() {
         return Ok(usage(&error));
     }
-    run::run(Order {
+    let order = Order {
         items: vec![item],
         target: single.target,
         options: single.options,
@@ -282,7 +364,13 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         quiet: false,
         tour: false,
         json: false,
-    })
+        relay: false,
+        vm: None,
+    };
+    match single.vm {
+        Some(kernel) => vm::run(&vm::Options { kernel, modules: None, accel: Accel::Auto }, order),
+        None => run::run(order),
+    }
 }
 
 fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> {

@@ -38,6 +38,8 @@ enum How {
     /// With what each case is about.
     Tour,
     Json,
+    /// Nothing: somebody else prints.
+    Silent,
 }
 
 impl Console {
@@ -47,13 +49,14 @@ impl Console {
     /// None in practice: the bar's template is wrong.
     pub fn new(order: &Order) -> anyhow::Result<Console> {
         let how = match order {
+            Order { relay: true, .. } => How::Silent,
             Order { json: true, .. } => How::Json,
             Order { tour: true, .. } => How::Tour,
             Order { quiet: true, .. } => How::Quiet,
             _ => How::Plain,
         };
         let total = order.items.len();
-        let bar = if std::io::stderr().is_terminal() {
+        let bar = if how != How::Silent && std::io::stderr().is_terminal() {
             let template = "{bar:30} {pos}/{len} {elapsed} (left: {eta}) {prefix}{wide_msg}";
             ProgressBar::new(total as u64).with_style(ProgressStyle::with_template(template)?)
         } else {
@@ -64,6 +67,9 @@ impl Console {
     }
 
     fn say(&self, text: &str) {
+        if self.how == How::Silent {
+            return;
+        }
         // A closed pipe (`| head`) must not end the run in the middle.
         self.bar.suspend(|| writeln!(std::io::stdout(), "{text}").ok());
     }
@@ -71,6 +77,14 @@ impl Console {
     fn tell(&self, event: &str, mut value: Value) {
         value["event"] = json!(event);
         self.say(&value.to_string());
+    }
+
+    /// Something about the whole run.
+    pub fn remark(&self, text: &str) {
+        match self.how {
+            How::Json => self.tell("remark", json!({"text": text})),
+            _ => self.say(text),
+        }
     }
 
     /// The head of a run.

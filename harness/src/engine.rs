@@ -278,6 +278,16 @@ impl Engines {
         self.ring()?.unregister()
     }
 
+    /// The same as a call for another thread, for kernels that wait in it.
+    ///
+    /// # Errors
+    /// Nothing was registered.
+    pub fn unregister_elsewhere(
+        &mut self,
+    ) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + use<>> {
+        self.ring()?.unregister_elsewhere()
+    }
+
     /// Closes the ring with all that it has registered or in flight.
     pub fn close_ring(&mut self) {
         self.ring = None;

@@ -2,8 +2,12 @@
 
 use clap::Parser;
 use inflight_race::cli;
+use inflight_race::vm::init;
 
 fn main() {
+    if init::is_wanted() {
+        init::init();
+    }
     let code = cli::run(cli::Arguments::parse()).unwrap_or_else(|error| {
         eprintln!("inflight-race: {error:#}");
         3

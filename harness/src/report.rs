@@ -168,8 +168,17 @@ pub(crate) mod tests {
             }
         };
         let variants = verdicts.iter().map(entry).collect();
-        let options = String::new();
-        Run { version: results::VERSION, kernel, target, options, seed: 1, started: 0, variants }
+        let (vm, options) = (None, String::new());
+        Run {
+            version: results::VERSION,
+            kernel,
+            vm,
+            target,
+            options,
+            seed: 1,
+            started: 0,
+            variants,
+        }
     }
 
     pub fn fail() -> Verdict {

@@ -21,6 +21,9 @@ pub struct Run {
     pub version: u32,
     /// Kernel that it ran on.
     pub kernel: Kernel,
+    /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// Target.
     pub target: Target,
     /// Mount options of the whole run.
@@ -60,6 +63,9 @@ pub struct Single {
     pub version: u32,
     /// Kernel that it ran on.
     pub kernel: Kernel,
+    /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// Target.
     pub target: Target,
     /// Mount options of the whole run.
@@ -88,6 +94,7 @@ pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<()
     let single = Single {
         version: VERSION,
         kernel: run.kernel.clone(),
+        vm: run.vm.clone(),
         target: run.target.clone(),
         options: run.options.clone(),
         seed: run.seed,

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
 use crate::expect::{self, Expected};
@@ -20,13 +21,13 @@ use crate::results::{self, Entry, Run};
 use crate::session::{self, Session};
 use crate::target::Target;
 use crate::verdict::{Class, Fault, Verdict, exit_code};
-use crate::worker::{Job, Line, Played, Stopped};
+use crate::worker::{self, Job, Line, Played, Stopped};
 
 /// Exit code of an interrupted run.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
 
 /// What to run and where the results go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// The plan.
     pub items: Vec<Item>,
@@ -50,6 +51,10 @@ pub struct Order {
     pub tour: bool,
     /// Print JSON, one object a line.
     pub json: bool,
+    /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
+    pub relay: bool,
+    /// The kernel of the machine that it runs in, as `vm --kernel` takes it; none: this machine's.
+    pub vm: Option<String>,
 }
 
 /// Runs it, and gives the exit code of [`crate::verdict`].
@@ -57,12 +62,8 @@ pub struct Order {
 /// # Errors
 /// The run could not be started, or left something behind.
 pub fn run(order: Order) -> anyhow::Result<i32> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    let mut runner = Runner::new(order, interrupted)?;
-    runner.console.head(&runner.run);
+    let mut runner = Runner::new(order, Kernel::running()?)?;
+    runner.print_head();
     let session = Session::new(&runner.order.scratch)?;
     while !runner.queue.is_empty() && !runner.is_interrupted() {
         let mut worker = Worker::start(&session, &runner)?;
@@ -73,9 +74,12 @@ pub fn run(order: Order) -> anyhow::Result<i32> {
     runner.finish()
 }
 
-struct Runner {
-    order: Order,
-    queue: VecDeque<Item>,
+/// Judges what was played, prints it and writes it down.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) order: Order,
+    /// What was not played yet.
+    pub(crate) queue: VecDeque<Item>,
     run: Run,
     console: Console,
     interrupted: Arc<AtomicBool>,
@@ -83,10 +87,16 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(order: Order, interrupted: Arc<AtomicBool>) -> anyhow::Result<Runner> {
+    /// Also catches SIGINT and SIGTERM from here on.
+    pub(crate) fn new(order: Order, kernel: Kernel) -> anyhow::Result<Runner> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+        }
         let run = Run {
             version: results::VERSION,
-            kernel: Kernel::running()?,
+            kernel,
+            vm: order.vm.clone(),
             target: order.target.clone(),
             options: order.options.clone(),
             seed: order.seed,
@@ -100,8 +110,16 @@ impl Runner {
         Ok(Runner { order, queue, run, console, interrupted, kept: BTreeSet::new() })
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        self.console.remark(text);
+    }
+
+    pub(crate) fn print_head(&self) {
+        self.console.head(&self.run);
     }
 
     /// Follows one worker until it is done, lost, or not wanted any more.
@@ -112,11 +130,9 @@ impl Runner {
                 return Ok(());
             }
             match worker.lines.recv_timeout(Duration::from_millis(100)) {
-                Ok(Line::Started { .. }) => {
+                Ok(line @ Line::Started { .. }) => {
                     end = Instant::now() + self.order.bound;
-                    if let Some(item) = self.queue.front() {
-                        self.console.begin(item);
-                    }
+                    self.start(&line)?;
                 }
                 Ok(Line::Finished { played, .. }) => {
                     let item = self.queue.pop_front().context("more results than variants")?;
@@ -129,18 +145,24 @@ impl Runner {
                         session::clean(session.root())?;
                         return Ok(());
                     }
+                    let stacks = if silent { session::stacks(session.root()) } else { Vec::new() };
                     // Gates open and connections abort first: only then can the worker be ended.
                     session::clean(session.root())?;
-                    return self.lose(worker, silent);
+                    return self.lose(worker, silent, stacks);
                 }
             }
         }
     }
 
     /// The worker was lost while it played the first item of the queue.
-    fn lose(&mut self, worker: &mut Worker, silent: bool) -> anyhow::Result<()> {
+    fn lose(
+        &mut self,
+        worker: &mut Worker,
+        silent: bool,
+        stacks: Vec<String>,
+    ) -> anyhow::Result<()> {
         let Some(item) = self.queue.pop_front() else { return Ok(()) };
-        let mut played = Played::default();
+        let mut played = Played { notes: stacks, ..Played::default() };
         if silent {
             let text = format!("nothing was heard of it for {:?}", self.order.bound);
             played.faults.push(Fault { class: Class::Hang, text });
@@ -151,7 +173,47 @@ impl Runner {
         self.settle(&item, played)
     }
 
-    fn settle(&mut self, item: &Item, mut played: Played) -> anyhow::Result<()> {
+    /// The first item of the queue has begun.
+    pub(crate) fn start(&mut self, line: &Line) -> anyhow::Result<()> {
+        if let Some(item) = self.queue.front() {
+            self.console.begin(item);
+        }
+        if self.order.relay { worker::say(line) } else { Ok(()) }
+    }
+
+    /// An item was played: judges it, prints it and writes it down.
+    pub(crate) fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
+        if self.order.relay {
+            return worker::say(&Line::Finished { number: item.number, played: Box::new(played) });
+        }
+        let entry = self.judge(item, played)?;
+        let path = self.keep(&entry)?;
+        self.console.settled(&entry, &path);
+        self.run.variants.push(entry);
+        Ok(())
+    }
+
+    /// Nothing more can be played: what is left is BROKEN for this reason. Only the first is printed.
+    pub(crate) fn forfeit(&mut self, reason: &str) -> anyhow::Result<()> {
+        let broken = || {
+            let stop = Some(Stopped::Broken(reason.to_owned()));
+            Played { stop, ..Played::default() }
+        };
+        let Some(first) = self.queue.pop_front() else { return Ok(()) };
+        self.settle(&first, broken())?;
+        let others: Vec<Item> = self.queue.drain(..).collect();
+        for item in &others {
+            let entry = self.judge(item, broken())?;
+            self.keep(&entry)?;
+            self.run.variants.push(entry);
+        }
+        if !others.is_empty() {
+            self.say(&format!("{} variants behind it were not played", others.len()));
+        }
+        Ok(())
+    }
+
+    fn judge(&self, item: &Item, mut played: Played) -> anyhow::Result<Entry> {
         let (case, variant) = item.find()?;
         let target = self.order.target.subject();
         let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
@@ -167,7 +229,7 @@ impl Runner {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
         }
-        let entry = Entry {
+        Ok(Entry {
             case: case.id.to_owned(),
             name: case.name.to_owned(),
             claim: case.claim.to_owned(),
@@ -175,18 +237,19 @@ impl Runner {
             verdict,
             repro: self.repro(item),
             played,
-        };
-        // Of several rounds the first that somebody has to look at is kept.
-        let path = self.order.results.join(results::path_of(&entry));
+        })
+    }
+
+    /// Writes a variant down; gives its file. Of several rounds the first that somebody has to look at is kept.
+    fn keep(&mut self, entry: &Entry) -> anyhow::Result<PathBuf> {
+        let path = self.order.results.join(results::path_of(entry));
         if !self.kept.contains(&path) {
-            results::write_entry(&self.order.results, &self.run, &entry)?;
+            results::write_entry(&self.order.results, &self.run, entry)?;
             if entry.verdict.is_unexpected() {
                 self.kept.insert(path.clone());
             }
         }
-        self.console.settled(&entry, &path);
-        self.run.variants.push(entry);
-        Ok(())
+        Ok(path)
     }
 
     fn repro(&self, item: &Item) -> String {
@@ -195,13 +258,19 @@ impl Runner {
             "" => String::new(),
             options => format!(" -o {options}"),
         };
+        let vm = self.order.vm.as_ref();
+        let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} -- "));
         format!(
-            "inflight-race run '{}:{}' --on {target}{options} --seed {seed}",
+            "inflight-race {vm}run '{}:{}' --on {target}{options} --seed {seed}",
             item.case, item.variant
         )
     }
 
-    fn finish(self) -> anyhow::Result<i32> {
+    /// Writes the whole run down, prints the summary, and gives the exit code.
+    pub(crate) fn finish(self) -> anyhow::Result<i32> {
+        if self.order.relay {
+            return Ok(if self.is_interrupted() { INTERRUPTED } else { 0 });
+        }
         results::write_run(&self.order.results, &self.run)?;
         let code = match self.is_interrupted() {
             true => INTERRUPTED,

@@ -171,6 +171,13 @@ pub fn abort(minor: u32) -> bool {
     fs::write(control.join(minor.to_string()).join("abort"), "1").is_ok()
 }
 
+/// Where the threads of the worker and of the servers stand in the kernel.
+pub fn stacks(root: &Path) -> Vec<String> {
+    let servers = fs::read_dir(root).into_iter().flatten().flatten();
+    let servers = servers.filter_map(|entry| pid_in(&entry.path().join("server.pid")));
+    pid_in(&root.join(WORKER)).into_iter().chain(servers).flat_map(crate::stacks::of).collect()
+}
+
 fn open_gates(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         if let Ok(mut client) = Client::connect(&entry.path().join("gate")) {

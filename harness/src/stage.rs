@@ -104,11 +104,12 @@ impl Stage {
         let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let direct = fs::read_to_string(format!("/sys/block/{name}/loop/dio")).unwrap_or_default();
         ensure!(direct.trim() == "1", "{} has no direct I/O", device.display());
-        let (tool, arguments, kind): (&str, &[&str], &str) = match self.target {
-            Target::Ext4 => ("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0"], "ext4"),
-            Target::Xfs => ("mkfs.xfs", &["-q", "-f"], "xfs"),
-            _ => ("mkfs.btrfs", &["-q", "-f", "-m", "single"], "btrfs"),
+        let (arguments, kind): (&[&str], &str) = match self.target {
+            Target::Ext4 => (&["-q", "-F", "-E", "lazy_itable_init=0"], "ext4"),
+            Target::Xfs => (&["-q", "-f"], "xfs"),
+            _ => (&["-q", "-f", "-m", "single"], "btrfs"),
         };
+        let tool = mkfs(&self.target).context("not a filesystem on a device")?;
         run(Command::new(tool).args(arguments).arg(&device))?;
         // Without data checksums btrfs writes in place, and direct writes are direct.
         let options = if kind == "btrfs" { "nodatacow" } else { "" };
@@ -267,6 +268,16 @@ pub fn program() -> anyhow::Result<PathBuf> {
         beside.map(Path::to_owned).chain(std::env::split_paths(&path)).collect();
     let found = folders.iter().map(|folder| folder.join("inflight")).find(|file| file.is_file());
     found.ok_or_else(|| not_run("no `inflight` beside this program nor in $PATH; set $INFLIGHT"))
+}
+
+/// The program that makes a target's filesystem on its loop device, if it lies on one.
+pub fn mkfs(target: &Target) -> Option<&'static str> {
+    match target {
+        Target::Ext4 => Some("mkfs.ext4"),
+        Target::Xfs => Some("mkfs.xfs"),
+        Target::Btrfs => Some("mkfs.btrfs"),
+        Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) => None,
+    }
 }
 
 fn mount_as(kind: &str, source: &str, at: &Path, options: &str) -> anyhow::Result<()> {

@@ -278,3 +278,34 @@ pub fn contents(file: &File) -> anyhow::Result<Vec<u8>> {
     file.read_exact_at(&mut bytes, 0).context("read a file")?;
     Ok(bytes)
 }
+
+/// Swaps to a device.
+///
+/// # Errors
+/// No swap area, or no privilege.
+pub fn swap_on(device: &Path) -> anyhow::Result<()> {
+    let name = std::ffi::CString::new(device.as_os_str().as_encoded_bytes())?;
+    // SAFETY: the name is terminated.
+    let result = unsafe { libc::swapon(name.as_ptr(), 0) };
+    Errno::result(result).with_context(|| format!("swapon {}", device.display())).map(drop)
+}
+
+/// Makes the kernel kill a program when the thread that starts it ends, however it ends.
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let end = || {
+        // SAFETY: prctl with integers only.
+        Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes one system call, which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(end) };
+}
+
+/// A program in `$PATH`, or where ordinary users do not look.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let extra = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    let mut places = std::env::split_paths(&path).chain(extra);
+    places.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()))
+}

@@ -118,7 +118,11 @@ pub fn work(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say(line: &Line) -> anyhow::Result<()> {
+/// Says one line on standard output.
+///
+/// # Errors
+/// Nobody listens.
+pub fn say(line: &Line) -> anyhow::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     let mut out = std::io::stdout().lock();

@@ -47,15 +47,16 @@ const MORE: usize = 512;
 fn run(scene: &mut Scene<'_>, _: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let reader = scene.open(&file, Open::Buffered)?;
+    // Before the page is cached: opening a FOPEN_DIRECT_IO file empties the cache.
+    // Unaligned O_DIRECT is refused by most block filesystems; FOPEN_DIRECT_IO needs no flag.
+    let mut options = std::fs::OpenOptions::new();
+    let mut writer = options.append(true).custom_flags(libc::O_CLOEXEC).open(&file.path)?;
     let mapping = Mapping::private(&reader, 4096)?;
     if scene.race() {
         scene.event(Actor::Racer, "the tail page is cached");
         let bytes = mapping.load(0, LEN);
         scene.judge("mapping before", &bytes, 0, &[file.generation(1)]);
     }
-    // Unaligned O_DIRECT is refused by most block filesystems; FOPEN_DIRECT_IO needs no flag.
-    let mut options = std::fs::OpenOptions::new();
-    let mut writer = options.append(true).custom_flags(libc::O_CLOEXEC).open(&file.path)?;
     scene.event(Actor::Test, "append");
     let count = writer.write(&file.content(1, LEN as u64, MORE)).context("append")?;
     scene.count("append", Ok(count), MORE);

@@ -14,6 +14,7 @@ use crate::fork::{Task, child};
 use crate::kernel::Version;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::{BOUND, Open, Scene};
+use crate::stamp::POISON;
 use crate::variant::Variant;
 use crate::verdict::{Class, no_proof};
 
@@ -29,15 +30,26 @@ pub const CASE: Case = Case {
         acts.into_iter().flat_map(with).collect()
     },
     run,
-    expected: &[Expected {
-        on: "*",
-        variant: "fork-store*",
-        classes: &[Class::Lost],
-        since: EVER,
-        until: Some(Version(6, 5, 0)),
-        fixed_in: &[],
-        reference: "direct I/O takes references only; predicted from the code",
-    }],
+    expected: &[
+        Expected {
+            on: "*",
+            variant: "fork-store*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(6, 5, 0)),
+            fixed_in: &[],
+            reference: "direct I/O takes references only; seen on 5.10.262 and 6.1.192",
+        },
+        Expected {
+            on: "*",
+            variant: "protect*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(5, 19, 0)),
+            fixed_in: &[],
+            reference: "mm: PageAnonExclusive, 6c287605fd56; seen on 5.10.262",
+        },
+    ],
 };
 
 const PAGES: usize = 8;
@@ -87,7 +99,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let mut bytes = buffer.bytes(0, LEN);
     // Whether the store comes before or after the data of its page is the filesystem's affair.
     if scene.race() && bytes[STORE_AT] == 1 {
-        bytes[STORE_AT] = file.content(1, STORE_AT as u64, 1)[0];
+        let never_written = bytes[STORE_AT + 1] == POISON;
+        let arrived = file.content(1, STORE_AT as u64, 1)[0];
+        bytes[STORE_AT] = if never_written { POISON } else { arrived };
     }
     scene.judge("buffer", &bytes, 0, &[file.generation(1)]);
     if let Some(forked) = forked {

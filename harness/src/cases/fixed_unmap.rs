@@ -42,7 +42,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let flight = scene.start(Engine::Fixed, Io::read(&handle, &buffer, 0..LEN, 0))?;
     scene.meet(parked, 1)?;
 
-    let mut moved = None;
+    let (mut moved, mut unregister) = (None, None);
     let mut holds_canary = false;
     let mut is_registered = true;
     if scene.race() {
@@ -52,7 +52,11 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             "dontneed" => buffer.advise(MmapAdvise::MADV_DONTNEED)?,
             "mremap" => moved = Some(buffer.move_away()?),
             "unregister" => {
-                scene.engines().unregister()?;
+                let call = scene.engines().unregister_elsewhere()?;
+                // It may have to wait for the read.
+                let mut aside = scene.aside("unregister the buffer", call)?;
+                aside.settle()?;
+                unregister = Some(aside);
                 is_registered = false;
             }
             _ => {
@@ -76,6 +80,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     let done = scene.finish(flight)?;
     scene.count("the read", done, LEN);
+    if let Some(unregister) = unregister {
+        unregister.join()??;
+    }
     if is_registered {
         scene.engines().unregister()?;
     }

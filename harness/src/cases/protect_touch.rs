@@ -27,7 +27,8 @@ pub const CASE: Case = Case {
     run,
     expected: &[Expected {
         on: "*",
-        variant: "*",
+        // Not in a huge page, as seen on 5.10.262: there the store took the page as it was, whoever else held it.
+        variant: "*/pread|*/aio|*/uring",
         classes: &[Class::Lost],
         since: EVER,
         until: Some(Version(5, 19, 0)),

@@ -48,6 +48,18 @@ const HOLE: usize = 4096;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let (action, how) = variant.act.split_once('-').unwrap_or((variant.act, "read"));
+    let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let flags = flags
+        | match action {
+            "punch" => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
+            _ => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+        };
+    // A kernel that refuses it by itself sends no request that could be waited for.
+    let trial = scene.file(HOLE as u64)?;
+    let trial = scene.open(&trial, Open::Buffered)?;
+    if fallocate(trial.as_fd(), flags, 0, HOLE as i64) == Err(Errno::EOPNOTSUPP) {
+        return Err(not_run(format!("no {action} here")));
+    }
     let file = scene.file(LEN as u64)?;
     let open = if how == "direct" { Open::Direct } else { Open::Buffered };
     let handle = scene.open(&file, open)?;
@@ -64,12 +76,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.meet(parked, 1)?;
     let punch = if scene.race() {
         let other = scene.open(&file, Open::Buffered)?;
-        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let flags = flags
-            | match action {
-                "punch" => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
-                _ => FallocateFlags::FALLOC_FL_ZERO_RANGE,
-            };
         let call = move || fallocate(other.as_fd(), flags, 0, HOLE as i64);
         Some(scene.change("fallocate", &file, action, call)?)
     } else {
@@ -89,7 +95,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         scene.judge("racing fault", &bytes, 0, legal);
     }
     let hole = match punch.map(|punch| punch.join()).transpose()? {
-        Some(Err(Errno::EOPNOTSUPP)) => return Err(not_run(format!("no {action} here"))),
         Some(punched) => punched.map(|()| Legal::Zero)?,
         None => file.generation(1),
     };

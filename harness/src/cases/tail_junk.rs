@@ -30,12 +30,21 @@ pub const CASE: Case = Case {
     expected: &[
         Expected {
             on: "inflight",
-            variant: "*",
+            variant: "truncate|fallocate",
             classes: &[Class::Foreign],
             since: EVER,
             until: Some(Version(7, 3, 0)),
             fixed_in: &[Fixed::From(Version(6, 12, 117))],
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb",
+        },
+        Expected {
+            on: "inflight",
+            variant: "write",
+            classes: &[Class::Foreign],
+            since: EVER,
+            until: Some(Version(7, 3, 0)),
+            fixed_in: &[],
+            reference: "fuse: zero the EOF tail, 34b5c4a6e4fb; 6.12.117 has it for truncate and fallocate only",
         },
         Expected {
             on: "tmpfs|overlay",

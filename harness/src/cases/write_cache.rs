@@ -41,8 +41,8 @@ pub const CASE: Case = Case {
             classes: &[Class::Stale],
             since: EVER,
             until: Some(Version(7, 1, 0)),
-            fixed_in: &[Fixed::From(Version(6, 12, 117))],
-            reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
+            fixed_in: &[],
+            reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5; seen on 6.12.117",
         },
         Expected {
             on: "inflight",

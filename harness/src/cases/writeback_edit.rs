@@ -50,9 +50,12 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Buffered)?;
     let mapping = Mapping::shared(&handle, LEN)?;
-    // The rule first: to find the blocks behind a loop device writes back what is dirty.
-    let parked = scene.park("write", &file, (0, 4096), variant.phase_or_received())?;
     mapping.store(0, &file.content(2, 0, LEN));
+    handle.sync_all().context("fsync")?;
+    // The rule before the page is dirty: to find the blocks behind a loop device writes back what is. And one store
+    // makes it dirty, for the kernel may write it back at once, and a second one would have to wait for that.
+    let parked = scene.park("write", &file, (0, 4096), variant.phase_or_received())?;
+    mapping.store(0, &file.content(2, 0, 1));
     let other = scene.open(&file, Open::Buffered)?;
     let sync = scene.aside("fsync", move || other.sync_all())?;
     scene.meet(parked, 1)?;

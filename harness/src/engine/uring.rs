@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -112,8 +113,25 @@ impl Ring {
 
     /// Takes the registration back.
     pub fn unregister(&mut self) -> anyhow::Result<()> {
+        self.unregister_elsewhere()?()
+    }
+
+    /// A call that takes the registration back, for another thread: older kernels wait in it for what is in flight.
+    /// The ring must live until the call has returned.
+    pub fn unregister_elsewhere(
+        &mut self,
+    ) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + use<>> {
         ensure!(std::mem::take(&mut self.registered), "no buffer is registered");
-        self.ring.submitter().unregister_buffers().context("unregister buffers")
+        let fd = self.ring.as_raw_fd();
+        Ok(move || {
+            const UNREGISTER_BUFFERS: libc::c_uint = 1;
+            let none = std::ptr::null_mut::<libc::c_void>();
+            // SAFETY: integers and a null pointer; the operation has no argument.
+            let result = unsafe {
+                libc::syscall(libc::SYS_io_uring_register, fd, UNREGISTER_BUFFERS, none, 0)
+            };
+            Errno::result(result).context("unregister buffers").map(drop)
+        })
     }
 }
 

@@ -84,7 +84,8 @@ impl<T> Aside<T> {
                 return Ok(true);
             }
             let text = std::fs::read_to_string(&stat).unwrap_or_default();
-            if text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('D')) {
+            let state = text.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+            if state == Some('D') || state == Some('S') && self.is_in_ring() {
                 return Ok(false);
             }
             if std::time::Instant::now() >= end {
@@ -92,6 +93,13 @@ impl<T> Aside<T> {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Whether it stands in io_uring_register(2), which waits for requests as a signal may end it.
+    fn is_in_ring(&self) -> bool {
+        let call = std::fs::read_to_string(format!("/proc/self/task/{}/syscall", self.thread));
+        let number = call.unwrap_or_default().split(' ').next().and_then(|word| word.parse().ok());
+        number == Some(nix::libc::SYS_io_uring_register)
     }
 
     /// Waits for its end.

@@ -1,0 +1,266 @@
+//! The same cases on every kernel there is, as one table: what was seen against what was expected.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::cases;
+use crate::results::{self, Entry, RUN_FILE, Run};
+use crate::run::{self, INTERRUPTED, Order};
+use crate::verdict::{Class, Verdict, exit_code};
+use crate::vm::{self, machine::Accel, source};
+
+/// What to run, and where the table goes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Only these kernels, as `vm --kernel` takes them, or `host`; may be repeated (default: the host's own and all
+    /// in the cache of scripts/kernels).
+    #[arg(long, value_name = "SPEC")]
+    pub kernel: Vec<String>,
+    /// Folder for the results, one below it for each kernel and target.
+    #[arg(long, default_value = "race-results/kernels")]
+    pub results: PathBuf,
+    /// Do not run again what has results there already.
+    #[arg(long)]
+    pub keep: bool,
+    /// How the guests' code is executed.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub accel: Accel,
+    /// Also write the table as Markdown.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "harness/KERNELS.md")]
+    pub markdown: Option<PathBuf>,
+}
+
+/// Runs each order (one a target) on each kernel, and prints the table; gives the exit code of all runs together.
+///
+/// # Errors
+/// A run could not be started, or results cannot be read or written.
+pub fn run(options: &Options, orders: &[Order]) -> anyhow::Result<i32> {
+    let kernels = match &*options.kernel {
+        [] => ["host".to_owned()].into_iter().chain(source::all()).collect(),
+        named => named.to_vec(),
+    };
+    let mut runs = Vec::new();
+    for kernel in &kernels {
+        for order in orders {
+            let name = format!("{}-{}", kernel.replace([':', '/'], "_"), order.target.name());
+            let results = options.results.join(name);
+            if !(options.keep && results.join(RUN_FILE).is_file()) {
+                let order = Order { results: results.clone(), ..order.clone() };
+                if one(options, kernel, order)? == INTERRUPTED {
+                    return Ok(INTERRUPTED);
+                }
+            }
+            // A kernel on which nothing can be run has said so, and has no results.
+            if results.join(RUN_FILE).is_file() {
+                runs.push(results::read_run(&results)?);
+            }
+        }
+    }
+    let table = Table::of(&runs);
+    print!("{}", table.text());
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, table.markdown()).with_context(|| path.display().to_string())?;
+    }
+    Ok(exit_code(runs.iter().flat_map(|run| &run.variants).map(|entry| &entry.verdict)))
+}
+
+fn one(options: &Options, kernel: &str, order: Order) -> anyhow::Result<i32> {
+    if kernel == "host" {
+        return run::run(order);
+    }
+    let kernel = kernel.to_owned();
+    vm::run(&vm::Options { kernel, modules: None, accel: options.accel }, order)
+}
+
+/// Cells by row (target and case) and kernel.
+#[derive(Debug, Default)]
+struct Table {
+    kernels: Vec<String>,
+    rows: BTreeMap<(usize, usize), Row>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    target: String,
+    case: String,
+    cells: BTreeMap<usize, Cell>,
+}
+
+/// The variants of a case on a kernel.
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    played: usize,
+    failed: usize,
+    classes: Vec<Class>,
+    /// Words of the verdicts that somebody has to look at.
+    odd: Vec<&'static str>,
+}
+
+impl Table {
+    fn of(runs: &[Run]) -> Table {
+        let mut table = Table::default();
+        let mut targets: Vec<String> = Vec::new();
+        for run in runs {
+            let kernel = title(run);
+            let column = place(&mut table.kernels, kernel);
+            let line = place(&mut targets, run.target.name());
+            for entry in &run.variants {
+                let case = cases::ALL.iter().position(|case| case.id == entry.case);
+                let row = table.rows.entry((line, case.unwrap_or(usize::MAX))).or_default();
+                row.target = run.target.name();
+                row.case = format!("{} {}", entry.case, entry.name);
+                row.cells.entry(column).or_default().add(entry);
+            }
+        }
+        table.rows.retain(|_, row| row.cells.values().any(|cell| cell.text() != "-"));
+        table
+    }
+
+    fn grid(&self) -> Vec<Vec<String>> {
+        let head = ["target", "case"].map(str::to_owned).into_iter();
+        let mut lines = vec![head.chain(self.kernels.iter().cloned()).collect::<Vec<_>>()];
+        for row in self.rows.values() {
+            let cell = |column| row.cells.get(&column).map_or("-".to_owned(), Cell::text);
+            let cells = (0..self.kernels.len()).map(cell);
+            lines.push([row.target.clone(), row.case.clone()].into_iter().chain(cells).collect());
+        }
+        lines
+    }
+
+    fn text(&self) -> String {
+        let grid = self.grid();
+        let width = |column: usize| grid.iter().map(|line| line[column].chars().count()).max();
+        let mut text = String::new();
+        for line in &grid {
+            for (column, cell) in line.iter().enumerate() {
+                let width = width(column).unwrap_or(0);
+                let _ = write!(text, "{cell:<width$}  ");
+            }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+        }
+        text
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = HEAD.to_owned();
+        for (number, line) in self.grid().iter().enumerate() {
+            let cells: Vec<_> = line.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+            if number == 0 {
+                let _ = writeln!(text, "|{}", "---|".repeat(line.len()));
+            }
+        }
+        text
+    }
+}
+
+const HEAD: &str = "# Cases by kernel
+
+Written by `inflight-race kernels --markdown`; `scripts/kernels` fetches the kernels. A cell holds what was seen:
+`ok` when every variant that can be played passed, otherwise the kinds of harm and, where not all variants failed, how
+many of how many. All of it is what the table of expected failures beside each case says of that kernel, except
+where a cell says otherwise in **bold**. `-`: cannot be played there. The kernels are Debian's packages, in QEMU;
+the one without a package version is the development machine's own.
+
+";
+
+fn place(all: &mut Vec<String>, one: String) -> usize {
+    all.iter().position(|other| *other == one).unwrap_or_else(|| {
+        all.push(one);
+        all.len() - 1
+    })
+}
+
+/// The exact package version, or the release without what a builder has added to it.
+fn title(run: &Run) -> String {
+    let words = run.kernel.build.split_whitespace();
+    let package = words.skip_while(|word| *word != "Debian").nth(1);
+    package.map_or_else(|| run.kernel.version().to_string(), str::to_owned)
+}
+
+impl Cell {
+    fn add(&mut self, entry: &Entry) {
+        let classes: &[Class] = match &entry.verdict {
+            Verdict::Notrun { .. } => return,
+            Verdict::Fail { classes } | Verdict::Xfail { classes, .. } => classes,
+            _ => &[],
+        };
+        self.played += 1;
+        self.failed += usize::from(!classes.is_empty());
+        self.classes.extend(classes);
+        self.classes.sort();
+        self.classes.dedup();
+        if entry.verdict.is_unexpected() {
+            self.odd.push(entry.verdict.word());
+        }
+    }
+
+    fn text(&self) -> String {
+        let names: Vec<_> = self.classes.iter().map(|class| class.name()).collect();
+        let (played, failed) = (self.played, self.failed);
+        let seen = match (played, failed) {
+            (0, _) => "-".to_owned(),
+            (_, 0) => "ok".to_owned(),
+            _ if played == failed => names.join("+"),
+            _ => format!("{} {failed}/{played}", names.join("+")),
+        };
+        let mut odd = self.odd.clone();
+        odd.sort_unstable();
+        odd.dedup();
+        if odd.is_empty() { seen } else { format!("{seen} **{}**", odd.join(" ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel;
+    use crate::target::Target;
+    use crate::worker::Played;
+
+    fn entry(variant: &str, verdict: Verdict) -> Entry {
+        let text = |text: &str| text.to_owned();
+        let (case, name, claim) = (text("FK1"), text("fork-touch"), String::new());
+        let (repro, played) = (String::new(), Played::default());
+        Entry { case, name, claim, variant: variant.to_owned(), verdict, repro, played }
+    }
+
+    fn run(build: &str, variants: Vec<Entry>) -> Run {
+        let (release, machine) = ("6.1.0-56-amd64".to_owned(), String::new());
+        let kernel = Kernel { release, build: build.to_owned(), machine };
+        let (options, target) = (String::new(), Target::Inflight);
+        let version = results::VERSION;
+        Run { version, kernel, vm: None, target, options, seed: 1, started: 0, variants }
+    }
+
+    #[test]
+    fn a_cell_says_what_was_seen_and_what_was_not_expected() {
+        let reference = || "somewhere".to_owned();
+        let lost = Verdict::Xfail { classes: vec![Class::Lost], reference: reference() };
+        let old = vec![
+            entry("a", lost.clone()),
+            entry("b", Verdict::Pass),
+            entry("c", Verdict::Notrun { reason: reference() }),
+        ];
+        let new = vec![entry("a", Verdict::Xpass { reference: reference() })];
+        let runs = [run("#1 SMP Debian 6.1.192-2 (x)", old), run("#1 SMP", new)];
+        let table = Table::of(&runs);
+        let wanted = vec![
+            vec!["target", "case", "6.1.192-2", "6.1.0"],
+            vec!["inflight", "FK1 fork-touch", "LOST 1/2", "ok **XPASS**"],
+        ];
+        assert_eq!(table.grid(), wanted);
+        assert!(
+            table.text().lines().all(|line| line.starts_with("target") || line.contains("LOST"))
+        );
+        assert!(
+            table.markdown().contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |")
+        );
+        let all = Table::of(&[run("#1 SMP", vec![entry("a", lost)])]);
+        assert_eq!(all.grid()[1][2], "LOST");
+    }
+}

@@ -1,0 +1,257 @@
+//! Runs under another kernel: the same run inside a virtual machine, judged and written down on this side.
+//!
+//! The guest is one initramfs with this program as its first process. It plays the plan and says what its workers
+//! say; the table of expected failures is asked here, with the guest's kernel.
+
+pub mod archive;
+pub mod init;
+pub mod machine;
+pub mod message;
+pub mod modules;
+pub mod source;
+pub mod watch;
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::run::{Order, Runner};
+use crate::stage;
+use crate::sys;
+use crate::target::Target;
+use crate::verdict::{Stop, not_run};
+use crate::vm::archive::Archive;
+use crate::vm::machine::{Accel, Machine, Parts};
+use crate::vm::message::{TASK, Task};
+use crate::vm::modules::{Modules, Presence};
+use crate::vm::source::Source;
+use crate::vm::watch::Birth;
+
+/// Name of the file in a results folder that holds the guest's console.
+pub const CONSOLE: &str = "console.log";
+
+/// Exit code when nothing could be run.
+const NOTHING: i32 = 4;
+
+/// Longest that a guest may take until it is up.
+const BOOT: Duration = Duration::from_secs(120);
+/// The same where KVM is only tried.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// Size of the scratch disk. It is sparse.
+const DISK: u64 = 8 << 30;
+/// Swap in the guest, in MiB.
+const SWAP_MIB: u64 = 256;
+
+/// What every guest needs, loaded where it is a module. `fuse` is asked for by name below.
+const ALWAYS: [&str; 11] = [
+    "fuse",
+    "loop",
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "ext4",
+    "overlay",
+    "lzo",
+    "lzo_rle",
+    "zstd",
+    "zram",
+];
+/// What filesystems ask the kernel's crypto for by name, which is a dependency that modules.dep does not show.
+const CHECKSUMS: [&str; 6] = [
+    "crc32c_generic",
+    "crc32c_cryptoapi",
+    "libcrc32c",
+    "xxhash_generic",
+    "blake2b_generic",
+    "sha256_generic",
+];
+
+/// How to make a machine.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Kernel: `debian:6.1` from the cache that scripts/kernels fills, or the path of a bzImage.
+    #[arg(long, value_name = "SPEC")]
+    pub kernel: String,
+    /// Folder of its modules (default: beside the image, or /lib/modules/RELEASE).
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// How the guest's code is executed.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub accel: Accel,
+}
+
+/// Runs an order in a machine, and gives the exit code that a native run would have had; 4 when the machine cannot
+/// be made.
+///
+/// # Errors
+/// The results cannot be written.
+pub fn run(options: &Options, order: Order) -> anyhow::Result<i32> {
+    match attempt(options, order) {
+        Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => {
+            eprintln!("inflight-race: not run: {error}");
+            Ok(NOTHING)
+        }
+        other => other,
+    }
+}
+
+fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
+    if let Target::Dir(path) = &order.target {
+        let path = path.display();
+        return Err(not_run(format!("{path} is on this machine; a guest has targets of its own")));
+    }
+    let source = Source::find(&options.kernel, options.modules.as_deref())?;
+    let order = Order { vm: Some(options.kernel.clone()), scratch: init::SCRATCH.into(), ..order };
+    let parts = parts(&source, &order)?;
+    let (machine, birth) = start(&parts, options.accel)?;
+    let (kernel, lacks) = match &birth {
+        Birth::Up { kernel, lacks } => (kernel.clone(), lacks.clone()),
+        Birth::Unfit(reason) => {
+            machine.end();
+            return Err(not_run(reason.clone()));
+        }
+        Birth::Lost(_) => (source.kernel(), Vec::new()),
+    };
+    let mut runner = Runner::new(order, kernel)?;
+    runner.print_head();
+    lacks.iter().for_each(|lack| runner.say(&format!("lacks    {lack}")));
+    let lost = match birth {
+        Birth::Lost(lost) => Some(lost),
+        _ => watch::follow(&mut runner, &machine)?,
+    };
+    let complaint = machine.end();
+    let console = clean(&parts.console)?;
+    if let Some(lost) = lost {
+        runner.forfeit(&lost.reason(&console, complaint.as_deref()))?;
+        runner.say(&format!("the guest's console is in {}", parts.console.display()));
+    }
+    runner.finish()
+}
+
+/// Starts a machine in the first way that gets it up; the last way counts, however it ends.
+fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
+    let (last, others) = accel.choices().split_last().context("no way to run a guest")?;
+    for &other in others {
+        let machine = Machine::start(parts, other)?;
+        let birth = watch::birth(&machine, TRIAL);
+        if !matches!(birth, Birth::Lost(_)) {
+            return Ok((machine, birth));
+        }
+        machine.end();
+        machine::give_up_kvm();
+    }
+    let machine = Machine::start(parts, *last)?;
+    let birth = watch::birth(&machine, BOOT);
+    Ok((machine, birth))
+}
+
+/// The console's text, also in its file, without the carriage returns of a terminal.
+fn clean(console: &Path) -> anyhow::Result<String> {
+    let what = || console.display().to_string();
+    let bytes = fs::read(console).with_context(what)?;
+    let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+    fs::write(console, &text).with_context(what)?;
+    Ok(text)
+}
+
+fn parts(source: &Source, order: &Order) -> anyhow::Result<Parts> {
+    let modules = source.modules.as_deref().map(Modules::open).transpose()?;
+    let names = wanted(&order.target);
+    let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
+    let is_there = |name| presence(name).is_none_or(|presence| presence != Presence::Missing);
+    for need in needs(&order.target) {
+        if !is_there(need) {
+            let (release, folder) = (&source.release, source.modules.as_deref());
+            let folder = folder.unwrap_or(Path::new("?")).display();
+            return Err(not_run(format!(
+                "the kernel {release} has no {need}, neither built in nor in {folder}"
+            )));
+        }
+    }
+    let files = modules.as_ref().map_or(Vec::new(), |modules| modules.order(&names));
+    let serial = !(is_there("virtio_pci") && is_there("virtio_console"));
+    let with_disk = is_there("virtio_pci") && is_there("virtio_blk") && is_there("ext4");
+    fs::create_dir_all(&order.results).with_context(|| order.results.display().to_string())?;
+    let task = Task {
+        modules: files.iter().map(|file| in_guest(file)).collect(),
+        order: Order { relay: true, vm: None, ..order.clone() },
+        serial,
+        swap_mib: SWAP_MIB,
+    };
+    Ok(Parts {
+        image: source.image.clone(),
+        initramfs: initramfs(&task, &files)?.into(),
+        disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
+        serial,
+        console: order.results.join(CONSOLE),
+    })
+}
+
+/// What a run on the target cannot do without.
+fn needs(target: &Target) -> Vec<&'static str> {
+    let mut all = vec!["fuse"];
+    if target.is_looped() {
+        all.push("loop");
+    }
+    all.extend(match target {
+        Target::Ext4 => Some("ext4"),
+        Target::Xfs => Some("xfs"),
+        Target::Btrfs => Some("btrfs"),
+        Target::Overlay => Some("overlay"),
+        Target::Inflight | Target::Tmpfs | Target::Dir(_) => None,
+    });
+    all
+}
+
+fn wanted(target: &Target) -> Vec<&'static str> {
+    let mut all = ALWAYS.to_vec();
+    if matches!(target, Target::Xfs | Target::Btrfs) {
+        all.extend(CHECKSUMS);
+    }
+    all.extend(needs(target));
+    all
+}
+
+/// Where a module's file lies in the guest.
+fn in_guest(file: &Path) -> String {
+    format!("/modules/{}.ko", modules::name(&file.to_string_lossy()))
+}
+
+fn initramfs(task: &Task, modules: &[PathBuf]) -> anyhow::Result<File> {
+    let mut archive = Archive::new(tempfile::tempfile()?);
+    for folder in ["/proc", "/sys", "/dev", "/tmp", init::SCRATCH] {
+        archive.folder(folder)?;
+    }
+    let own = std::env::current_exe().context("our own path")?;
+    archive.program("/init", &own)?;
+    archive.program("/bin/inflight", &stage::program()?)?;
+    // The fork cases start one child with posix_spawn(3): /bin/true.
+    for tool in ["true"].into_iter().chain(stage::mkfs(&task.order.target)) {
+        let file = sys::find_program(tool);
+        let file = file.ok_or_else(|| not_run(format!("{tool} is not installed")))?;
+        archive.program(&format!("/bin/{tool}"), &file)?;
+    }
+    for file in modules {
+        archive.add(&in_guest(file), &modules::bytes(file)?)?;
+    }
+    archive.add(TASK, &serde_json::to_vec(task)?)?;
+    archive.finish()
+}
+
+/// An ext4 filesystem in a sparse file without a name; none where this machine cannot make one.
+fn disk() -> anyhow::Result<Option<File>> {
+    let Some(tool) = sys::find_program("mkfs.ext4") else { return Ok(None) };
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(DISK)?;
+    // Journal and lazy initialisation cost time, and nothing here outlives the machine.
+    let options = ["-q", "-F", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=1"];
+    let output = Command::new(tool).args(options).arg(file.path()).output().context("mkfs.ext4")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "mkfs.ext4 of the scratch disk: {}", text.trim());
+    Ok(Some(file.into_file()))
+}

@@ -1,0 +1,59 @@
+//! What the guest tells the host: JSON lines on a line of their own, which the guest's kernel does not write to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::Kernel;
+use crate::run::Order;
+use crate::worker::Line;
+
+/// Name of the virtio-serial port of the messages.
+pub const PORT: &str = "inflight.events";
+
+/// Where the guest finds its [`Task`].
+pub const TASK: &str = "/task.json";
+
+/// What a guest is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Modules to load, in this order.
+    pub modules: Vec<String>,
+    /// What to run.
+    pub order: Order,
+    /// Whether messages go over the second serial line, for want of a virtio port.
+    pub serial: bool,
+    /// Swap on zram, in MiB.
+    pub swap_mib: u64,
+}
+
+/// What a guest says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// About the guest itself.
+    Guest(State),
+    /// About the run.
+    Run(Line),
+}
+
+/// What became of a guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "guest", rename_all = "snake_case")]
+pub enum State {
+    /// It is up and starts the run.
+    Up {
+        /// Its kernel.
+        kernel: Kernel,
+        /// What it could not get; some cases will not be run for that.
+        lacks: Vec<String>,
+    },
+    /// It cannot run anything.
+    Unfit {
+        /// Why.
+        reason: String,
+    },
+    /// The run ended, and the machine goes down.
+    Ended {
+        /// Exit code of the run's process; 0 when it played everything.
+        code: i32,
+    },
+}

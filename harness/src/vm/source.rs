@@ -1,0 +1,213 @@
+//! Where a kernel to boot comes from: a file, or the cache that `scripts/kernels` fills.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use crate::kernel::{Kernel, Version};
+use crate::verdict::not_run;
+
+/// A kernel that can be booted.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// `lib/modules/RELEASE`, where there is one.
+    pub modules: Option<PathBuf>,
+    /// `uname -r`, from the image itself.
+    pub release: String,
+}
+
+/// What `scripts/kernels` notes beside a kernel.
+#[derive(Clone, Debug, Deserialize)]
+struct About {
+    /// Version of the package.
+    version: String,
+    /// `uname -r`.
+    release: String,
+    /// `cloud-amd64` or `amd64`.
+    flavour: String,
+}
+
+impl Source {
+    /// Finds a kernel: `debian:6.1`, `debian:6.18.5`, `debian:` and a whole package version, or a path. The
+    /// modules of a path are looked for in `modules`, beside the image, and in `/lib/modules`.
+    ///
+    /// # Errors
+    /// NOTRUN: there is no such kernel, or the file is none.
+    pub fn find(spec: &str, modules: Option<&Path>) -> anyhow::Result<Source> {
+        let (image, folder) = match spec.strip_prefix("debian:") {
+            Some(wanted) => cached(wanted)?,
+            None => (PathBuf::from(spec), None),
+        };
+        let release = release(&image)?;
+        let near = image.parent().unwrap_or(Path::new("."));
+        let places = [
+            near.join("lib/modules"),
+            near.to_owned(),
+            "/lib/modules".into(),
+            "/usr/lib/modules".into(),
+        ];
+        let found = places.into_iter().map(|place| place.join(&release));
+        let modules = modules.map(Path::to_owned).or(folder);
+        let modules = modules.or_else(|| found.into_iter().find(|place| place.is_dir()));
+        if let Some(folder) = &modules
+            && !folder.join("modules.dep").is_file()
+        {
+            let folder = folder.display();
+            return Err(not_run(format!(
+                "{folder} has no modules.dep; `depmod {release}` makes it"
+            )));
+        }
+        Ok(Source { image, modules, release })
+    }
+
+    /// The kernel as far as it is known without booting it.
+    pub fn kernel(&self) -> Kernel {
+        let (build, machine) = (String::new(), "x86_64".to_owned());
+        Kernel { release: self.release.clone(), build, machine }
+    }
+}
+
+/// The cache: `$INFLIGHT_KERNELS`, else below `$XDG_CACHE_HOME` or `~/.cache`.
+pub fn cache() -> PathBuf {
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("INFLIGHT_KERNELS").unwrap_or_else(|| {
+        let home = || named("HOME").unwrap_or_default().join(".cache");
+        named("XDG_CACHE_HOME").unwrap_or_else(home).join("inflight/kernels")
+    })
+}
+
+/// Every kernel in the cache as a spec that names it exactly, the oldest first.
+pub fn all() -> Vec<String> {
+    folders().into_iter().map(|(_, about)| format!("debian:{}", about.name())).collect()
+}
+
+fn folders() -> Vec<(PathBuf, About)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(cache()).into_iter().flatten().flatten() {
+        let about = fs::read(entry.path().join("kernel.json"));
+        if let Some(about) = about.ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            found.push((entry.path(), about));
+        }
+    }
+    found.sort_by_key(|(_, about): &(_, About)| about.order());
+    found
+}
+
+/// Image and modules of the newest cached kernel of that name.
+fn cached(wanted: &str) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+    let Some((folder, about)) = folders().into_iter().rfind(|(_, about)| about.is(wanted)) else {
+        let place = cache();
+        let place = place.display();
+        let text =
+            format!("no kernel '{wanted}' in {place}: `scripts/kernels get {wanted}` brings it");
+        return Err(not_run(text));
+    };
+    Ok((folder.join("vmlinuz"), Some(folder.join("lib/modules").join(about.release))))
+}
+
+impl About {
+    fn name(&self) -> String {
+        format!("{}-{}", self.version, self.flavour)
+    }
+
+    /// Also a later revision of a package is newer, and of equals the one that boots faster is preferred.
+    fn order(&self) -> (Version, Vec<u32>, bool) {
+        let revision = self.version.split_once('-').map_or("", |(_, revision)| revision);
+        let numbers = revision.split(|letter: char| !letter.is_ascii_digit());
+        let numbers = numbers.filter_map(|number| number.parse().ok()).collect();
+        (Version::parse(&self.version), numbers, self.flavour.starts_with("cloud"))
+    }
+
+    fn is(&self, wanted: &str) -> bool {
+        let parts = |text: &str| text.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>();
+        let own = self.version.split('-').next().unwrap_or("");
+        let starts = match (parts(own), parts(wanted)) {
+            (Ok(own), Ok(wanted)) => own.starts_with(&wanted),
+            _ => false,
+        };
+        starts || wanted == self.version || wanted == self.name()
+    }
+}
+
+/// `uname -r` of a bzImage, from its setup header (Documentation/arch/x86/boot.rst).
+fn release(image: &Path) -> anyhow::Result<String> {
+    const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
+    const VERSION_POINTER: usize = 0x20E;
+    const SETUP: usize = 0x200;
+    let name = image.display();
+    let bytes = fs::read(image).map_err(|error| not_run(format!("kernel {name}: {error}")))?;
+    let text = || {
+        let (at, magic) = MAGIC;
+        ensure!(bytes.get(at..at + magic.len()) == Some(magic), "no setup header");
+        let pointer = bytes.get(VERSION_POINTER..VERSION_POINTER + 2).context("cut short")?;
+        let at = SETUP + usize::from(u16::from_le_bytes([pointer[0], pointer[1]]));
+        let text = bytes.get(at..).context("cut short")?;
+        let end = text.iter().position(|&byte| byte == b' ' || byte == 0).context("no version")?;
+        Ok(String::from_utf8_lossy(&text[..end]).into_owned())
+    };
+    text().map_err(|error| not_run(format!("kernel {name} is not a bzImage for x86: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(version: &str, flavour: &str) -> About {
+        let release = String::new();
+        About { version: version.to_owned(), release, flavour: flavour.to_owned() }
+    }
+
+    #[test]
+    fn a_kernel_is_found_by_series_by_version_and_by_name() {
+        let kernel = about("6.18.15-1~bpo13+1", "cloud-amd64");
+        for wanted in ["6", "6.18", "6.18.15", "6.18.15-1~bpo13+1", "6.18.15-1~bpo13+1-cloud-amd64"]
+        {
+            assert!(kernel.is(wanted), "{wanted}");
+        }
+        for wanted in ["", "6.1", "6.18.1", "6.18.15-1", "7", "6.18.x"] {
+            assert!(!kernel.is(wanted), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_newer_kernel_sorts_last_and_of_equals_the_cloud_one() {
+        let mut all = [
+            about("6.12.117-1", "cloud-amd64"),
+            about("6.1.192-2", "cloud-amd64"),
+            about("6.1.192-10", "amd64"),
+            about("6.12.117-1", "amd64"),
+            about("5.10.262-1", "amd64"),
+        ];
+        all.sort_by_key(About::order);
+        let names = all.map(|about| about.name());
+        let wanted = [
+            "5.10.262-1-amd64",
+            "6.1.192-2-cloud-amd64",
+            "6.1.192-10-amd64",
+            "6.12.117-1-amd64",
+            "6.12.117-1-cloud-amd64",
+        ];
+        assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn what_is_not_a_kernel_is_refused_in_one_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![0; 4096]).unwrap();
+        let text = release(file.path()).unwrap_err().to_string();
+        assert!(text.ends_with("is not a bzImage for x86: no setup header"), "{text}");
+        let mut header = vec![0; 0x300];
+        header[0x202..0x206].copy_from_slice(b"HdrS");
+        header[0x20E] = 0x20;
+        header[0x220..0x22C].copy_from_slice(b"6.1.0-x (me)");
+        fs::write(file.path(), &header).unwrap();
+        assert_eq!(release(file.path()).unwrap(), "6.1.0-x");
+        assert!(
+            release(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere: No such")
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! Runs in a machine: what is wrong with it is said in one line, everything else is as a native run, and no QEMU is
+//! left behind. A small program plays QEMU's part; the last test boots a real kernel if one is in the cache.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use inflight_race::results;
+use inflight_race::vm::source;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
+const UP: &str = r##"echo '{"guest":"up","kernel":{"release":"6.1.0-x","build":"#1 SMP Debian 6.1.192-2 (x)","machine":"x86_64"},"lacks":[]}'"##;
+
+/// A folder with a kernel that nobody boots, and a QEMU that does what a test wants.
+struct Setup {
+    folder: tempfile::TempDir,
+}
+
+impl Setup {
+    /// `script` finds the console's file in `$console`.
+    fn new(script: &str) -> Setup {
+        let setup = Setup { folder: tempfile::tempdir().unwrap() };
+        let mut header = vec![0; 0x300];
+        header[0x202..0x206].copy_from_slice(b"HdrS");
+        header[0x20E] = 0x20;
+        header[0x220..0x22C].copy_from_slice(b"6.1.0-x (me)");
+        fs::write(setup.at("vmlinuz"), header).unwrap();
+        let start = "console=$(echo \"$*\" | sed 's/.*id=console,path=\\([^ ]*\\).*/\\1/')\n: >\"$console\"\n";
+        fs::write(setup.at("qemu"), format!("#!/bin/sh\n{start}{script}\n")).unwrap();
+        fs::set_permissions(setup.at("qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        setup
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, kernel: &str, case: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["vm", "--accel", "tcg", "--kernel", kernel, "--results", "results"]);
+        command.args(["--", "run", case, "--bound", "1", "--seed", "5"]);
+        command.current_dir(self.folder.path()).env("INFLIGHT_QEMU", self.at("qemu"));
+        command.env("INFLIGHT_KERNELS", self.at("cache")).env("INFLIGHT", "/bin/true");
+        command
+    }
+
+    fn run(&self, case: &str) -> Output {
+        self.command("vmlinuz", case).output().unwrap()
+    }
+
+    /// Waits until the fake QEMU has left its process id in the file `pid`.
+    fn qemu(&self) -> i32 {
+        wait_for("QEMU's start", || {
+            fs::read_to_string(self.at("pid")).ok()?.strip_suffix('\n')?.parse().ok()
+        })
+    }
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} was waited for in vain");
+        std::thread::yield_now();
+    }
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+fn wait_gone(pid: i32) {
+    let stat = format!("/proc/{pid}/stat");
+    wait_for("QEMU's end", || {
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z")).then_some(())
+    });
+}
+
+/// Runs a case of three variants and expects it to be BROKEN for this reason.
+fn broken(script: &str, reason: &str) -> Setup {
+    let setup = Setup::new(script);
+    let output = setup.run("SP3");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains(reason), "{}", text(&output));
+    let run = results::read_run(&setup.at("results")).unwrap();
+    assert!(run.variants.len() > 1, "{run:?}");
+    for entry in &run.variants {
+        assert_eq!(entry.verdict.word(), "BROKEN");
+        assert!(entry.verdict.detail().contains(reason), "{entry:?}");
+    }
+    setup
+}
+
+#[test]
+fn a_guest_that_panics_breaks_the_rest_and_its_console_is_kept() {
+    let panic = "[ 9.0] Kernel panic - not syncing: as told";
+    let script = format!("{UP}\nprintf '%s\\r\\n' '{panic}' >\"$console\"");
+    let setup = broken(&script, "the guest panicked: [ 9.0] Kernel panic - not syncing: as told");
+    assert_eq!(fs::read_to_string(setup.at("results/console.log")).unwrap(), format!("{panic}\n"));
+}
+
+#[test]
+fn a_guest_that_hangs_is_ended() {
+    let script = format!("{UP}\necho $$ >pid\nexec sleep 1000");
+    let setup = broken(&script, "nothing was heard of the guest for");
+    wait_gone(setup.qemu());
+}
+
+#[test]
+fn a_line_that_is_cut_is_not_taken_for_silence() {
+    let script = format!("{UP}\nprintf '{{\"line\":\"fini'");
+    broken(&script, "a line from the guest was cut or garbled: '{\"line\":\"fini'");
+}
+
+#[test]
+fn a_machine_that_does_not_start_says_why() {
+    broken("echo 'qemu: no such thing' >&2\nexit 1", "the machine ended: qemu: no such thing");
+}
+
+#[test]
+fn a_run_that_ends_early_is_broken() {
+    let script = format!("{UP}\necho '{{\"guest\":\"ended\",\"code\":101}}'");
+    broken(&script, "the run in the guest ended with exit code 101");
+}
+
+#[test]
+fn a_whole_run_is_as_a_native_one_and_judged_by_the_guests_kernel() {
+    let played = |fault: &str| {
+        format!(
+            r#"{{"stop":null,"faults":[{fault}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}}"#
+        )
+    };
+    let fault = r#"{"class":"LOST","text":"as told"}"#;
+    let script = format!(
+        "{UP}\necho '{{\"line\":\"started\",\"number\":0}}'\n\
+         printf '%s\\r\\n' '{{\"line\":\"finished\",\"number\":0,\"played\":{}}}'\n\
+         echo '{{\"guest\":\"ended\",\"code\":0}}'",
+        played(fault)
+    );
+    let setup = Setup::new(&script);
+    let output = setup.run("FK1:store/uring/anon");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let run = results::read_run(&setup.at("results")).unwrap();
+    assert_eq!((&*run.kernel.release, run.vm.as_deref()), ("6.1.0-x", Some("vmlinuz")));
+    assert_eq!(run.variants[0].verdict.word(), "XFAIL", "{}", text(&output));
+    let wanted =
+        "inflight-race vm --kernel vmlinuz -- run 'FK1:store/uring/anon' --on inflight --seed 5";
+    assert_eq!(run.variants[0].repro, wanted);
+    let again = ["replay", "results/FK1/store_uring_anon.json"];
+    let mut replay = setup.command("vmlinuz", "FK1");
+    let replay = Command::new(PROGRAM)
+        .args(again)
+        .current_dir(setup.folder.path())
+        .envs(replay.env("X", "").get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .output()
+        .unwrap();
+    assert_eq!(replay.status.code(), Some(0), "{}", text(&replay));
+    assert!(text(&replay).contains("6.1.0-x"), "{}", text(&replay));
+}
+
+#[test]
+fn what_cannot_be_run_is_said_in_one_line() {
+    let setup = Setup::new(UP);
+    let not_run = |mut command: Command, wanted: &str| {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+        let error = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(error.contains(wanted), "{}", text(&output));
+        assert_eq!((error.lines().count(), output.stdout.len()), (1, 0), "{}", text(&output));
+    };
+    let mut without = setup.command("vmlinuz", "FK1");
+    without.env("INFLIGHT_QEMU", "/nowhere/qemu");
+    not_run(without, "install qemu-system-x86 or set $INFLIGHT_QEMU");
+    let absent = setup.command("debian:6.1", "FK1");
+    not_run(absent, "`scripts/kernels get 6.1` brings it");
+    not_run(setup.command("nothing", "FK1"), "kernel nothing: No such file");
+    not_run(setup.command("qemu", "FK1"), "kernel qemu is not a bzImage");
+
+    let modules = setup.at("lib/modules/6.1.0-x");
+    fs::create_dir_all(&modules).unwrap();
+    not_run(setup.command("vmlinuz", "FK1"), "has no modules.dep; `depmod 6.1.0-x` makes it");
+    fs::write(modules.join("modules.dep"), "kernel/loop.ko:\n").unwrap();
+    not_run(
+        setup.command("vmlinuz", "FK1"),
+        "the kernel 6.1.0-x has no fuse, neither built in nor in",
+    );
+    fs::remove_dir_all(setup.at("lib")).unwrap();
+
+    let unfit = r#"echo '{"guest":"unfit","reason":"the kernel 6.1.0-x has no FUSE"}'"#;
+    not_run(Setup::new(unfit).command("vmlinuz", "FK1"), "has no FUSE");
+}
+
+#[test]
+fn a_wrong_command_for_the_guest_is_a_usage_error() {
+    let setup = Setup::new(UP);
+    for (words, wanted) in [
+        (&["list"][..], "behind -- comes `run` and its arguments"),
+        (&["run", "FK11"], "unknown case 'FK11'; nearest: FK1"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["vm", "--kernel", "vmlinuz", "--"]).args(words);
+        let output = command.current_dir(setup.folder.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(wanted), "{}", text(&output));
+    }
+}
+
+fn ended_by(signal: Signal) -> Option<i32> {
+    let setup = Setup::new(&format!("{UP}\necho $$ >pid\nexec sleep 1000"));
+    let mut command = setup.command("vmlinuz", "FK1");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child: Child = command.spawn().unwrap();
+    let qemu = setup.qemu();
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+    let code = child.wait().unwrap().code();
+    wait_gone(qemu);
+    code
+}
+
+#[test]
+fn no_qemu_is_left_after_a_kill() {
+    assert_eq!(ended_by(Signal::SIGKILL), None);
+}
+
+#[test]
+fn no_qemu_is_left_after_an_interrupt() {
+    let code = ended_by(Signal::SIGINT);
+    assert!(code.is_none() || code == Some(130), "{code:?}");
+}
+
+#[test]
+fn a_cached_kernel_shows_the_loss_that_its_version_must_have() {
+    let spec = ["debian:6.1", "debian:5.10"]
+        .into_iter()
+        .find(|spec| source::Source::find(spec, None).is_ok());
+    let has_qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
+    let (Some(spec), true) = (spec, has_qemu) else {
+        eprintln!("skipped: no QEMU, or no kernel in {}", source::cache().display());
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let output = boot(folder.path(), spec);
+    if text(&output).contains("no `inflight` beside this program") {
+        eprintln!("skipped: {}", text(&output));
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let run = results::read_run(&folder.path().join("results")).unwrap();
+    let verdicts: Vec<_> = run.variants.iter().map(|entry| entry.verdict.word()).collect();
+    assert_eq!(verdicts, ["XFAIL"; 3], "{}", text(&output));
+}
+
+fn boot(folder: &Path, spec: &str) -> Output {
+    let arguments = ["vm", "--accel", "tcg", "--kernel", spec, "--results", "results", "--"];
+    let run = ["run", "FK1:store/uring/anon", "--repeat", "3"];
+    Command::new(PROGRAM).args(arguments).args(run).current_dir(folder).output().unwrap()
+}
