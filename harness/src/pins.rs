@@ -22,6 +22,14 @@ pub fn balance() -> anyhow::Result<i64> {
     Ok(value("nr_foll_pin_acquired")? - value("nr_foll_pin_released")?)
 }
 
+/// Memory that this process has pinned for long (VmPin), in KiB: registered buffers. `None` where the kernel does not
+/// say.
+pub fn of_process() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Waits until no more than `before` pages are pinned; gives what is left over at the end of the bound.
 ///
 /// # Errors

@@ -72,6 +72,25 @@ fn a_fork_race_on_ext4_behind_the_loop_gate() {
     );
 }
 
+#[test]
+fn the_splicing_server_holds_payloads_and_moves_pages() {
+    let Some(run) = run("inflight", &["SP4:spliced*", "WB1:spliced*", "KL1:move*", "SP1:*-empty"])
+    else {
+        return;
+    };
+    let word = |case: &str| run.variants.iter().find(|e| e.case == case).unwrap().verdict.word();
+    assert_eq!((word("SP4"), word("WB1"), word("KL1")), ("PASS", "PASS", "PASS"));
+}
+
+#[test]
+fn a_piece_of_the_matrix_on_inflight() {
+    let Some(run) = run("inflight", &["-g", "matrix", "--shard", "7/100"]) else { return };
+    assert!(run.variants.len() > 30);
+    let parked = |e: &results::Entry| e.played.records.iter().any(|r| !r.holds.is_empty());
+    let played = |e: &&results::Entry| ["PASS", "XFAIL"].contains(&e.verdict.word());
+    assert!(run.variants.iter().filter(played).all(parked), "every one had a request in flight");
+}
+
 /// As a user who may lock little memory, see no page frames and make no loop device: every variant passes or
 /// says why it is not played.
 #[test]
