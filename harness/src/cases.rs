@@ -49,6 +49,7 @@ cases! {
     fork_tearing,
     loop_shrink,
     unlink_read,
+    iterator_kinds,
     storm,
     matrix,
     meta_fail,

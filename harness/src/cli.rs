@@ -10,12 +10,14 @@ use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
 use crate::matrix;
+use crate::mechanisms;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::raw_server;
 use crate::report;
 use crate::results;
 use crate::run::{self, Order};
+use crate::scene::STORM;
 use crate::session;
 use crate::target::Target;
 use crate::worker;
@@ -70,6 +72,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The mechanisms of the kernel that the races are about, each with what shows it here.
+    Mechanisms(mechanisms::Arguments),
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -142,9 +146,15 @@ struct RunArguments {
     /// Longest that one variant may take, in seconds.
     #[arg(long, default_value_t = 60)]
     bound: u64,
+    /// How long each variant of a storm lasts: 500ms, 60s or 5m.
+    #[arg(long, default_value = "5s", value_parser = inflight::gate::cli::duration)]
+    time: Duration,
     /// Print only what is unexpected, and the summary.
     #[arg(short, long)]
     quiet: bool,
+    /// Print JSON, one object a line, as things happen.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Ways to open a race window.
@@ -173,6 +183,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
+        Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Replay { result } => replay(&result),
         Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
@@ -218,9 +229,13 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         seed,
         results: arguments.results.unwrap_or_else(named),
         scratch: arguments.scratch,
-        bound: Duration::from_secs(arguments.bound),
+        // A storm takes its time, and its control and the quiet looks take some more.
+        bound: Duration::from_secs(arguments.bound)
+            .max(arguments.time * 2 + Duration::from_secs(30)),
+        time: arguments.time,
         quiet: arguments.quiet,
         tour: false,
+        json: arguments.json,
     })
 }
 
@@ -233,8 +248,10 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
         results,
         scratch,
         bound: Duration::from_secs(60),
+        time: STORM,
         quiet: false,
         tour: true,
+        json: false,
     })
 }
 
@@ -253,8 +270,10 @@ fn replay(path: &Path) -> anyhow::Result<i32> {
         results: path.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("replay"),
         scratch: std::env::temp_dir(),
         bound: Duration::from_secs(60),
+        time: STORM,
         quiet: false,
         tour: false,
+        json: false,
     })
 }
 

@@ -16,6 +16,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use thread::here;
+
 use crate::memlock;
 use crate::memory::Buffer;
 use crate::verdict::{Stop, not_run};
@@ -112,6 +114,16 @@ pub enum Way {
     Read,
     /// Memory to file.
     Write,
+}
+
+impl Way {
+    /// The name in timelines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Read => "read",
+            Way::Write => "write",
+        }
+    }
 }
 
 /// One I/O. It is the case's duty to keep the memory mapped, or to unmap it on purpose.

@@ -51,6 +51,21 @@ pub enum Task {
         /// Counted second.
         second: *const u64,
     },
+    /// Look at private memory at once and again when told to go on: 1 when it has changed, else 0. Nobody but
+    /// the child itself may change its copy.
+    Steady {
+        /// First byte.
+        start: *const u8,
+        /// Bytes.
+        len: usize,
+    },
+    /// Change to a folder and end by SIGABRT, with a core dump of private anonymous memory.
+    Dump {
+        /// Its name, terminated.
+        folder: *const libc::c_char,
+        /// Longest core, in bytes.
+        limit: u64,
+    },
     /// Start an I/O, and end when told to go on: by exit, or by execve(2) of `/bin/true`. With
     /// [`Engine::Pread`] the child is in the system call until the I/O is over.
     Transfer {
@@ -100,6 +115,19 @@ fn run(task: Task, wait: i32) -> ! {
             let differs = |at| unsafe { start.add(at).read_volatile() } != byte;
             i32::from((0..len).any(differs))
         }
+        Task::Steady { start, len } => {
+            // FNV-1a, for nothing may be allocated here.
+            let sum = || {
+                (0..len).fold(0xCBF2_9CE4_8422_2325_u64, |sum, at| {
+                    // SAFETY: as above.
+                    let byte = unsafe { start.add(at).read_volatile() };
+                    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+                })
+            };
+            let before = sum();
+            until_told();
+            i32::from(sum() != before)
+        }
         Task::Store { at, byte } => {
             // SAFETY: as above.
             unsafe { at.write_volatile(byte) };
@@ -111,6 +139,7 @@ fn run(task: Task, wait: i32) -> ! {
             let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
             i32::from(first != second && first != second + 1)
         }
+        Task::Dump { folder, limit } => dump(folder, limit),
         Task::Transfer { engine, io, exec } => {
             crate::engine::start_alone(engine, &io);
             until_told();
@@ -121,6 +150,24 @@ fn run(task: Task, wait: i32) -> ! {
     };
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(status) }
+}
+
+/// Dumps core into a folder. Never returns.
+fn dump(folder: *const libc::c_char, limit: u64) -> ! {
+    /// Only anonymous private memory (core(5)).
+    const FILTER: &[u8] = b"0x1";
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: system calls only, on terminated names and locals.
+    unsafe {
+        libc::chdir(folder);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const limits);
+        libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        let filter = libc::open(c"/proc/self/coredump_filter".as_ptr(), libc::O_WRONLY);
+        libc::write(filter, FILTER.as_ptr().cast(), FILTER.len());
+        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGABRT);
+        libc::_exit(1)
+    }
 }
 
 /// Becomes `/bin/true`; `false` when it cannot.
@@ -306,6 +353,8 @@ pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::memory::Memory;
     use crate::stamp::POISON;
@@ -320,6 +369,25 @@ mod tests {
         buffer.store(100, 1);
         assert_eq!(early.finish(BOUND).unwrap(), 0, "forked before the store");
         assert_eq!(child(look).unwrap().finish(BOUND).unwrap(), 1, "forked after it");
+    }
+
+    #[test]
+    fn a_steady_child_notices_a_change_of_its_memory_only() {
+        let steady = |memory: Memory| {
+            let buffer = Buffer::new(memory, 4096).unwrap();
+            let look = child(Task::Steady { start: buffer.ptr(), len: 4096 }).unwrap();
+            let (first, second) = (buffer.at(0) as usize, buffer.at(8) as usize);
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| crate::memory::count(first, second, &stop));
+                let status = look.finish(BOUND).unwrap();
+                stop.store(true, Ordering::Relaxed);
+                status
+            })
+        };
+        assert_eq!(steady(Memory::Anon), 0);
+        // By chance the child may look twice before the counter moves, but not every time.
+        assert!((0..100).any(|_| steady(Memory::Shared) == 1));
     }
 
     #[test]

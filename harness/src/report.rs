@@ -1,7 +1,11 @@
 //! Reports: runs merged into one JSON, JUnit or HTML file.
 
+mod article;
 mod html;
 mod junit;
+mod matrix;
+mod strips;
+mod subject;
 mod timeline;
 
 use std::path::{Path, PathBuf};
@@ -66,15 +70,16 @@ fn merge(runs: Vec<Run>) -> Vec<Run> {
     merged
 }
 
+/// How many of each verdict; none that is not there.
+pub fn counts(run: &Run) -> Vec<(&'static str, usize)> {
+    let count = |word| run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
+    WORDS.into_iter().map(|word| (word, count(word))).filter(|(_, count)| *count > 0).collect()
+}
+
 /// One line: target, kernel, counts.
 pub fn summary(run: &Run) -> String {
-    let mut counts = Vec::new();
-    for word in WORDS {
-        let count = run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
-        if count > 0 {
-            counts.push(format!("{count} {word}"));
-        }
-    }
+    let counts: Vec<_> =
+        counts(run).into_iter().map(|(word, count)| format!("{count} {word}")).collect();
     let target = format!("{} {}", run.target.name(), run.options);
     format!("{} on {}: {}", target.trim(), run.kernel.release, counts.join(", "))
 }
@@ -104,15 +109,47 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use inflight::gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
+
     use super::*;
+    use crate::event::{Actor, Event};
     use crate::kernel::Kernel;
     use crate::results::Entry;
     use crate::target::Target;
     use crate::verdict::{Class, Fault, Verdict};
     use crate::worker::Played;
 
-    fn run(target: Target, verdicts: &[Verdict]) -> Run {
+    /// A READ that was parked, in ns of the gate.
+    pub fn record(seq: u64, parked: u64, released: u64) -> Record {
+        let by = Some(ReleasedBy::Client);
+        let phase = Phase::Received;
+        let hold = Hold { rule: 1, phase, parked, released: Some(released), by };
+        let times = Times { arrived: parked, phases: [None; 4], done: Some(released) };
+        Record {
+            seq,
+            unique: seq,
+            opcode: 15,
+            op: "read".to_owned(),
+            ino: 2,
+            offset: 0,
+            len: 4096,
+            size: None,
+            pid: 1,
+            uid: 0,
+            path: None,
+            outcome: Some(Outcome::Bytes(4096)),
+            times,
+            holds: vec![hold],
+        }
+    }
+
+    /// Something that the racer did.
+    pub fn event(at_ns: u64, text: &str) -> Event {
+        Event { at_ns, actor: Actor::Racer, text: text.to_owned() }
+    }
+
+    pub fn run(target: Target, verdicts: &[Verdict]) -> Run {
         let (release, build) = ("6.18.44".to_owned(), "#1 <&>".to_owned());
         let kernel = Kernel { release, build, machine: String::new() };
         let entry = |verdict: &Verdict| {
@@ -135,7 +172,7 @@ mod tests {
         Run { version: results::VERSION, kernel, target, options, seed: 1, started: 0, variants }
     }
 
-    fn fail() -> Verdict {
+    pub fn fail() -> Verdict {
         Verdict::Fail { classes: vec![Class::Lost] }
     }
 
@@ -152,13 +189,13 @@ mod tests {
         let notrun = Verdict::Notrun { reason: "no <root>".to_owned() };
         let runs = [run(Target::Inflight, &[Verdict::Pass, fail(), notrun])];
         let page = html::page(&runs);
-        assert!(
-            !page.contains("<script>") || page.matches("<script>").count() == 1,
-            "one script, ours"
-        );
+        assert_eq!(page.matches("<script>").count(), 1, "one script, ours");
         assert!(page.contains("&lt;script&gt;") && page.contains("no &lt;root&gt;"));
-        assert_eq!(page.matches("<details").count(), 3);
-        assert!(page.contains("<svg"), "a timeline");
+        assert_eq!(page.matches("<article").count(), 3);
+        assert_eq!(page.matches("<svg").count(), 3, "a timeline each");
+        for outside in ["http:", "https:", "src=", "@import", "url("] {
+            assert!(!page.contains(outside), "the page is self-contained: {outside}");
+        }
         let suites = junit::suites(&runs);
         assert!(suites.contains(r#"tests="3" failures="1" errors="0" skipped="1""#), "{suites}");
     }

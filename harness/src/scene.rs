@@ -18,6 +18,7 @@ use crate::engine::{Done, Engines};
 use crate::event::{Actor, Event};
 use crate::stage::Stage;
 use crate::stamp::{self, Legal};
+use crate::strip::{self, Strip};
 use crate::verdict::{Class, Fault};
 
 /// Longest that anything may take that must happen. Its end is a HANG or BROKEN, never a pass.
@@ -28,6 +29,9 @@ pub const RENDEZVOUS: Duration = Duration::from_secs(5);
 
 /// How long something may take that may also have to wait for what is parked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a storm lasts unless it is told.
+pub const STORM: Duration = Duration::from_secs(5);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -41,8 +45,12 @@ pub struct Scene<'a> {
     first_id: u64,
     /// Where the gate's log stood when the scene began.
     log_from: u64,
+    /// How long a storm may last.
+    pub time: Duration,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
+    /// Judged ranges in which there is harm.
+    pub strips: Vec<Strip>,
     /// Remarks that explain a verdict and never make one.
     pub notes: Vec<String>,
     /// What happened.
@@ -68,7 +76,7 @@ impl<'a> Scene<'a> {
             Ok(gate) => gate.log(u64::MAX, 0, Duration::ZERO)?.next,
             Err(_) => 0,
         };
-        let (faults, notes, events) = Default::default();
+        let (faults, strips, notes, events) = Default::default();
         Ok(Scene {
             stage,
             engines,
@@ -78,7 +86,9 @@ impl<'a> Scene<'a> {
             files: 0,
             first_id,
             log_from,
+            time: STORM,
             faults,
+            strips,
             notes,
             events,
         })
@@ -132,6 +142,9 @@ impl<'a> Scene<'a> {
     /// Judges what a reader saw of a file from `offset` on.
     pub fn judge(&mut self, what: &str, data: &[u8], offset: u64, legal: &[Legal]) {
         self.faults.extend(stamp::judge(what, data, offset, legal));
+        if self.strips.len() < strip::MOST {
+            self.strips.extend(Strip::of(what, data, offset, legal));
+        }
     }
 
     /// Holds an I/O's result against the count that it must have; `true` when it has it.

@@ -10,6 +10,8 @@
 //!  | magic  | file   | block  | gen| crc| pattern ...          |
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use crate::verdict::{Class, Fault};
 
 /// Bytes of a stamped block.
@@ -88,7 +90,8 @@ pub fn content(file: u64, generation: u32, offset: u64, len: usize) -> Vec<u8> {
 }
 
 /// A content that a range may legally have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Legal {
     /// Stamps of this file and generation.
     Generation(u64, u32),
@@ -98,37 +101,72 @@ pub enum Legal {
     Poison,
 }
 
+impl Legal {
+    /// The bytes of a range that has this content.
+    pub fn content(self, offset: u64, len: usize) -> Vec<u8> {
+        match self {
+            Legal::Generation(file, generation) => content(file, generation, offset, len),
+            Legal::Zero => vec![0; len],
+            Legal::Poison => vec![POISON; len],
+        }
+    }
+}
+
 /// Judges `data`, which is what a reader saw of the file from `offset` on. Every byte must be legal.
 pub fn judge(what: &str, data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Fault> {
-    let contents: Vec<Vec<u8>> = legal
-        .iter()
-        .map(|legal| match *legal {
-            Legal::Generation(file, generation) => content(file, generation, offset, data.len()),
-            Legal::Zero => vec![0; data.len()],
-            Legal::Poison => vec![POISON; data.len()],
-        })
-        .collect();
+    let fault = |block: &Block| {
+        let bad = block.bad.as_ref()?;
+        let place = offset as usize + bad.first;
+        let number = (place / BLOCK) as u64;
+        let tail = &data[bad.first..block.bytes.end];
+        let (class, seen) = classify(number, &data[block.bytes.clone()], tail, legal);
+        let wanted: Vec<_> = legal.iter().map(|legal| describe(*legal)).collect();
+        let text = format!(
+            "{what}: byte {place}: {} of {} bytes are {seen}; legal: {}",
+            bad.count,
+            block.bytes.len(),
+            wanted.join(" or ")
+        );
+        Some(Fault { class, text })
+    };
+    condense(what, blocks(data, offset, legal).iter().filter_map(fault).collect())
+}
+
+/// A block of a judged range, or what the range holds of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    /// Its bytes in the range.
+    pub bytes: std::ops::Range<usize>,
+    /// What is illegal in it.
+    pub bad: Option<Bad>,
+}
+
+/// The illegal bytes of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct Bad {
+    /// The first, in the range.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// Cuts a range at the borders of the file's blocks and looks for illegal bytes in each part.
+pub(crate) fn blocks(data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Block> {
+    let contents: Vec<Vec<u8>> =
+        legal.iter().map(|legal| legal.content(offset, data.len())).collect();
     let is_legal = |at: usize| contents.iter().any(|content| content[at] == data[at]);
-    let mut faults: Vec<Fault> = Vec::new();
+    let mut blocks = Vec::new();
     let mut at = 0;
     while at < data.len() {
         let end = (at + BLOCK - ((offset as usize + at) % BLOCK)).min(data.len());
-        if let Some(first) = (at..end).find(|&at| !is_legal(at)) {
-            let bad = (at..end).filter(|&at| !is_legal(at)).count();
-            let place = offset as usize + first;
-            let number = (place / BLOCK) as u64;
-            let (class, seen) = classify(number, &data[at..end], &data[first..end], legal);
-            let wanted: Vec<_> = legal.iter().map(|legal| describe(*legal)).collect();
-            let text = format!(
-                "{what}: byte {place}: {bad} of {} bytes are {seen}; legal: {}",
-                end - at,
-                wanted.join(" or ")
-            );
-            faults.push(Fault { class, text });
-        }
+        let bad = (at..end).find(|&at| !is_legal(at)).map(|first| {
+            let count = (first..end).filter(|&at| !is_legal(at)).count();
+            Bad { first, count }
+        });
+        blocks.push(Block { bytes: at..end, bad });
         at = end;
     }
-    condense(what, faults)
+    blocks
 }
 
 /// Keeps the first fault of each class and says how many blocks had it.
@@ -155,7 +193,7 @@ fn classify(number: u64, block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, 
         Legal::Generation(file, generation) => Some((file, generation)),
         _ => None,
     });
-    if let Some(stamp) = Stamp::read(block).or_else(|| partial(tail, known)) {
+    if let Some(stamp) = Stamp::read(block).or_else(|| known.and_then(|_| partial(tail))) {
         return classify_stamp(number, stamp, known, legal);
     }
     if tail.iter().all(|&byte| byte == POISON) {
@@ -171,9 +209,11 @@ fn classify(number: u64, block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, 
 }
 
 /// A block that is cut by the end of the range: recognised by its magic alone.
-fn partial(tail: &[u8], known: Option<(u64, u32)>) -> Option<Stamp> {
+pub(crate) fn partial(tail: &[u8]) -> Option<Stamp> {
     let head = tail.len() >= CRC_AT && tail.len() < BLOCK && tail[..8] == MAGIC;
-    known.filter(|_| head)?;
+    if !head {
+        return None;
+    }
     let word = |at: usize| u64::from_le_bytes(tail[at..at + 8].try_into().expect("8 bytes"));
     let generation = u32::from_le_bytes(tail[24..28].try_into().expect("4 bytes"));
     Some(Stamp { file: word(8), block: word(16), generation })
@@ -196,7 +236,8 @@ fn classify_stamp(
     (class, seen)
 }
 
-fn describe(legal: Legal) -> String {
+/// A content in words.
+pub fn describe(legal: Legal) -> String {
     match legal {
         Legal::Generation(file, generation) => format!("file {file} generation {generation}"),
         Legal::Zero => "zero".to_owned(),
@@ -204,7 +245,8 @@ fn describe(legal: Legal) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The first eight bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

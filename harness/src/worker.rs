@@ -18,6 +18,7 @@ use crate::kmsg::KernelLog;
 use crate::plan::Item;
 use crate::scene::Scene;
 use crate::stage::Stage;
+use crate::strip::Strip;
 use crate::target::Target;
 use crate::variant::Variant;
 use crate::verdict::{Class, Fault, Stop};
@@ -36,6 +37,8 @@ pub struct Job {
     pub options: String,
     /// Seed of the run.
     pub seed: u64,
+    /// How long a storm may last.
+    pub time: Duration,
 }
 
 /// What a worker says.
@@ -63,6 +66,9 @@ pub struct Played {
     pub stop: Option<Stopped>,
     /// Harm.
     pub faults: Vec<Fault>,
+    /// Judged ranges in which there is harm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strips: Vec<Strip>,
     /// Remarks.
     pub notes: Vec<String>,
     /// Timeline of the race.
@@ -125,6 +131,7 @@ struct Worker {
     target: Target,
     options: String,
     seed: u64,
+    time: Duration,
     stages: BTreeMap<String, Stage>,
     stages_made: u64,
     engines: Engines,
@@ -135,10 +142,22 @@ struct Worker {
 struct Act {
     result: Result<(), Stop>,
     faults: Vec<Fault>,
+    strips: Vec<Strip>,
     notes: Vec<String>,
     events: Vec<Event>,
     records: Vec<Record>,
+    gate_start_ns: u64,
     took: Duration,
+}
+
+impl Played {
+    /// Takes over what an act left; gives how it ended.
+    fn tell(&mut self, act: Act) -> Result<(), Stop> {
+        (self.faults, self.strips, self.notes) = (act.faults, act.strips, act.notes);
+        (self.events, self.records) = (act.events, act.records);
+        self.gate_start_ns = act.gate_start_ns;
+        act.result
+    }
 }
 
 impl Worker {
@@ -148,6 +167,7 @@ impl Worker {
             target: job.target.clone(),
             options: job.options.clone(),
             seed: job.seed,
+            time: job.time,
             stages: BTreeMap::new(),
             stages_made: 0,
             engines: Engines::default(),
@@ -178,21 +198,14 @@ impl Worker {
         played.stop = stop_of_control(&control);
         if played.stop.is_some() {
             let spoilt = matches!(control.result, Err(Stop::Hang(_)));
-            (played.notes, played.events, played.records) =
-                (control.notes, control.events, control.records);
+            let _ = played.tell(control);
             return (played, spoilt);
         }
         let act = self.act(case, variant, number * 2 + 1, true);
         played.seconds = act.took.as_secs_f64();
         let spoilt = matches!(act.result, Err(Stop::Hang(_)));
-        (played.faults, played.notes) = (act.faults, act.notes);
-        (played.events, played.records) = (act.events, act.records);
-        if let Some(stage) = self.stages.get_mut(&self.key(variant))
-            && let Ok(gate) = stage.gate()
-        {
-            played.gate_start_ns = gate.start_ns();
-        }
-        match act.result {
+        let result = played.tell(act);
+        match result {
             Ok(()) => {}
             Err(Stop::Hang(text)) => played.faults.push(Fault { class: Class::Hang, text }),
             Err(Stop::NotRun(reason)) => played.stop = Some(Stopped::NotRun(reason)),
@@ -212,9 +225,11 @@ impl Worker {
         let mut act = Act {
             result: Ok(()),
             faults: Vec::new(),
+            strips: Vec::new(),
             notes: Vec::new(),
             events: Vec::new(),
             records: Vec::new(),
+            gate_start_ns: 0,
             took: Duration::ZERO,
         };
         if let Err(error) = self.ready(&key) {
@@ -227,16 +242,19 @@ impl Worker {
         let stage = self.stages.get_mut(&key).expect("just made ready");
         let log_from =
             stage.gate().and_then(|gate| Ok(gate.log(u64::MAX, 0, Duration::ZERO)?.next));
+        act.gate_start_ns = stage.gate().map_or(0, |gate| gate.start_ns());
         let started = Instant::now();
         match Scene::new(stage, &mut self.engines, number, race, self.seed) {
             Err(error) => act.result = Err(stop(error)),
             Ok(mut scene) => {
+                scene.time = self.time;
                 let run = AssertUnwindSafe(|| (case.run)(&mut scene, variant));
                 act.result = match catch_unwind(run) {
                     Ok(result) => result.map_err(stop),
                     Err(panic) => Err(Stop::Broken(panic_text(&*panic))),
                 };
-                (act.faults, act.notes, act.events) = (scene.faults, scene.notes, scene.events);
+                (act.faults, act.strips) = (scene.faults, scene.strips);
+                (act.notes, act.events) = (scene.notes, scene.events);
             }
         }
         act.took = started.elapsed();

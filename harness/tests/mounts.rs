@@ -94,6 +94,16 @@ fn a_piece_of_the_matrix_on_inflight() {
     assert!(run.variants.iter().filter(played).all(parked), "every one had a request in flight");
 }
 
+#[test]
+fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
+    let Some(run) = run("inflight", &["IT1"]) else { return };
+    let passed = |act: &str| {
+        let of = |entry: &&results::Entry| entry.variant.starts_with(act);
+        run.variants.iter().filter(of).all(|entry| entry.verdict.word() == "PASS")
+    };
+    assert!(["ubuf", "iovec", "bvec", "kvec-exec"].into_iter().all(passed), "{:?}", run.variants);
+}
+
 /// As a user who may lock little memory, see no page frames and make no loop device: every variant passes or
 /// says why it is not played.
 #[test]

@@ -261,7 +261,10 @@ fn log(out: &mut impl Write, client: &mut Client, since: u64, follow: bool) -> a
 }
 
 /// Reads `500ms`, `60s`, `5m` or plain seconds.
-fn duration(text: &str) -> anyhow::Result<Duration> {
+///
+/// # Errors
+/// It looks like none of them.
+pub fn duration(text: &str) -> anyhow::Result<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().context("a duration looks like 500ms, 60s or 5m")?;

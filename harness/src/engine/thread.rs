@@ -80,6 +80,16 @@ pub(super) fn start(io: Io, engine: Engine) -> anyhow::Result<Call> {
     })
 }
 
+/// Makes the call in this thread, which it may block for ever.
+pub fn here(io: &Io) -> Done {
+    loop {
+        match call(io, Engine::Pread) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
 /// The call itself.
 pub(super) fn call(io: &Io, engine: Engine) -> Done {
     let (fd, offset) = (io.fd, io.offset as i64);

@@ -18,7 +18,10 @@ impl Scene<'_> {
     /// # Errors
     /// It cannot be started.
     pub fn start(&mut self, engine: Engine, io: Io) -> anyhow::Result<Flight> {
-        self.event(Actor::Test, format!("{} {:?} {}+{}", engine.name(), io.way, io.offset, io.len));
+        self.event(
+            Actor::Test,
+            format!("{} {} {}+{}", engine.name(), io.way.name(), io.offset, io.len),
+        );
         self.engines.start(engine, io)
     }
 
@@ -28,7 +31,8 @@ impl Scene<'_> {
     /// HANG when it does not end.
     pub fn finish(&mut self, flight: Flight) -> anyhow::Result<Done> {
         let done = self.engines.finish(flight, BOUND)?;
-        self.event(Actor::Test, format!("returned {done:?}"));
+        let result = done.map_or_else(|errno| format!("{errno:?}"), |count| count.to_string());
+        self.event(Actor::Test, format!("returned {result}"));
         Ok(done)
     }
 
