@@ -40,6 +40,7 @@ cases! {
     splice_into_direct,
     writeback_edit,
     zero_page_write,
+    pin_return,
     fault_gate,
     self_mapping,
     migrate,

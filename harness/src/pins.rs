@@ -49,6 +49,14 @@ fn counter(name: &str) -> anyhow::Result<i64> {
     number.with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
+/// Memory that this process has pinned for long (VmPin), in KiB: registered buffers. `None` where the kernel does not
+/// say.
+pub fn of_process() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Waits until no more than `before` pages are pinned; gives what is left over at the end of the bound.
 ///
 /// # Errors

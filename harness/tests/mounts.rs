@@ -73,6 +73,28 @@ fn a_fork_race_on_ext4_behind_the_loop_gate() {
 }
 
 #[test]
+fn the_splicing_server_holds_payloads_and_moves_pages() {
+    let Some(run) = run("inflight", &["SP4:spliced*", "WB1:spliced*", "KL1:move*", "SP1:*-empty"])
+    else {
+        return;
+    };
+    let word = |case: &str| run.variants.iter().find(|e| e.case == case).unwrap().verdict.word();
+    assert_eq!((word("SP4"), word("WB1"), word("KL1")), ("PASS", "PASS", "PASS"));
+}
+
+#[test]
+fn a_piece_of_the_matrix_on_inflight() {
+    let Some(run) = run("inflight", &["-g", "matrix", "--shard", "7/100"]) else { return };
+    assert!(run.variants.len() > 30);
+    let parked = |e: &results::Entry| e.played.records.iter().any(|r| !r.holds.is_empty());
+    // An abort takes the gate along, and with it the log; the case itself makes sure that the request was held.
+    let is_logged = |e: &results::Entry| !e.variant.starts_with("abort/");
+    let played =
+        |e: &&results::Entry| ["PASS", "XFAIL"].contains(&e.verdict.word()) && is_logged(e);
+    assert!(run.variants.iter().filter(played).all(parked), "every one had a request in flight");
+}
+
+#[test]
 fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
     let Some(run) = run("inflight", &["IT1"]) else { return };
     let passed = |act: &str| {
