@@ -29,6 +29,7 @@ pub mod results;
 pub mod run;
 pub mod scene;
 pub mod session;
+pub mod stacks;
 pub mod stage;
 pub mod stamp;
 pub mod storm;

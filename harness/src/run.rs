@@ -18,6 +18,7 @@ use crate::kernel::Kernel;
 use crate::plan::Item;
 use crate::results::{self, Entry, Run};
 use crate::session::{self, Session};
+use crate::stacks;
 use crate::target::Target;
 use crate::verdict::{Class, Fault, Verdict, exit_code};
 use crate::worker::{Job, Line, Played, Stopped};
@@ -129,18 +130,24 @@ impl Runner {
                         session::clean(session.root())?;
                         return Ok(());
                     }
+                    let stacks = if silent { stacks::of(worker.child.id()) } else { Vec::new() };
                     // Gates open and connections abort first: only then can the worker be ended.
                     session::clean(session.root())?;
-                    return self.lose(worker, silent);
+                    return self.lose(worker, silent, stacks);
                 }
             }
         }
     }
 
     /// The worker was lost while it played the first item of the queue.
-    fn lose(&mut self, worker: &mut Worker, silent: bool) -> anyhow::Result<()> {
+    fn lose(
+        &mut self,
+        worker: &mut Worker,
+        silent: bool,
+        stacks: Vec<String>,
+    ) -> anyhow::Result<()> {
         let Some(item) = self.queue.pop_front() else { return Ok(()) };
-        let mut played = Played::default();
+        let mut played = Played { notes: stacks, ..Played::default() };
         if silent {
             let text = format!("nothing was heard of it for {:?}", self.order.bound);
             played.faults.push(Fault { class: Class::Hang, text });

@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::kmsg::KernelLog;
 use crate::plan::Item;
 use crate::scene::Scene;
+use crate::stacks;
 use crate::stage::Stage;
 use crate::strip::Strip;
 use crate::target::Target;
@@ -269,10 +270,21 @@ impl Worker {
             let _ = std::fs::remove_dir_all(stage.top().join(Scene::folder_name(number)));
         }
         if let Some(log) = &mut self.log {
-            let fault = |text| Fault { class: Class::KernelLog, text };
-            act.faults.extend(log.complaints().into_iter().map(fault));
+            let complaints = log.complaints();
+            if case.is_in("storm") && act.faults.is_empty() {
+                // A storm meets whatever else the machine does: the log alone is no verdict on it.
+                act.notes.extend(complaints.into_iter().map(|text| format!("kernel log: {text}")));
+            } else {
+                let fault = |text| Fault { class: Class::KernelLog, text };
+                act.faults.extend(complaints.into_iter().map(fault));
+            }
         }
-        let poor = matches!(act.result, Err(Stop::Hang(_) | Stop::Broken(_)));
+        if matches!(act.result, Err(Stop::Hang(_))) {
+            act.notes.extend(stacks::of(std::process::id()));
+            // To unmount could hang as well: this process ends, and the runner cleans up.
+            return act;
+        }
+        let poor = matches!(act.result, Err(Stop::Broken(_)));
         if (poor || variant.fresh)
             && let Some(mut stage) = self.stages.remove(&key)
         {
