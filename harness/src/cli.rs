@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
-use crate::results;
+use crate::results::{self, Single};
 use crate::run::{self, Order};
 use crate::scene::STORM;
 use crate::session;
@@ -127,9 +127,9 @@ struct RunArguments {
     /// Folder below which images and mounts are made.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     scratch: PathBuf,
-    /// Longest that one variant may take, in seconds.
-    #[arg(long, default_value_t = 60)]
-    bound: u64,
+    /// Longest that one variant may take, in seconds (default: 60, more for long storms).
+    #[arg(long)]
+    bound: Option<u64>,
     /// How long each variant of a storm lasts: 500ms, 60s or 5m.
     #[arg(long, default_value = "5s", value_parser = inflight::gate::cli::duration)]
     time: Duration,
@@ -166,8 +166,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
-        Command::Replay { result } => replay(&result),
-        Command::Report { results, outputs } => report::report(&results, &outputs),
+        Command::Replay { result } => match results::read_entry(&result) {
+            Ok(single) => replay(&result, single),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Report { results, outputs } => match report::read(&results) {
+            Ok(runs) => report::report(runs, &outputs),
+            Err(error) => Ok(usage(&error)),
+        },
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }
@@ -201,6 +207,8 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
     let named =
         || Path::new("race-results").join(format!("{}-{}", now.as_secs(), std::process::id()));
+    // A storm takes its time, and its control and the quiet looks take some more.
+    let usual = Duration::from_secs(60).max(arguments.time * 2 + Duration::from_secs(30));
     Ok(Order {
         items: (0..arguments.repeat).flat_map(again).collect(),
         target,
@@ -208,9 +216,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         seed,
         results: arguments.results.unwrap_or_else(named),
         scratch: arguments.scratch,
-        // A storm takes its time, and its control and the quiet looks take some more.
-        bound: Duration::from_secs(arguments.bound)
-            .max(arguments.time * 2 + Duration::from_secs(30)),
+        bound: arguments.bound.map_or(usual, Duration::from_secs),
         time: arguments.time,
         quiet: arguments.quiet,
         tour: false,
@@ -234,8 +240,7 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
     })
 }
 
-fn replay(path: &Path) -> anyhow::Result<i32> {
-    let single = results::read_entry(path)?;
+fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
     let (case, variant) = (single.entry.case, single.entry.variant);
     let item = Item { number: 0, case, variant };
     if let Err(error) = item.find() {
