@@ -48,6 +48,7 @@ cases! {
     fork_tearing,
     loop_shrink,
     unlink_read,
+    iterator_kinds,
     storm,
     meta_fail,
     meta_hang,

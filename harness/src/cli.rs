@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cases;
 use crate::demo;
 use crate::kernel::Kernel;
+use crate::mechanisms;
 use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::report;
@@ -66,6 +67,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The mechanisms of the kernel that the races are about, each with what shows it here.
+    Mechanisms(mechanisms::Arguments),
     /// Run the variant of a result again.
     Replay {
         /// A variant's file in a results folder.
@@ -174,6 +177,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(runs) => report::report(runs, &outputs),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Mechanisms(arguments) => mechanisms::run(&arguments),
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::Worker { root } => worker::work(&root).map(|()| 0),
     }

@@ -16,11 +16,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use aio::submit_alone;
 pub use thread::here;
 
+use crate::memlock;
 use crate::memory::Buffer;
-use crate::verdict::Stop;
+use crate::verdict::{Stop, not_run};
 
 /// Which system calls carry an I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -192,9 +192,13 @@ impl Engines {
     /// Registers memory as the ring's only fixed buffer.
     ///
     /// # Errors
-    /// The inner error is what io_uring_register(2) said, the outer that there is no ring.
+    /// The inner error is what io_uring_register(2) said. The outer: there is no ring, or NOTRUN where this user
+    /// may not lock that much.
     pub fn register(&mut self, memory: *mut u8, len: usize) -> anyhow::Result<Result<(), Errno>> {
-        Ok(self.ring()?.register(memory, len))
+        match (self.ring()?.register(memory, len), memlock::limit()) {
+            (Err(Errno::ENOMEM), Some(limit)) => Err(not_run(limit)),
+            (registered, _) => Ok(registered),
+        }
     }
 
     /// Takes the registration back.
@@ -215,6 +219,18 @@ impl Engines {
             self.ring = Some(uring::Ring::new()?);
         }
         Ok(self.ring.as_mut().expect("just made"))
+    }
+}
+
+/// Starts an I/O by system calls only, in a context or ring of its own: for a forked child, which has none of its
+/// parent's. It is over when the process is; an error shows as a request that does not come. Only
+/// [`Engine::Pread`] and [`Engine::Preadv`] wait for its end.
+pub fn start_alone(engine: Engine, io: &Io) {
+    match engine {
+        Engine::Pread | Engine::Preadv => drop(thread::call(io, 1)),
+        Engine::Aio => aio::submit_alone(io),
+        Engine::Uring => uring::submit_alone(io, false),
+        Engine::Fixed => uring::submit_alone(io, true),
     }
 }
 

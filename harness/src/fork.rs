@@ -3,13 +3,14 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use crate::engine::Io;
+use crate::engine::{Engine, Io};
+use crate::memory::Buffer;
 use crate::verdict::Stop;
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
@@ -58,12 +59,22 @@ pub enum Task {
         /// Bytes.
         len: usize,
     },
-    /// Read from a file into memory, by pread(2) or by io_submit(2), and wait to be killed.
-    Read {
+    /// Change to a folder and end by SIGABRT, with a core dump of private anonymous memory.
+    Dump {
+        /// Its name, terminated.
+        folder: *const libc::c_char,
+        /// Longest core, in bytes.
+        limit: u64,
+    },
+    /// Start an I/O, and end when told to go on: by exit, or by execve(2) of `/bin/true`. With
+    /// [`Engine::Pread`] the child is in the system call until the I/O is over.
+    Transfer {
+        /// How.
+        engine: Engine,
         /// The I/O.
         io: Io,
-        /// Whether by io_submit(2).
-        queued: bool,
+        /// Whether by execve(2).
+        exec: bool,
     },
 }
 
@@ -128,19 +139,45 @@ fn run(task: Task, wait: i32) -> ! {
             let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
             i32::from(first != second && first != second + 1)
         }
-        Task::Read { io, queued } => {
-            if queued {
-                crate::engine::submit_alone(&io);
-            } else {
-                // SAFETY: the kernel checks the memory, which is our own copy of the parent's.
-                unsafe { libc::pread(io.fd, io.memory.cast(), io.len, io.offset as i64) };
-            }
+        Task::Dump { folder, limit } => dump(folder, limit),
+        Task::Transfer { engine, io, exec } => {
+            crate::engine::start_alone(engine, &io);
             until_told();
-            0
+            // SAFETY: the child's own copy, of which there is no other owner here. The parent sees it closed.
+            unsafe { libc::close(wait) };
+            i32::from(exec && !exec_true())
         }
     };
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(status) }
+}
+
+/// Dumps core into a folder. Never returns.
+fn dump(folder: *const libc::c_char, limit: u64) -> ! {
+    /// Only anonymous private memory (core(5)).
+    const FILTER: &[u8] = b"0x1";
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: system calls only, on terminated names and locals.
+    unsafe {
+        libc::chdir(folder);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const limits);
+        libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        let filter = libc::open(c"/proc/self/coredump_filter".as_ptr(), libc::O_WRONLY);
+        libc::write(filter, FILTER.as_ptr().cast(), FILTER.len());
+        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGABRT);
+        libc::_exit(1)
+    }
+}
+
+/// Becomes `/bin/true`; `false` when it cannot.
+fn exec_true() -> bool {
+    let path = c"/bin/true";
+    let arguments = [path.as_ptr(), std::ptr::null()];
+    let environment = [std::ptr::null()];
+    // SAFETY: terminated arrays of terminated strings, read by the kernel before anything else is changed.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    false
 }
 
 impl Child {
@@ -170,6 +207,46 @@ impl Child {
             0 => Err(Stop::Hang(format!("child {} did not end in {bound:?}", self.pid)).into()),
             _ => Ok(()),
         }
+    }
+
+    /// Lets it go on, and returns when it has done so and ended, or waits for something in the kernel; `false` when it
+    /// does not hear within the bound: it is still in the system call that started its I/O.
+    ///
+    /// # Errors
+    /// [`Stop::Broken`] when it neither ends nor waits.
+    pub fn tell(&self, bound: Duration) -> anyhow::Result<bool> {
+        nix::unistd::write(&self.go, b"g").context("tell a child")?;
+        // Closed by the child: the last thing that it does by itself.
+        let mut polled = [PollFd::new(self.go.as_fd(), PollFlags::empty())];
+        let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+        if poll(&mut polled, timeout).context("wait for a child")? == 0 {
+            return Ok(false);
+        }
+        self.settle(bound)?;
+        Ok(true)
+    }
+
+    /// Returns when it has ended, or waits for something in the kernel.
+    ///
+    /// # Errors
+    /// [`Stop::Broken`] when it runs on.
+    pub fn settle(&self, bound: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + bound;
+        while self.state() == Some('R') {
+            if Instant::now() >= end {
+                return Err(Stop::Broken(format!("child {} runs on", self.pid)).into());
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Its state as in proc_pid_status(5), `Z` when it has ended. (To read `stat` of a process whose execve(2) waits
+    /// for a request of libaio's would wait too, and not for a signal.)
+    pub fn state(&self) -> Option<char> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("State:"))?;
+        line.trim_start().chars().next()
     }
 
     /// Sends SIGKILL; the end may have to wait for an I/O.
@@ -210,6 +287,39 @@ impl Drop for Child {
     }
 }
 
+/// Makes a child that has no memory of its own but ours (CLONE_VM), with a stack in `stack`, and waits to be told. With
+/// `vfork` it ends at once, and this thread sleeps until then.
+///
+/// # Errors
+/// clone(2) failed.
+pub fn sharer(stack: &Buffer, vfork: bool) -> anyhow::Result<Child> {
+    /// The read end in the child's own table, or -1 to end at once; not a reference into the parent's stack.
+    extern "C" fn wait(end: *mut libc::c_void) -> libc::c_int {
+        let (end, mut byte) = (end as isize as i32, 0u8);
+        if end >= 0 {
+            // SAFETY: reads one byte into a local on the child's own stack.
+            unsafe { libc::read(end, (&raw mut byte).cast(), 1) };
+        }
+        0
+    }
+    let (ours, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
+    let (kind, end) = if vfork { (libc::CLONE_VFORK, -1) } else { (0, ours.as_raw_fd()) };
+    let flags = libc::CLONE_VM | kind | libc::SIGCHLD;
+    // SAFETY: the stack is mapped and used by nobody else; the caller keeps it until the child has ended. The child
+    // makes one system call and ends: it touches nothing else of the memory that it shares.
+    let pid = unsafe {
+        let top = stack.ptr().add(stack.len()).cast();
+        libc::clone(wait, top, flags, end as isize as *mut libc::c_void)
+    };
+    ensure!(pid > 0, "clone: {}", std::io::Error::last_os_error());
+    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd, go, reaped: false })
+}
+
 /// Makes a child as posix_spawn(3) does and waits for its end: it shares our memory until then.
 ///
 /// # Errors
@@ -246,7 +356,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::memory::{Buffer, Memory};
+    use crate::memory::Memory;
     use crate::stamp::POISON;
 
     const BOUND: Duration = Duration::from_secs(10);

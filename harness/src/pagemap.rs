@@ -52,6 +52,17 @@ impl Pagemap {
     }
 }
 
+/// Whether a frame is the zero page: bit 24 (KPF_ZERO_PAGE) of `/proc/kpageflags`.
+///
+/// # Errors
+/// Not root.
+pub fn is_zero_page(frame: u64) -> anyhow::Result<bool> {
+    let flags = File::open("/proc/kpageflags").context("/proc/kpageflags")?;
+    let mut entry = [0; 8];
+    flags.read_exact_at(&mut entry, frame * 8).context("read /proc/kpageflags")?;
+    Ok(u64::from_le_bytes(entry) & (1 << 24) != 0)
+}
+
 /// Whether a huge page is mapped at this aligned address of our own: its frames are aligned and
 /// in a row. `true` when we may not look.
 ///

@@ -1,11 +1,16 @@
 //! The kernel's count of pinned pages: `nr_foll_pin_acquired` less `nr_foll_pin_released`.
 //!
 //! The counters lag by CPU; writing `/proc/sys/vm/stat_refresh` first makes them exact on a quiet machine.
-//! On a busy one other processes' pins show, so a single reading never makes a verdict.
+//! On a busy one other processes' pins show, so a single reading never makes a verdict. What a call pins is
+//! counted as `acquired` only, which never falls: others can only add to it, so the least of several tries
+//! is the call's own.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+
+/// Tries of [`taken_by`].
+const TRIES: usize = 9;
 
 /// Pages pinned now, system-wide.
 ///
@@ -13,13 +18,35 @@ use anyhow::Context;
 /// Not root (stat_refresh), or a kernel without the counters (before 5.7).
 pub fn balance() -> anyhow::Result<i64> {
     std::fs::read("/proc/sys/vm/stat_refresh").context("/proc/sys/vm/stat_refresh")?;
+    Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
+}
+
+/// Pins that a call takes: the least of several tries. Without root the counter lags by up to a hundred or
+/// so a CPU, so ask about a thousand pages and more.
+///
+/// # Errors
+/// The call's own, or a kernel without the counters.
+pub fn taken_by(mut call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<i64> {
+    let mut least = i64::MAX;
+    for _ in 0..TRIES {
+        let before = acquired()?;
+        call()?;
+        least = least.min(acquired()? - before);
+    }
+    Ok(least)
+}
+
+fn acquired() -> anyhow::Result<i64> {
+    // Exact for root; others see it lag.
+    let _ = std::fs::read("/proc/sys/vm/stat_refresh");
+    counter("nr_foll_pin_acquired")
+}
+
+fn counter(name: &str) -> anyhow::Result<i64> {
     let text = std::fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
-    let value = |name: &str| {
-        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
-        let number = line.and_then(|line| line.split(' ').nth(1)?.parse::<i64>().ok());
-        number.with_context(|| format!("/proc/vmstat has no {name}"))
-    };
-    Ok(value("nr_foll_pin_acquired")? - value("nr_foll_pin_released")?)
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+    let number = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    number.with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
 /// Waits until no more than `before` pages are pinned; gives what is left over at the end of the bound.

@@ -1,53 +1,70 @@
-//! `inflight-race probe DIR`: what a filesystem does with pages in flight, found out by trying.
+//! `inflight-race probe DIR`: what a filesystem does with pages in flight, found out by trying, with the
+//! evidence.
 //!
-//! Nothing is parked, so the fork probe is a lottery that is played until it was hit: a large direct read
-//! is queued, the process forks, and only forks that found the read unfinished count.
+//! Nothing in the directory can be parked, so whether fork is safe is a lottery that is played until it was
+//! won; how often and how long is part of the answer. What the kernel does on mounts that can be parked is
+//! played for certain, by the cases.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+mod fork_lottery;
+mod print;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::engine::{Engine, Engines, Io};
-use crate::fork::{Task, child};
 use crate::kernel::Kernel;
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::pagemap::Pagemap;
-use crate::pipe::Pipe;
-use crate::scene::BOUND;
+use crate::observe::alignment::{self, Alignment};
+use crate::observe::bugs::{self, Bug};
+use crate::observe::splice::{self, How};
+use crate::observe::{Seen, pins, register};
 use crate::stamp;
+use crate::target;
+use crate::verdict::Stop;
 
-/// Bytes of the read that a fork is to hit.
-const READ: usize = 4 << 20;
-/// Most tries to hit it.
-const TRIES: usize = 300;
-
-/// Turns of a busy loop by which each try forks later than the one before.
-const SWEEP: usize = 64;
-/// Observations that it takes to conclude anything but a pin.
-const ENOUGH: usize = 20;
+pub use fork_lottery::{Draws, Hold};
+pub use print::print;
 
 /// What was found out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Findings {
-    /// Kernel release.
-    pub kernel: String,
-    /// Whether files can be opened with O_DIRECT.
-    pub direct: bool,
-    /// Smallest direct read that is accepted, in bytes.
-    pub direct_grain: Option<usize>,
-    /// How pages are held by a direct read: `pinned`, `referenced`, or why that is not known.
-    pub held: String,
-    /// Forks that found a read unfinished, of how many.
-    pub hits: (usize, usize),
-    /// What a buffered splice puts into a pipe: `page cache` or `copies`.
-    pub splice_buffered: String,
-    /// What a splice under O_DIRECT does.
-    pub splice_direct: String,
-    /// Whether memory under direct I/O needs MADV_DONTFORK here.
+    /// Release and build of the kernel.
+    pub kernel: Kernel,
+    /// The directory.
+    pub folder: PathBuf,
+    /// Type of its filesystem.
+    pub filesystem: String,
+    /// Alignments of direct I/O; `None` when O_DIRECT is refused.
+    pub alignment: Option<Alignment>,
+    /// How a direct read holds the pages that it goes to, and whether fork is safe beside it.
+    pub held: Option<Draws>,
+    /// What a direct read counts as pins.
+    pub pinned: Seen,
+    /// Whether memory under direct I/O needs MADV_DONTFORK here; `None` when that is not known.
     pub needs_dontfork: Option<bool>,
+    /// A command that finds out for certain what the kernel does on such a filesystem.
+    pub certain: Option<String>,
+    /// Whether the kernel has a pipe-backed iterator.
+    pub iter_pipe: Seen,
+    /// What splice puts into a pipe, by how the file is open.
+    pub splice: Vec<(&'static str, Seen)>,
+    /// Which mappings can be registered with io_uring.
+    pub registered: Vec<(&'static str, Seen)>,
+    /// Whether the zero page is counted as a pin.
+    pub zero_page: Seen,
+    /// Known bugs that are live, by where they were tried.
+    pub bugs: Vec<Tried>,
+}
+
+/// A place where the known bugs were tried.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tried {
+    /// Where.
+    pub place: String,
+    /// Why they could not be.
+    pub not_tried: Option<String>,
+    /// Those that are live.
+    pub bugs: Vec<Bug>,
 }
 
 /// Probes a directory.
@@ -57,141 +74,79 @@ pub struct Findings {
 pub fn probe(folder: &Path) -> anyhow::Result<Findings> {
     let file = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot make a file in {}", folder.display()))?;
-    file.as_file().write_all_at(&stamp::content(1, 1, 0, READ), 0).context("write")?;
+    std::fs::write(file.path(), stamp::content(1, 1, 0, fork_lottery::READ)).context("write")?;
     file.as_file().sync_all().context("fsync")?;
-    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(file.path()).ok();
-    let mut findings = Findings {
-        kernel: Kernel::running()?.release,
-        direct: direct.is_some(),
-        direct_grain: direct.as_ref().and_then(grain),
-        held: "O_DIRECT is refused".to_owned(),
-        hits: (0, 0),
-        splice_buffered: splice(file.as_file(), file.as_file())?,
-        splice_direct: "O_DIRECT is refused".to_owned(),
-        needs_dontfork: None,
+    let filesystem = target::filesystem(folder)?;
+    let alignment = alignment::of(folder)?;
+    let held = match alignment {
+        Some(_) => Some(fork_lottery::draw(file.path())?),
+        None => None,
     };
-    if let Some(direct) = &direct {
-        findings.splice_direct = splice(direct, file.as_file())?;
-        let (held, hits) = hold(direct)?;
-        findings.hits = hits;
-        let (text, needs) = match held {
-            Some(Hold::Pinned) => ("pinned", Some(false)),
-            Some(Hold::Referenced) => ("referenced", Some(true)),
-            Some(Hold::Copied) => ("not held: the kernel copies", Some(false)),
-            Some(Hold::Unknown) => ("page frames are not readable (no CAP_SYS_ADMIN)", None),
-            None => ("no fork hit a read in flight", None),
-        };
-        (findings.held, findings.needs_dontfork) = (text.to_owned(), needs);
+    let pinned = answer(pins::direct_read(folder))?;
+    let needs_dontfork = held.as_ref().and_then(|draws| match draws.hold {
+        Some(Hold::Pinned | Hold::Copied) => Some(false),
+        Some(Hold::Referenced) => Some(true),
+        Some(Hold::Unknown) | None if pinned.word == "pinned" => Some(false),
+        Some(Hold::Unknown) | None => None,
+    });
+    let ways = [
+        ("buffered", How::Buffered),
+        ("O_DIRECT", How::Direct),
+        ("O_DIRECT set on the open file", How::Set),
+        ("O_DIRECT cleared again", How::Cleared),
+    ];
+    let mut splice = Vec::new();
+    for (name, how) in ways {
+        splice.push((name, answer(splice::alias(file.path(), how))?));
     }
-    Ok(findings)
-}
-
-/// The smallest power of two that can be read at an odd multiple of itself.
-fn grain(file: &File) -> Option<usize> {
-    let buffer = Buffer::new(Memory::Anon, 2 * PAGE).ok()?;
-    let mut engines = Engines::default();
-    [1, 512, 1024, 2048, 4096].into_iter().find(|&size| {
-        let io = Io::read(file, &buffer, size..2 * size, size as u64);
-        let flight = engines.start(Engine::Pread, io);
-        let done = flight.and_then(|flight| engines.finish(flight, BOUND));
-        matches!(done, Ok(Ok(count)) if count == size)
+    Ok(Findings {
+        kernel: Kernel::running()?,
+        folder: folder.to_owned(),
+        certain: bugs::certain(&filesystem),
+        bugs: live(folder, &filesystem)?,
+        filesystem,
+        alignment,
+        held,
+        pinned,
+        needs_dontfork,
+        iter_pipe: answer(splice::iter_pipe())?,
+        splice,
+        registered: register::matrix(folder)
+            .or_else(|error| answer(Err(error)).map(|seen| vec![("any", seen)]))?,
+        zero_page: answer(pins::process_vm_zero())?,
     })
 }
 
-/// Whether a pipe that was filled from `from` shows what is written to the file afterwards.
-fn splice(from: &File, file: &File) -> anyhow::Result<String> {
-    let mut pipe = Pipe::new()?;
-    if let Err(errno) = pipe.fill(from, Some(0), PAGE) {
-        return Ok(format!("refused: {errno}"));
+/// What cannot be tried here is an answer too.
+fn answer(seen: anyhow::Result<Seen>) -> anyhow::Result<Seen> {
+    match seen {
+        Err(error) => match error.downcast_ref() {
+            Some(Stop::NotRun(reason)) => Ok(Seen::new("not known", reason)),
+            _ => Err(error),
+        },
+        seen => seen,
     }
-    file.write_all_at(&stamp::content(1, 2, 0, PAGE), 0).context("overwrite")?;
-    let is_new = pipe.drain()? == stamp::content(1, 2, 0, PAGE);
-    file.write_all_at(&stamp::content(1, 1, 0, PAGE), 0).context("overwrite")?;
-    file.sync_all().context("fsync")?;
-    Ok(if is_new { "page cache" } else { "copies" }.to_owned())
 }
 
-/// How a read holds the pages that it goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    Pinned,
-    Referenced,
-    Copied,
-    Unknown,
-}
-
-fn hold(file: &File) -> anyhow::Result<(Option<Hold>, (usize, usize))> {
-    let mut engines = Engines::default();
-    let (mut hits, mut same, mut copied) = (0, 0, 0);
-    for tries in 1..=TRIES {
-        let buffer = Buffer::new(Memory::Anon, READ)?;
-        // The last page is the last to be let go.
-        let last = buffer.at(READ - PAGE) as usize;
-        let own = Pagemap::of("self")?;
-        let before = own.frame(last)?;
-        let flight = engines.start(Engine::Uring, Io::read(file, &buffer, 0..READ, 0))?;
-        // Sweeps the moment of the fork over the read.
-        for _ in 0..tries * SWEEP {
-            std::hint::spin_loop();
-        }
-        let task = Task::Differs { start: buffer.ptr(), len: 0, byte: 0 };
-        let forked = child(task)?;
-        let was_unfinished = !engines.is_done(&flight)?;
-        let theirs = Pagemap::of(&forked.pid().to_string())?.frame(last)?;
-        let done = engines.finish(flight, BOUND)?;
-        let after = own.frame(last)?;
-        forked.finish(BOUND)?;
-        anyhow::ensure!(done == Ok(READ), "a direct read of {READ} bytes returned {done:?}");
-        hits += usize::from(was_unfinished);
-        // Only a pin makes fork copy the page for the child and leave the parent the old one. When the parent
-        // has a new one, the page was stored to, or taken, after the fork: that says little.
-        match (before, theirs, after) {
-            (Some(before), Some(theirs), Some(after)) if theirs != before && after == before => {
-                return Ok((Some(Hold::Pinned), (hits, tries)));
+/// Plays the known bugs in the directory, where nothing can be parked, and for certain on filesystems of
+/// the same kernel that can be gated.
+fn live(folder: &Path, filesystem: &str) -> anyhow::Result<Vec<Tried>> {
+    let here = folder.canonicalize()?.display().to_string();
+    let mut places = vec![(format!("{here}, nothing parked"), here)];
+    if ["ext4", "xfs", "btrfs"].contains(&filesystem) {
+        places.push((format!("{filesystem} behind the gate"), filesystem.to_owned()));
+    }
+    places.push(("FUSE behind the gate".to_owned(), "inflight".to_owned()));
+    let try_at = |(place, target): (String, String)| match bugs::live(&target) {
+        Ok(bugs) => Ok(Tried { place, not_tried: None, bugs }),
+        Err(error) => match error.downcast_ref() {
+            Some(Stop::NotRun(reason)) => {
+                Ok(Tried { place, not_tried: Some(reason.clone()), bugs: Vec::new() })
             }
-            (Some(before), Some(_), Some(after)) if after != before => copied += 1,
-            (Some(_), Some(_), Some(_)) => same += usize::from(was_unfinished),
-            _ => return Ok((Some(Hold::Unknown), (hits, tries))),
-        }
-    }
-    let hold = match (same, copied) {
-        (same, copied) if same >= ENOUGH && same > copied => Some(Hold::Referenced),
-        (_, copied) if copied >= ENOUGH => Some(Hold::Copied),
-        _ => None,
+            _ => Err(error),
+        },
     };
-    Ok((hold, (hits, TRIES)))
-}
-
-/// Probes a directory and prints what was found.
-///
-/// # Errors
-/// As [`probe`].
-pub fn print(folder: &Path, json: bool) -> anyhow::Result<()> {
-    let found = probe(folder)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
-    }
-    println!("kernel            {}", found.kernel);
-    let grain = found.direct_grain.map_or("?".to_owned(), |grain| grain.to_string());
-    println!(
-        "O_DIRECT          {}",
-        if found.direct { format!("yes, from {grain} bytes") } else { "no".into() }
-    );
-    let (hits, tries) = found.hits;
-    println!("pages in a read   {} ({hits} of {tries} forks hit one in flight)", found.held);
-    println!("splice buffered   {}", found.splice_buffered);
-    println!("splice O_DIRECT   {}", found.splice_direct);
-    println!(
-        "MADV_DONTFORK     {}",
-        match found.needs_dontfork {
-            Some(false) => "not needed",
-            Some(true) =>
-                "needed for memory under direct I/O: fork and a store can lose what is read",
-            None => "not known: use it",
-        }
-    );
-    Ok(())
+    places.into_iter().map(try_at).collect()
 }
 
 #[cfg(test)]
@@ -199,11 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_directory_can_be_probed() {
-        let folder = tempfile::tempdir().unwrap();
-        let found = probe(folder.path()).unwrap();
-        assert!(["page cache", "copies"].contains(&found.splice_buffered.as_str()), "{found:?}");
-        assert!(found.direct || found.needs_dontfork.is_none());
+    fn a_directory_that_cannot_be_written_to_is_named() {
         assert!(probe(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere"));
     }
 }

@@ -160,7 +160,7 @@ impl Runner {
 
     fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
         let (case, variant) = item.find()?;
-        let target = self.order.target.name();
+        let target = self.order.target.subject();
         let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
         let verdict = match &played.stop {
             Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },

@@ -65,6 +65,36 @@ pub fn refresh(path: &Path) -> anyhow::Result<u64> {
     Ok(stat.stx_size)
 }
 
+/// Alignment of direct I/O in memory and in the file, in bytes, as statx(2) tells it (STATX_DIOALIGN, 6.1);
+/// `None` where it does not.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn direct_alignment(path: &Path) -> anyhow::Result<Option<(u32, u32)>> {
+    const STATX_DIOALIGN: u32 = 0x2000;
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: statx is plain data; the call fills it.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is terminated, and `stat` is ours.
+    let result =
+        unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, STATX_DIOALIGN, &raw mut stat) };
+    Errno::result(result).with_context(|| format!("statx {}", path.display()))?;
+    let told = stat.stx_mask & STATX_DIOALIGN != 0;
+    Ok(told.then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align)))
+}
+
+/// pwritev(2) of the same memory twice in a row.
+///
+/// # Errors
+/// The errno of the call.
+pub fn write_twice(file: &File, memory: *const u8, len: usize) -> Result<usize, Errno> {
+    let vector = libc::iovec { iov_base: memory.cast_mut().cast(), iov_len: len };
+    let vectors = [vector, vector];
+    // SAFETY: the kernel checks the range and only reads it.
+    let count = unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), 2, 0) };
+    Errno::result(count).map(|count| count as usize)
+}
+
 /// splice(2), with offsets where the end is a file.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! Targets: what the races are run on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 /// A filesystem under test.
@@ -66,6 +66,19 @@ impl Target {
         }
     }
 
+    /// The name under which the tables of expected failures know it: of a directory, its filesystem's.
+    pub fn subject(&self) -> String {
+        match self {
+            Target::Dir(path) => match filesystem(path).as_deref() {
+                // What fails on Inflight because of the kernel fails on every FUSE mount.
+                Ok(kind) if kind.starts_with("fuse") => Target::Inflight.name(),
+                Ok(kind) => kind.to_owned(),
+                Err(_) => self.name(),
+            },
+            _ => self.name(),
+        }
+    }
+
     /// Whether requests to it can be parked.
     pub fn is_gated(&self) -> bool {
         matches!(self, Target::Inflight) || self.is_looped()
@@ -74,5 +87,35 @@ impl Target {
     /// Whether it lies on a loop device on a gated Inflight mount.
     pub fn is_looped(&self) -> bool {
         matches!(self, Target::Ext4 | Target::Xfs | Target::Btrfs)
+    }
+}
+
+/// Type of the filesystem that a folder is on, as in `/proc/self/mountinfo`.
+///
+/// # Errors
+/// No such folder.
+pub fn filesystem(folder: &Path) -> anyhow::Result<String> {
+    let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let parse = |line: &str| {
+        let path = line.split(' ').nth(4)?.replace("\\040", " ");
+        let kind = line.split(" - ").nth(1)?.split(' ').next()?;
+        folder.starts_with(&path).then(|| (path.len(), kind.to_owned()))
+    };
+    // The last of the longest: it is mounted over the others.
+    let found = text.lines().filter_map(parse).max_by_key(|(len, _)| *len);
+    Ok(found.map_or("?".to_owned(), |(_, kind)| kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_known_by_its_filesystem() {
+        assert_eq!(filesystem(Path::new("/proc")).unwrap(), "proc");
+        assert_eq!(Target::Dir("/proc".into()).subject(), "proc");
+        assert_eq!(Target::Xfs.subject(), "xfs");
+        assert!(filesystem(Path::new("/nowhere")).is_err());
     }
 }

@@ -263,7 +263,8 @@ impl Worker {
         if let Ok(from) = log_from {
             act.records = records(stage, from);
         }
-        if act.result.is_ok() {
+        let poor = matches!(act.result, Err(Stop::Hang(_) | Stop::Broken(_)));
+        if !poor {
             // A rule that found nothing to act on would act on the clean-up, or on the next scene.
             if let Ok(gate) = stage.gate() {
                 let _ = gate.open();
@@ -285,7 +286,6 @@ impl Worker {
             // To unmount could hang as well: this process ends, and the runner cleans up.
             return act;
         }
-        let poor = matches!(act.result, Err(Stop::Broken(_)));
         if (poor || variant.fresh)
             && let Some(mut stage) = self.stages.remove(&key)
         {

@@ -1,7 +1,8 @@
 //! The first races on real mounts, where this machine can have them: an `inflight` beside the test, /dev/fuse, root.
 
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use inflight_race::results;
 use inflight_race::stage;
@@ -10,15 +11,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
 
 /// Runs cases on a target and gives what came of them; `None` where the machine cannot.
 fn run(target: &str, cases: &[&str]) -> Option<results::Run> {
-    let program = stage::program().or_else(|_| beside_the_test());
-    let Ok(program) = program else {
-        eprintln!("skipped: no `inflight` was built");
-        return None;
-    };
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: needs root and /dev/fuse");
-        return None;
-    }
+    let program = program()?;
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(PROGRAM)
         .env("INFLIGHT", program)
@@ -27,20 +20,34 @@ fn run(target: &str, cases: &[&str]) -> Option<results::Run> {
         .current_dir(folder.path())
         .output()
         .unwrap();
+    Some(check(folder.path(), &output))
+}
+
+/// The results of a run in which nothing unexpected may have happened.
+fn check(folder: &Path, output: &Output) -> results::Run {
     let text = String::from_utf8_lossy(&output.stdout);
-    let run = results::read_run(&folder.path().join("results")).expect(&text);
-    let bad: Vec<_> = run
-        .variants
-        .iter()
-        .filter(|entry| entry.verdict.is_unexpected())
-        .map(|e| &e.variant)
-        .collect();
+    let run = results::read_run(&folder.join("results")).expect(&text);
+    let unexpected = run.variants.iter().filter(|entry| entry.verdict.is_unexpected());
+    let bad: Vec<_> = unexpected.map(|entry| &entry.variant).collect();
     assert!(bad.is_empty(), "{bad:?}\n{text}");
-    Some(run)
+    run
+}
+
+/// The server, where this machine can have mounts.
+fn program() -> Option<PathBuf> {
+    let Ok(program) = stage::program().or_else(|_| beside_the_test()) else {
+        eprintln!("skipped: no `inflight` was built");
+        return None;
+    };
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return None;
+    }
+    Some(program)
 }
 
 /// Test binaries lie one folder below the programs.
-fn beside_the_test() -> anyhow::Result<std::path::PathBuf> {
+fn beside_the_test() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().and_then(Path::parent).map(|folder| folder.join("inflight"));
     folder.filter(|file| file.is_file()).ok_or_else(|| anyhow::anyhow!("none"))
@@ -63,4 +70,37 @@ fn a_fork_race_on_ext4_behind_the_loop_gate() {
     assert!(
         run.variants.iter().any(held) || run.variants.iter().all(|e| e.verdict.word() == "NOTRUN")
     );
+}
+
+#[test]
+fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
+    let Some(run) = run("inflight", &["IT1"]) else { return };
+    let passed = |act: &str| {
+        let of = |entry: &&results::Entry| entry.variant.starts_with(act);
+        run.variants.iter().filter(of).all(|entry| entry.verdict.word() == "PASS")
+    };
+    assert!(["ubuf", "iovec", "bvec", "kvec-exec"].into_iter().all(passed), "{:?}", run.variants);
+}
+
+/// As a user who may lock little memory, see no page frames and make no loop device: every variant passes or
+/// says why it is not played.
+#[test]
+fn an_ordinary_user_gets_reasons_and_no_failures() {
+    let Some(program) = program() else { return };
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    // Where that user can reach them.
+    let (race, inflight) = (folder.path().join("inflight-race"), folder.path().join("inflight"));
+    std::fs::copy(PROGRAM, &race).unwrap();
+    std::fs::copy(program, &inflight).unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let output = Command::new(race)
+        .env("INFLIGHT", inflight)
+        .args(["run", "-g", "quick", "--scratch", ".", "--results", "results"])
+        .current_dir(folder.path())
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    check(folder.path(), &output);
 }

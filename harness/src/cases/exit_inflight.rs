@@ -1,29 +1,45 @@
-//! KL2: a process is killed while its direct read is parked.
+//! KL2: a process ends while its direct read is parked: killed, by exit, or by execve(2).
 //!
-//! It may have to wait for the answer (a synchronous read that the server has taken is not killable), but
-//! it ends when the answer comes, and the answer goes into no page that somebody else has by then.
+//! It may have to wait for the answer (a synchronous read that the server has taken is not killable, and
+//! exit waits for libaio's requests), but it ends when the answer comes. A ring's request outlives its
+//! process. In all cases the pages belong to the read until it is over: nobody else gets them earlier, the
+//! answer goes into nobody else's memory, and then they are free.
 
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
-use crate::engine::Io;
+use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::fork::Task;
+use crate::frames::Frames;
 use crate::memory::{Buffer, Memory};
-use crate::scene::{BOUND, Open, Scene};
+use crate::scene::{BOUND, Open, PATIENCE, RENDEZVOUS, Scene};
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, Stop, not_run};
 
 pub const CASE: Case = Case {
     id: "KL2",
     name: "exit-inflight",
-    claim: "a killed process with a direct read in flight ends when the read does, and nobody else's memory is written",
+    claim: "a process that ends with a direct read in flight ends when the read does, its pages are kept until then and no longer, and nobody else's memory is written",
     groups: &["quick", "abort"],
     reach: Reach::Gated,
-    variants: || ["sync", "aio"].map(Variant::new).into(),
+    variants,
     run,
     expected: &[],
 };
+
+fn variants() -> Vec<Variant> {
+    let mut all = vec![Variant::new("kill").engine(Engine::Pread)];
+    for engine in [Engine::Aio, Engine::Uring, Engine::Fixed] {
+        for act in ["kill", "exit", "exec"] {
+            all.push(Variant::new(act).engine(engine));
+        }
+    }
+    for phase in [Phase::Prepared, Phase::Applied] {
+        all.push(Variant::new("kill").engine(Engine::Uring).phase(phase));
+    }
+    all
+}
 
 const CANARY: u8 = 0xCA;
 const LEN: usize = 16384;
@@ -34,26 +50,54 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
-    let parked = scene.park("read", &file, (0, LEN as u64), Phase::Received)?;
+    let engine = variant.engine_or_pread();
+    if engine == Engine::Fixed {
+        // The child cannot say why it was refused.
+        let registered = scene.engines().register(buffer.ptr(), LEN)?;
+        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+        scene.engines().unregister()?;
+    }
+    // Behind a loop device the read may be cut up: it is enough to hold its first block.
+    let parked = scene.park("read", &file, (0, 4096), variant.phase_or_received())?;
     let io = Io::read(&handle, &buffer, 0..LEN, 0);
-    // Made before anything is parked: the child does the read itself.
-    let child = scene.fork(Task::Read { io, queued: variant.act == "aio" })?;
+    let child = scene.fork(Task::Transfer { engine, io, exec: variant.act == "exec" })?;
     let seq = scene.meet(parked, 1)?[0].id;
+    let pid = child.pid().to_string();
+    let frames = Frames::of(&pid, buffer.ptr() as usize, LEN)?;
     if scene.race() {
-        scene.event(Actor::Racer, "SIGKILL");
-        child.kill();
+        scene.event(Actor::Racer, variant.act);
+        match variant.act {
+            "kill" => {
+                child.kill();
+                child.settle(RENDEZVOUS)?;
+            }
+            _ if child.tell(PATIENCE)? => {}
+            _ => return Err(not_run("the target makes the submission wait for the read")),
+        }
+        scene.note(format!("state of the process while the read is parked: {:?}", child.state()));
     }
     let neighbour = Buffer::new(Memory::Anon, NEIGHBOUR)?;
     neighbour.fill(0, NEIGHBOUR, CANARY);
+    if let Some(free) = frames.as_ref().map(Frames::free).transpose()?
+        && free > 0
+    {
+        scene.fault(Class::Pins, format!("{free} pages were freed with the read still in flight"));
+    }
     scene.release(parked)?;
     scene.wait_done(seq)?;
-    if scene.race() {
+    if variant.act == "kill" && scene.race() {
         child.buried(BOUND)?;
-    } else {
-        child.finish(BOUND)?;
+    } else if child.finish(BOUND)? != 0 {
+        return Err(Stop::Broken("the child could not execute /bin/true".to_owned()).into());
     }
     if neighbour.bytes(0, NEIGHBOUR).iter().any(|&byte| byte != CANARY) {
         scene.fault(Class::Foreign, "the read was written to another process's memory");
+    }
+    drop(buffer);
+    if let Some(kept) = frames.map(|frames| frames.settle(BOUND)).transpose()?
+        && kept > 0
+    {
+        scene.fault(Class::Pins, format!("{kept} pages are still held {BOUND:?} after the end"));
     }
     Ok(())
 }

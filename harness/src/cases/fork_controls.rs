@@ -1,4 +1,5 @@
-//! FK4: what is safe beside fork on every kernel: MADV_DONTFORK, and a read through the page cache.
+//! FK4: what is safe beside fork on every kernel: MADV_DONTFORK, a read through the page cache, and children that
+//! get no copy of the memory (vfork, CLONE_VM, posix_spawn).
 //!
 //! These are the workarounds that programs use. They must hold everywhere, also where FK1 must fail.
 
@@ -8,7 +9,7 @@ use nix::sys::mman::MmapAdvise;
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
-use crate::fork::Task;
+use crate::fork::{Task, sharer, spawn_and_wait};
 use crate::memory::{Buffer, Memory};
 use crate::scene::{BOUND, Open, Scene};
 use crate::variant::Variant;
@@ -16,7 +17,7 @@ use crate::variant::Variant;
 pub const CASE: Case = Case {
     id: "FK4",
     name: "fork-controls",
-    claim: "with MADV_DONTFORK, or through the page cache, a read beside fork and store is safe",
+    claim: "with MADV_DONTFORK, through the page cache, or with a child that shares the memory, a read beside a new process and a store is safe",
     groups: &["quick", "fork"],
     reach: Reach::Gated,
     variants,
@@ -30,26 +31,41 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("dontfork").engine(engine));
         all.push(Variant::new("buffered").engine(engine));
     }
+    for act in ["vfork", "clone-vm", "spawn"] {
+        for engine in [Engine::Pread, Engine::Uring] {
+            all.push(Variant::new(act).engine(engine));
+        }
+    }
     all
 }
+
+/// Bytes for the stack of a child that has only ours.
+const STACK: usize = 64 << 10;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let half = scene.grain().max(2048);
     let file = scene.file(8192)?;
-    let is_direct = variant.act == "dontfork";
+    let is_direct = variant.act != "buffered";
     let how = if is_direct { Open::Direct } else { Open::Buffered };
     let handle = scene.open(&file, how)?;
     let buffer = Buffer::new(Memory::Anon, 8192)?;
-    if is_direct {
+    if variant.act == "dontfork" {
         buffer.advise(MmapAdvise::MADV_DONTFORK)?;
     }
     let parked = scene.park("read", &file, (0, half as u64), Phase::Received)?;
     let io = Io::read(&handle, &buffer, 0..half, 0);
     let flight = scene.start(variant.engine_or_pread(), io)?;
     scene.meet(parked, 1)?;
+    // Outlives the child that runs on it.
+    let stack = Buffer::new(Memory::Anon, STACK)?;
     let mut child = None;
     if scene.race() {
-        child = Some(scene.fork(Task::Exit)?);
+        scene.event(Actor::Racer, variant.act);
+        match variant.act {
+            "vfork" | "clone-vm" => child = Some(sharer(&stack, variant.act == "vfork")?),
+            "spawn" => spawn_and_wait(BOUND)?,
+            _ => child = Some(scene.fork(Task::Exit)?),
+        }
         scene.event(Actor::Racer, "store");
         buffer.store(half + 100, 1);
     }

@@ -50,7 +50,9 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("child-exited").engine(engine));
     }
     all.push(Variant::new("child-alive").engine(Engine::Uring));
-    all.push(Variant::new("child-exited").engine(Engine::Uring).memory(Memory::Thp));
+    for memory in [Memory::Thp, Memory::Hugetlb] {
+        all.push(Variant::new("child-exited").engine(Engine::Uring).memory(memory));
+    }
     all
 }
 

@@ -70,8 +70,18 @@ fn variants() -> Vec<Variant> {
     for act in ["no-store", "child-exited", "spawn"] {
         all.push(Variant::new(act).engine(Engine::Uring).memory(Memory::Anon));
     }
-    let applied = Variant::new("store").engine(Engine::Uring).memory(Memory::Anon);
-    all.push(applied.phase(Phase::Applied));
+    // A huge page is split, or copied, when a child that shared it has gone.
+    all.push(Variant::new("child-exited").engine(Engine::Uring).memory(Memory::Thp));
+    // The page is held from the submission to the answer, however far the server is.
+    for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
+        for engine in [Engine::Pread, Engine::Uring] {
+            all.push(Variant::new("store").engine(engine).memory(Memory::Anon).phase(phase));
+        }
+    }
+    for engine in [Engine::Pread, Engine::Uring] {
+        let uncached = Variant::new("store").engine(engine).memory(Memory::Anon);
+        all.push(uncached.mount("direct_io"));
+    }
     all
 }
 

@@ -37,7 +37,7 @@ pub const CASE: Case = Case {
         },
         Expected {
             on: "inflight",
-            variant: "async/uring/direct_io",
+            variant: "async/*/direct_io",
             classes: &[Class::Stale],
             since: EVER,
             until: Some(Version(7, 1, 0)),
@@ -60,6 +60,7 @@ fn variants() -> Vec<Variant> {
     vec![
         Variant::new("async").engine(Engine::Aio),
         Variant::new("async").engine(Engine::Uring),
+        Variant::new("async").engine(Engine::Aio).mount("direct_io"),
         Variant::new("async").engine(Engine::Uring).mount("direct_io"),
         Variant::new("sync").engine(Engine::Pread),
         Variant::new("sync").engine(Engine::Preadv),

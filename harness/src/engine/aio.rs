@@ -108,9 +108,8 @@ fn submit(id: u64, io: &Io, cookie: u64) -> Done {
     Errno::result(count).map(|count| count as usize)
 }
 
-/// Submits in a context of its own, by system calls only: for a forked child, which has no context of its
-/// parent's. The context ends with the process.
-pub(crate) fn submit_alone(io: &Io) {
+/// Submits in a context of its own, which ends with the process; see [`super::start_alone`].
+pub(super) fn submit_alone(io: &Io) {
     let mut id = 0u64;
     // SAFETY: writes the id to a local.
     unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut id) };

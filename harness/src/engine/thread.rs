@@ -70,7 +70,8 @@ pub fn here(io: &Io) -> Done {
     }
 }
 
-fn call(io: &Io, segments: usize) -> Done {
+/// The system call itself.
+pub(super) fn call(io: &Io, segments: usize) -> Done {
     let (fd, offset) = (io.fd, io.offset as i64);
     let half = io.len / 2;
     let vector = [(io.memory, half), (io.memory.wrapping_add(half), io.len - half)]

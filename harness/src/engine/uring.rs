@@ -32,6 +32,11 @@ impl Ring {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
                 Err(not_run(format!("io_uring is refused here: {error}")))
             }
+            // Before 5.12 the ring itself counted as locked.
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                let limit = crate::memlock::limit().map(not_run);
+                Err(limit.unwrap_or_else(|| anyhow::Error::from(error).context("io_uring_setup")))
+            }
             Err(error) => Err(error).context("io_uring_setup"),
         }
     }
@@ -110,4 +115,15 @@ impl Ring {
         ensure!(std::mem::take(&mut self.registered), "no buffer is registered");
         self.ring.submitter().unregister_buffers().context("unregister buffers")
     }
+}
+
+/// Submits in a ring of its own, which ends with the process; see [`super::start_alone`]. The crate makes rings
+/// and requests without the heap.
+pub(super) fn submit_alone(io: &Io, fixed: bool) {
+    let Ok(ring) = IoUring::new(8) else { return };
+    let mut ring = Ring { ring, registered: false };
+    if !fixed || ring.register(io.memory, io.len).is_ok() {
+        let _ = ring.submit(*io, 1, fixed);
+    }
+    std::mem::forget(ring);
 }

@@ -225,6 +225,24 @@ impl Filesystem for Adapter {
         self.opened(subject(req, opcode::OPENDIR, ino), flags, reply);
     }
 
+    fn release(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        // No handle is kept: it passes the gate so that the log tells when the last user was gone.
+        self.service.serve(
+            subject(req, opcode::RELEASE, ino),
+            |_| Ok(()),
+            move |answer| reply::empty(reply, answer),
+        );
+    }
+
     fn create(
         &self,
         req: &Request,

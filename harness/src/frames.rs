@@ -1,0 +1,111 @@
+//! Page frames of memory that an I/O goes to: whether they are given back too early, or never.
+//!
+//! The count of pins ([`crate::pins`]) is the whole system's, and others' pins show in it. A frame is one
+//! page: while an I/O goes to it, it must not be free, and when the I/O is over and nobody maps it any more, it must not be
+//! kept. Both are seen in `/proc/kpageflags` (Documentation/admin-guide/mm/pagemap.rst), which needs root.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::memory::{self, Buffer, Memory, PAGE};
+use crate::pagemap::Pagemap;
+
+const BUDDY: u64 = 1 << 10;
+const MMAP: u64 = 1 << 11;
+const ANON: u64 = 1 << 12;
+const SWAPCACHE: u64 = 1 << 13;
+
+/// The frames behind a range, written down while it was mapped.
+#[derive(Clone, Debug)]
+pub struct Frames(Vec<u64>);
+
+impl Frames {
+    /// The frames behind a range of anonymous memory of a process (or `self`); `None` where they may not be known.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn of(process: &str, address: usize, len: usize) -> anyhow::Result<Option<Frames>> {
+        let map = Pagemap::of(process)?;
+        let pages = (address..address + len).step_by(PAGE);
+        let frames: Option<Vec<u64>> =
+            pages.map(|page| map.frame(page)).collect::<anyhow::Result<_>>()?;
+        Ok(frames.filter(|_| File::open("/proc/kpageflags").is_ok()).map(Frames))
+    }
+
+    /// How many of them are free: the kernel may give them to anybody.
+    ///
+    /// # Errors
+    /// The flags cannot be read.
+    pub fn free(&self) -> anyhow::Result<usize> {
+        self.count(|flags| flags & BUDDY != 0)
+    }
+
+    /// How many of them are still what they were although nobody maps them: something holds them. Call
+    /// it when the memory is unmapped.
+    ///
+    /// # Errors
+    /// The flags cannot be read.
+    pub fn kept(&self) -> anyhow::Result<usize> {
+        self.count(|flags| flags & (ANON | MMAP | SWAPCACHE) == ANON)
+    }
+
+    /// Waits until none is kept; gives what still is at the end of the bound.
+    ///
+    /// # Errors
+    /// As [`Frames::kept`].
+    pub fn settle(&self, bound: Duration) -> anyhow::Result<usize> {
+        let end = Instant::now() + bound;
+        loop {
+            let kept = self.kept()?;
+            if kept == 0 || Instant::now() >= end {
+                return Ok(kept);
+            }
+            drain()?;
+        }
+    }
+
+    fn count(&self, wanted: impl Fn(u64) -> bool) -> anyhow::Result<usize> {
+        let file = File::open("/proc/kpageflags").context("/proc/kpageflags")?;
+        let mut count = 0;
+        for frame in &self.0 {
+            let mut flags = [0; 8];
+            file.read_exact_at(&mut flags, frame * 8).context("read kpageflags")?;
+            count += usize::from(wanted(u64::from_le_bytes(flags)));
+        }
+        Ok(count)
+    }
+}
+
+/// Each CPU keeps a reference on pages that it has lately put on a list; moving any page of ours makes
+/// all of them let go.
+fn drain() -> anyhow::Result<()> {
+    let page = Buffer::new(Memory::Anon, PAGE)?;
+    let _ = memory::move_to_node(page.ptr() as usize, 0);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipe::Pipe;
+
+    #[test]
+    fn a_page_that_a_pipe_holds_is_kept_until_it_is_drained() {
+        const LEN: usize = 4 * PAGE;
+        let buffer = Buffer::new(Memory::Anon, LEN).unwrap();
+        let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN).unwrap() else {
+            eprintln!("skipped: page frames are not readable");
+            return;
+        };
+        let mut pipe = Pipe::new().unwrap();
+        assert_eq!(pipe.gift(buffer.ptr(), PAGE), Ok(PAGE));
+        assert_eq!((frames.kept().unwrap(), frames.free().unwrap()), (0, 0), "mapped");
+        drop(buffer);
+        assert_eq!(frames.settle(Duration::from_millis(50)).unwrap(), 1);
+        pipe.drain().unwrap();
+        assert_eq!(frames.settle(Duration::from_secs(10)).unwrap(), 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! The document: every mechanism, and what was seen of it on which kernel.
+
+use std::fmt::Write;
+
+use super::{ALL, Mechanism, Outcome, Show, Shown};
+
+const SEEDS: [(&str, &str); 5] = [
+    ("0", "block: Use page pinning (2023), and the splice work that it needed"),
+    ("1", "FOLL_PIN and FOLL_LONGTERM (2019)"),
+    ("2", "the callers of iov_iter_get_pages (2017)"),
+    ("3", "the zero page is not pinned (2023)"),
+    ("4", "cifs: iterators instead of pages (2023)"),
+];
+
+/// Writes it from what was shown on several kernels, oldest first.
+pub fn document(shown: &[Shown]) -> String {
+    let mut kernels: Vec<&Shown> = shown.iter().collect();
+    kernels.sort_by_key(|shown| shown.kernel.version());
+    let mut text = String::from(HEAD);
+    for shown in &kernels {
+        let kernel = &shown.kernel;
+        let _ = writeln!(text, "* {}: {} {}", kernel.version(), kernel.release, kernel.build);
+    }
+    for (seed, title) in SEEDS {
+        let _ = writeln!(text, "\n## {seed}. {title}\n");
+        let names: Vec<_> =
+            kernels.iter().map(|shown| shown.kernel.version().to_string()).collect();
+        let _ = writeln!(text, "| | mechanism | reached by | {} |", names.join(" | "));
+        let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(kernels.len()));
+        for mechanism in ALL.iter().filter(|mechanism| mechanism.id.starts_with(seed)) {
+            row(&mut text, mechanism, &kernels);
+        }
+    }
+    text
+}
+
+const HEAD: &str = "\
+# The mechanisms, one by one
+
+Written by `inflight-race mechanisms --markdown`. Each row is a mechanism of the kernel that the project rests on; `inflight-race
+mechanisms ID` shows a row on the running kernel, and is an error when something else is seen than the table in
+`src/mechanisms/table.rs` expects. A dash means that it cannot be shown there; the reason is printed by the command.
+
+Kernels:
+
+";
+
+fn row(text: &mut String, mechanism: &Mechanism, kernels: &[&Shown]) {
+    let what = match mechanism.show {
+        Show::Case(_, cases) => format!("{} (case {cases})", mechanism.what),
+        _ => mechanism.what.to_owned(),
+    };
+    let cells: Vec<String> = match mechanism.show {
+        Show::Nothing(reason) => {
+            let mut cells = vec![String::new(); kernels.len()];
+            if let Some(first) = cells.first_mut() {
+                *first = format!("not shown: {reason}");
+            }
+            cells
+        }
+        Show::Command(command) => vec![format!("`{command}`"); kernels.len()],
+        _ => kernels.iter().map(|shown| cell(mechanism, shown)).collect(),
+    };
+    let _ = writeln!(
+        text,
+        "| {} | {what} | {} | {} |",
+        mechanism.id,
+        mechanism.reach,
+        cells.join(" | ")
+    );
+}
+
+fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
+    let row = shown.rows.iter().find(|row| row.id == mechanism.id);
+    match row.map(|row| &row.outcome) {
+        Some(Outcome::Seen(seen)) => seen.word.clone(),
+        Some(Outcome::Differs { seen, expected }) => {
+            format!("**{}** (expected {expected})", seen.word)
+        }
+        Some(Outcome::Not(_)) | None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel;
+    use crate::mechanisms::Row;
+    use crate::observe::Seen;
+
+    #[test]
+    fn kernels_are_columns_and_what_differs_stands_out() {
+        let shown = |release: &str, outcome| Shown {
+            kernel: Kernel {
+                release: release.to_owned(),
+                build: String::new(),
+                machine: String::new(),
+            },
+            rows: vec![Row { id: "0.1".to_owned(), outcome }],
+        };
+        let young = shown("6.18.1", Outcome::Seen(Seen::new("gone", "")));
+        let expected = "there".to_owned();
+        let old = shown("6.1.9", Outcome::Differs { seen: Seen::new("gone", ""), expected });
+        let text = document(&[young, old]);
+        let line = text.lines().find(|line| line.starts_with("| 0.1 ")).unwrap();
+        assert!(line.ends_with("| **gone** (expected there) | gone |"), "{line}");
+        let head = text.lines().find(|line| line.starts_with("| | mechanism")).unwrap();
+        assert!(head.ends_with("| 6.1.9 | 6.18.1 |"), "{head}");
+    }
+}

@@ -1,0 +1,178 @@
+//! What a scene does at the gate: rules, parked requests, the request log.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::Context;
+use inflight::gate::{Phase, Record, Rule, wire::ParkedInfo};
+
+use super::{Aside, BOUND, RENDEZVOUS, Scene, Stamped};
+use crate::event::Actor;
+use crate::sys;
+use crate::target::Target;
+use crate::verdict::Stop;
+
+/// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
+const RULE_LIFE_MS: u64 = 60_000;
+
+/// A rule that a case made.
+#[derive(Clone, Copy, Debug)]
+pub struct Parked {
+    rule: u64,
+}
+
+impl Scene<'_> {
+    /// Makes requests of this kind on a byte range of a file stop at a phase. Behind a loop device the range
+    /// is that of the file's blocks.
+    ///
+    /// # Errors
+    /// No gate, or the file has no place.
+    pub fn park(
+        &mut self,
+        op: &str,
+        file: &Stamped,
+        range: (u64, u64),
+        phase: Phase,
+    ) -> anyhow::Result<Parked> {
+        self.rule(self.on(op, file, Some(range), phase)?)
+    }
+
+    /// As [`Scene::park`] with more conditions: `shape` edits the rule.
+    ///
+    /// # Errors
+    /// As [`Scene::park`].
+    pub fn park_with(
+        &mut self,
+        op: &str,
+        file: &Stamped,
+        phase: Phase,
+        shape: impl FnOnce(Rule) -> Rule,
+    ) -> anyhow::Result<Parked> {
+        let rule = self.on(op, file, None, phase)?;
+        self.rule(shape(rule))
+    }
+
+    fn rule(&mut self, rule: Rule) -> anyhow::Result<Parked> {
+        Ok(Parked { rule: self.stage.gate()?.park(rule.ttl_ms(RULE_LIFE_MS))? })
+    }
+
+    fn on(
+        &self,
+        op: &str,
+        file: &Stamped,
+        range: Option<(u64, u64)>,
+        phase: Phase,
+    ) -> anyhow::Result<Rule> {
+        let rule = Rule::at(phase).op(op);
+        if *self.stage.target() == Target::Inflight {
+            let path = file.path.strip_prefix(self.stage.base()?).context("a file of the mount")?;
+            let rule = rule.path(format!("/{}", path.display()));
+            return Ok(match range {
+                Some((offset, len)) => rule.range(offset, len),
+                None => rule,
+            });
+        }
+        let (offset, len) = range.context("behind a loop device a rule needs a range")?;
+        let place = sys::place(&File::open(&file.path)?, offset)?;
+        Ok(rule.path("/loop").range(place, len))
+    }
+
+    /// Waits until `count` requests are parked by a rule.
+    ///
+    /// # Errors
+    /// They did not come: BROKEN.
+    pub fn meet(&mut self, parked: Parked, count: u64) -> anyhow::Result<Vec<ParkedInfo>> {
+        let wait = self.stage.gate()?.wait_parked(Some(parked.rule), count, RENDEZVOUS)?;
+        if !wait.reached {
+            let found = wait.parked.len();
+            let text = format!("{found} of {count} requests came to the gate in {RENDEZVOUS:?}");
+            return Err(Stop::Broken(text).into());
+        }
+        self.event(Actor::Gate, format!("{count} parked"));
+        Ok(wait.parked)
+    }
+
+    /// Lets go what a rule parked, and ends the rule.
+    ///
+    /// # Errors
+    /// The rule is gone: its time was up.
+    pub fn release(&mut self, parked: Parked) -> anyhow::Result<u64> {
+        self.event(Actor::Gate, "release");
+        Ok(self.stage.gate()?.unpark(parked.rule)?)
+    }
+
+    /// Waits until the request with this number is over.
+    ///
+    /// # Errors
+    /// It did not end: HANG.
+    pub fn wait_done(&mut self, seq: u64) -> anyhow::Result<()> {
+        if self.stage.gate()?.wait_done(seq, BOUND)?.reached {
+            return Ok(());
+        }
+        Err(Stop::Hang(format!("request {seq} was not answered in {BOUND:?}")).into())
+    }
+
+    /// Runs a truncate (or anything that sends one SETATTR or FALLOCATE on this file) aside, and returns when
+    /// the server has done it, or, where requests cannot be seen, when it is over or blocked. What it waits
+    /// for after that is a matter of the kernel's.
+    ///
+    /// # Errors
+    /// The request did not come, or was not answered.
+    pub fn change<T: Send + 'static>(
+        &mut self,
+        op: &str,
+        file: &Stamped,
+        what: &str,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<Aside<T>> {
+        if *self.stage.target() != Target::Inflight {
+            let mut aside = self.aside(what, call)?;
+            aside.settle()?;
+            return Ok(aside);
+        }
+        let rule = self.park_with(op, file, Phase::Received, |rule| rule.count(1))?;
+        let aside = self.aside(what, call)?;
+        let seq = self.meet(rule, 1)?[0].id;
+        self.release(rule)?;
+        self.wait_done(seq)?;
+        Ok(aside)
+    }
+
+    /// Numbers of the requests that are parked now.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn requests_open(&mut self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.stage.gate()?.list()?.parked.iter().map(|parked| parked.id).collect())
+    }
+
+    /// Waits until one more request is over, or for the bound.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn next_record(&mut self, bound: Duration) -> anyhow::Result<()> {
+        let gate = self.stage.gate()?;
+        let now = gate.log(u64::MAX, 0, Duration::ZERO)?.next;
+        gate.log(now, 1, bound)?;
+        Ok(())
+    }
+
+    /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.
+    ///
+    /// # Errors
+    /// No gate.
+    pub fn requests(&mut self, op: &str, ino: u64) -> anyhow::Result<Vec<Record>> {
+        let (mut since, mut found) = (self.log_from, Vec::new());
+        loop {
+            let page = self.stage.gate()?.log(since, 4096, Duration::ZERO)?;
+            let wanted = |record: &Record| record.op == op && record.ino == ino;
+            found.extend(page.records.into_iter().filter(wanted));
+            if page.next == since {
+                found.extend(page.open.into_iter().filter(wanted));
+                found.sort_by_key(|record| record.seq);
+                return Ok(found);
+            }
+            since = page.next;
+        }
+    }
+}
