@@ -61,4 +61,5 @@ cases! {
     meta_hang,
     meta_skip,
     meta_control,
+    meta_watchdog,
 }

@@ -17,7 +17,7 @@ use crate::plan::{self, Item, Wanted};
 use crate::probe;
 use crate::raw_server;
 use crate::report;
-use crate::results;
+use crate::results::{self, Single};
 use crate::run::{self, Order};
 use crate::scene::STORM;
 use crate::session;
@@ -186,9 +186,9 @@ struct RunArguments {
     /// Folder below which images and mounts are made.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     scratch: PathBuf,
-    /// Longest that one variant may take, in seconds.
-    #[arg(long, default_value_t = 60)]
-    bound: u64,
+    /// Longest that one variant may take, in seconds (default: 60, more for long storms).
+    #[arg(long)]
+    bound: Option<u64>,
     /// How long each variant of a storm lasts: 500ms, 60s or 5m.
     #[arg(long, default_value = "5s", value_parser = inflight::gate::cli::duration)]
     time: Duration,
@@ -238,12 +238,21 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         }
         Command::Play { task } => {
             let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
-            run::run(task.order)
+            match &task.mechanisms {
+                Some(ids) => mechanisms::relay(ids).map(|()| 0),
+                None => run::run(task.order),
+            }
         }
         Command::Mechanisms(arguments) => mechanisms::run(&arguments),
-        Command::Replay { result } => replay(&result),
-        Command::Report { results, outputs } => report::report(&results, &outputs),
         Command::Mutants { scratch } => mutants::prove(&scratch),
+        Command::Replay { result } => match results::read_entry(&result) {
+            Ok(single) => replay(&result, single),
+            Err(error) => Ok(usage(&error)),
+        },
+        Command::Report { results, outputs } => match report::read(&results) {
+            Ok(runs) => report::report(runs, &outputs),
+            Err(error) => Ok(usage(&error)),
+        },
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::RawServer { at, settings } => {
             raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)
@@ -280,6 +289,8 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
     let named =
         || Path::new("race-results").join(format!("{}-{}", now.as_secs(), std::process::id()));
+    // A storm takes its time, and its control and the quiet looks take some more.
+    let usual = Duration::from_secs(60).max(arguments.time * 2 + Duration::from_secs(30));
     Ok(Order {
         items: (0..arguments.repeat).flat_map(again).collect(),
         target,
@@ -287,9 +298,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         seed,
         results: arguments.results.unwrap_or_else(named),
         scratch: arguments.scratch,
-        // A storm takes its time, and its control and the quiet looks take some more.
-        bound: Duration::from_secs(arguments.bound)
-            .max(arguments.time * 2 + Duration::from_secs(30)),
+        bound: arguments.bound.map_or(usual, Duration::from_secs),
         time: arguments.time,
         quiet: arguments.quiet,
         tour: false,
@@ -345,8 +354,7 @@ fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i3
     })
 }
 
-fn replay(path: &Path) -> anyhow::Result<i32> {
-    let single = results::read_entry(path)?;
+fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
     let (case, variant) = (single.entry.case, single.entry.variant);
     let item = Item { number: 0, case, variant };
     if let Err(error) = item.find() {

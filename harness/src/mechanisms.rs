@@ -19,6 +19,8 @@ use crate::session::Session;
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::verdict::Stop;
+use crate::vm::machine::Accel;
+use crate::vm::{self, source};
 
 pub use document::document;
 pub use table::ALL;
@@ -233,12 +235,39 @@ pub struct Arguments {
     /// As JSON.
     #[arg(long)]
     json: bool,
-    /// Write the document to this file, from the outputs of `--json` on several kernels.
-    #[arg(long, value_name = "FILE", requires = "from")]
+    /// On these kernels, as `vm --kernel` takes them, or `host`; may be repeated (default: the host's own).
+    #[arg(long, value_name = "SPEC")]
+    kernel: Vec<String>,
+    /// On the host's own kernel and on every one in the cache of scripts/kernels.
+    #[arg(long, conflicts_with = "kernel")]
+    kernels: bool,
+    /// How guests' code is executed.
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: Accel,
+    /// Also write the document: every mechanism by kernel.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "harness/MECHANISMS.md")]
     markdown: Option<std::path::PathBuf>,
-    /// Outputs of `--json`, one for each kernel.
-    #[arg(long, value_name = "JSON", num_args = 1..)]
-    from: Vec<std::path::PathBuf>,
+}
+
+impl Arguments {
+    fn kernels(&self) -> Vec<String> {
+        let host = || "host".to_owned();
+        match &*self.kernel {
+            [] if self.kernels => [host()].into_iter().chain(source::all()).collect(),
+            [] => vec![host()],
+            named => named.to_vec(),
+        }
+    }
+}
+
+/// Shows mechanisms to the host of a guest: one line of JSON.
+///
+/// # Errors
+/// See [`show`].
+pub fn relay(ids: &[String]) -> anyhow::Result<()> {
+    let shown = show(ids, |_, _| ())?;
+    println!("{}", serde_json::to_string(&shown)?);
+    Ok(())
 }
 
 /// Runs the command; gives its exit code.
@@ -257,25 +286,50 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
         }
         return Ok(0);
     }
-    if let Some(path) = &arguments.markdown {
-        let read = |path: &std::path::PathBuf| -> anyhow::Result<Shown> {
-            let what = || path.display().to_string();
-            serde_json::from_slice(&std::fs::read(path).with_context(what)?).with_context(what)
+    let mut all = Vec::new();
+    for kernel in arguments.kernels() {
+        let said = |mechanism: &Mechanism, outcome: &Outcome| {
+            if !arguments.json {
+                print(mechanism, outcome);
+            }
         };
-        let shown = arguments.from.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-        std::fs::write(path, document(&shown)).with_context(|| path.display().to_string())?;
-        return Ok(0);
-    }
-    let shown = show(&arguments.ids, |mechanism, outcome| {
-        if !arguments.json {
-            print(mechanism, outcome);
+        match on(&kernel, arguments, said) {
+            Ok(shown) => all.push(shown),
+            // The others are shown all the same.
+            Err(error) if arguments.kernels => eprintln!("inflight-race: {kernel}: {error:#}"),
+            Err(error) => return Err(error),
         }
-    })?;
-    if arguments.json {
-        println!("{}", serde_json::to_string(&shown)?);
     }
-    let differs = shown.rows.iter().any(|row| matches!(row.outcome, Outcome::Differs { .. }));
+    if arguments.json {
+        println!("{}", serde_json::to_string(&all)?);
+    }
+    if let Some(path) = &arguments.markdown {
+        std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
+    }
+    let mut rows = all.iter().flat_map(|shown| &shown.rows);
+    let differs = rows.any(|row| matches!(row.outcome, Outcome::Differs { .. }));
     Ok(if differs { DIFFERS } else { 0 })
+}
+
+/// Shows what was asked for on one kernel.
+fn on(
+    kernel: &str,
+    arguments: &Arguments,
+    mut said: impl FnMut(&Mechanism, &Outcome),
+) -> anyhow::Result<Shown> {
+    if kernel == "host" {
+        return show(&arguments.ids, said);
+    }
+    let options = vm::Options { kernel: kernel.to_owned(), modules: None, accel: arguments.accel };
+    let shown = vm::mechanisms(&options, &arguments.ids)?;
+    if !arguments.json {
+        println!("{} {}", shown.kernel.release, shown.kernel.build);
+    }
+    for row in &shown.rows {
+        let mechanism = ALL.iter().find(|mechanism| mechanism.id == row.id);
+        said(mechanism.context("a mechanism that the guest does not know")?, &row.outcome);
+    }
+    Ok(shown)
 }
 
 fn print(mechanism: &Mechanism, outcome: &Outcome) {

@@ -28,15 +28,20 @@ pub struct Outputs {
     json: Option<PathBuf>,
 }
 
-/// Reads runs (shards of one, or several targets and kernels) and writes what is wanted; gives the exit code
-/// that a single run with all their verdicts would have had.
+/// Reads runs: shards of one, or several targets and kernels.
 ///
 /// # Errors
-/// Results are missing or of another version, or an output cannot be written.
-pub fn report(folders: &[PathBuf], outputs: &Outputs) -> anyhow::Result<i32> {
+/// Results are missing or of another version.
+pub fn read(folders: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
     ensure!(!folders.is_empty(), "no results given");
-    let runs: Vec<Run> =
-        folders.iter().map(|path| results::read_run(path)).collect::<Result<_, _>>()?;
+    folders.iter().map(|path| results::read_run(path)).collect()
+}
+
+/// Writes what is wanted of runs; gives the exit code that a single run with all their verdicts would have had.
+///
+/// # Errors
+/// An output cannot be written.
+pub fn report(runs: Vec<Run>, outputs: &Outputs) -> anyhow::Result<i32> {
     let runs = merge(runs);
     if let Some(path) = &outputs.html {
         write(path, &html::page(&runs))?;
@@ -217,8 +222,8 @@ pub(crate) mod tests {
         results::write_run(&at("b"), &run(Target::Ext4, &[fail()])).unwrap();
         let outputs =
             Outputs { html: Some(at("page")), junit: Some(at("xml")), json: Some(at("json")) };
-        assert_eq!(report(&[at("a"), at("b")], &outputs).unwrap(), 1);
-        assert_eq!(report(&[at("a")], &Outputs::default()).unwrap(), 0);
+        assert_eq!(report(read(&[at("a"), at("b")]).unwrap(), &outputs).unwrap(), 1);
+        assert_eq!(report(read(&[at("a")]).unwrap(), &Outputs::default()).unwrap(), 0);
         for name in ["page", "xml", "json"] {
             assert!(at(name).metadata().unwrap().len() > 100);
         }

@@ -57,6 +57,27 @@ pub struct Order {
     pub vm: Option<String>,
 }
 
+impl Order {
+    /// An order of nothing on a target.
+    pub fn empty(target: Target) -> Order {
+        Order {
+            items: Vec::new(),
+            target,
+            options: String::new(),
+            seed: 0,
+            results: PathBuf::new(),
+            scratch: std::env::temp_dir(),
+            bound: Duration::from_secs(60),
+            time: crate::scene::STORM,
+            quiet: false,
+            tour: false,
+            json: false,
+            relay: false,
+            vm: None,
+        }
+    }
+}
+
 /// Runs it, and gives the exit code of [`crate::verdict`].
 ///
 /// # Errors

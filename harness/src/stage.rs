@@ -230,6 +230,7 @@ impl Stage {
 impl Server {
     fn start(folder: &Path, at: &Path, size: &str, options: &str) -> anyhow::Result<Server> {
         let program = program()?;
+        need_fuse()?;
         let (image, socket) = (folder.join("image"), folder.join("gate"));
         run(Command::new(&program).args(["mkfs", "--size", size]).arg(&image))?;
         let mut command = Command::new(&program);
@@ -296,6 +297,11 @@ fn need_root(what: &str) -> anyhow::Result<()> {
     } else {
         Err(not_run(format!("{what} needs root")))
     }
+}
+
+fn need_fuse() -> anyhow::Result<()> {
+    let opened = File::options().read(true).write(true).open("/dev/fuse");
+    opened.map(drop).map_err(|error| not_run(format!("/dev/fuse: {error}")))
 }
 
 /// Runs a program to its end; its standard error is the error.

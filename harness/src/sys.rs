@@ -238,7 +238,8 @@ pub fn attach_loop(backing: &File) -> anyhow::Result<std::path::PathBuf> {
     for _ in 0..16 {
         // SAFETY: no memory operands.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
-        let path = Path::new("/dev").join(format!("loop{}", Errno::result(number)?));
+        let number = Errno::result(number).context("/dev/loop-control gives no loop device")?;
+        let path = Path::new("/dev").join(format!("loop{number}"));
         let device = File::options().read(true).write(true).open(&path);
         let device = device.with_context(|| path.display().to_string())?;
         // SAFETY: plain data, for which zeroes are valid.

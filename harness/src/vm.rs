@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use crate::mechanisms::Shown;
 use crate::run::{Order, Runner};
 use crate::stage;
 use crate::sys;
@@ -41,6 +42,9 @@ const NOTHING: i32 = 4;
 const BOOT: Duration = Duration::from_secs(120);
 /// The same where KVM is only tried.
 const TRIAL: Duration = Duration::from_secs(10);
+
+/// Longest that a guest may take to show its mechanisms.
+const SHOWN: Duration = Duration::from_secs(600);
 
 /// Size of the scratch disk. It is sparse.
 const DISK: u64 = 8 << 30;
@@ -107,7 +111,7 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
     }
     let source = Source::find(&options.kernel, options.modules.as_deref())?;
     let order = Order { vm: Some(options.kernel.clone()), scratch: init::SCRATCH.into(), ..order };
-    let parts = parts(&source, &order)?;
+    let parts = parts(&source, &order, None)?;
     let (machine, birth) = start(&parts, options.accel)?;
     let (kernel, lacks) = match &birth {
         Birth::Up { kernel, lacks } => (kernel.clone(), lacks.clone()),
@@ -131,6 +135,35 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
         runner.say(&format!("the guest's console is in {}", parts.console.display()));
     }
     runner.finish()
+}
+
+/// Shows mechanisms in a machine; see [`crate::mechanisms`].
+///
+/// # Errors
+/// NOTRUN when the machine cannot be made; otherwise how the guest was lost.
+pub fn mechanisms(options: &Options, ids: &[String]) -> anyhow::Result<Shown> {
+    let source = Source::find(&options.kernel, options.modules.as_deref())?;
+    let folder = tempfile::tempdir().context("a folder for the console")?;
+    // Its target says which modules and programs the guest gets: ext4 is what the rows need most of.
+    let order = Order {
+        vm: Some(options.kernel.clone()),
+        scratch: init::SCRATCH.into(),
+        results: folder.path().to_owned(),
+        ..Order::empty(Target::Ext4)
+    };
+    let parts = parts(&source, &order, Some(ids.to_vec()))?;
+    let (machine, birth) = start(&parts, options.accel)?;
+    let shown = match birth {
+        Birth::Up { .. } => watch::shown(&machine, SHOWN),
+        Birth::Unfit(reason) => {
+            machine.end();
+            return Err(not_run(reason));
+        }
+        Birth::Lost(lost) => Err(lost),
+    };
+    let complaint = machine.end();
+    let console = clean(&parts.console)?;
+    shown.map_err(|lost| anyhow::anyhow!(lost.reason(&console, complaint.as_deref())))
 }
 
 /// Starts a machine in the first way that gets it up; the last way counts, however it ends.
@@ -159,7 +192,7 @@ fn clean(console: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn parts(source: &Source, order: &Order) -> anyhow::Result<Parts> {
+fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> anyhow::Result<Parts> {
     let modules = source.modules.as_deref().map(Modules::open).transpose()?;
     let names = wanted(&order.target);
     let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
@@ -180,6 +213,7 @@ fn parts(source: &Source, order: &Order) -> anyhow::Result<Parts> {
     let task = Task {
         modules: files.iter().map(|file| in_guest(file)).collect(),
         order: Order { relay: true, vm: None, ..order.clone() },
+        mechanisms,
         serial,
         swap_mib: SWAP_MIB,
     };

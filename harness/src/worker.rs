@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use inflight::gate::Record;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
@@ -17,6 +18,7 @@ use crate::event::Event;
 use crate::kmsg::KernelLog;
 use crate::plan::Item;
 use crate::scene::Scene;
+use crate::stacks;
 use crate::stage::Stage;
 use crate::strip::Strip;
 use crate::target::Target;
@@ -237,7 +239,7 @@ impl Worker {
             took: Duration::ZERO,
         };
         if let Err(error) = self.ready(&key) {
-            act.result = Err(stop(error));
+            act.result = Err(stop(error, &self.target));
             return act;
         }
         if let Some(log) = &mut self.log {
@@ -249,12 +251,12 @@ impl Worker {
         act.gate_start_ns = stage.gate().map_or(0, |gate| gate.start_ns());
         let started = Instant::now();
         match Scene::new(stage, &mut self.engines, number, race, self.seed) {
-            Err(error) => act.result = Err(stop(error)),
+            Err(error) => act.result = Err(stop(error, &self.target)),
             Ok(mut scene) => {
                 scene.time = self.time;
                 let run = AssertUnwindSafe(|| (case.run)(&mut scene, variant));
                 act.result = match catch_unwind(run) {
-                    Ok(result) => result.map_err(stop),
+                    Ok(result) => result.map_err(|error| stop(error, &self.target)),
                     Err(panic) => Err(Stop::Broken(panic_text(&*panic))),
                 };
                 (act.faults, act.strips) = (scene.faults, scene.strips);
@@ -274,8 +276,19 @@ impl Worker {
             let _ = std::fs::remove_dir_all(stage.top().join(Scene::folder_name(number)));
         }
         if let Some(log) = &mut self.log {
-            let fault = |text| Fault { class: Class::KernelLog, text };
-            act.faults.extend(log.complaints().into_iter().map(fault));
+            let complaints = log.complaints();
+            if case.is_in("storm") && act.faults.is_empty() {
+                // A storm meets whatever else the machine does: the log alone is no verdict on it.
+                act.notes.extend(complaints.into_iter().map(|text| format!("kernel log: {text}")));
+            } else {
+                let fault = |text| Fault { class: Class::KernelLog, text };
+                act.faults.extend(complaints.into_iter().map(fault));
+            }
+        }
+        if matches!(act.result, Err(Stop::Hang(_))) {
+            act.notes.extend(stacks::of(std::process::id() as i32));
+            // To unmount could hang as well: this process ends, and the runner cleans up.
+            return act;
         }
         if (poor || variant.fresh)
             && let Some(mut stage) = self.stages.remove(&key)
@@ -318,11 +331,24 @@ fn stop_of_control(control: &Act) -> Option<Stopped> {
     Some(Stopped::Broken(text))
 }
 
-fn stop(error: anyhow::Error) -> Stop {
+/// Why an act ended. A directory may be full; a mount of our own that is, is broken.
+fn stop(error: anyhow::Error, target: &Target) -> Stop {
     match error.downcast::<Stop>() {
         Ok(stop) => stop,
+        Err(error) if is_full(&error) && matches!(target, Target::Dir(_)) => {
+            Stop::NotRun(format!("the target is full: {error:#}"))
+        }
         Err(error) => Stop::Broken(format!("{error:#}")),
     }
+}
+
+/// Whether something failed for want of space.
+fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let raw = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let errno = cause.downcast_ref::<Errno>().map(|errno| *errno as i32);
+        matches!(raw.or(errno), Some(libc::ENOSPC | libc::EDQUOT))
+    })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -58,6 +58,7 @@ fn every_meta_case_ends_as_it_must() {
         ("control", "BROKEN the control without the race fails: STALE: also without the race"),
         ("error", "BROKEN no such thing"),
         ("panic", "BROKEN the case panicked: as told"),
+        ("watchdog", "NOTRUN needs the gate in front of the filesystem itself"),
     ];
     assert_eq!(words.len(), wanted.len(), "{words:?}");
     for (variant, start) in wanted {
@@ -146,4 +147,69 @@ fn nothing_is_left_after_a_kill() {
     let (folder, code) = interrupted(Signal::SIGKILL);
     assert_eq!(code, None);
     assert_eq!(entries(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn json_lines_tell_a_run_as_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["META1", "META3", "--json", "--seed", "5"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let lines: Vec<serde_json::Value> = output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("every line is an object"))
+        .collect();
+    let told: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    let wanted = ["start", "begin", "variant", "begin", "variant", "begin", "variant", "end"];
+    assert_eq!(told, wanted);
+    assert_eq!((&lines[0]["seed"], &lines[0]["variants"]), (&5.into(), &3.into()));
+    assert_eq!((&lines[2]["verdict"], &lines[2]["detail"]), (&"FAIL".into(), &"LOST".into()));
+    assert!(lines[2]["faults"][0]["text"].is_string() && lines[2]["seconds"].is_number());
+    let end = lines.last().unwrap();
+    assert_eq!((&end["exit_code"], &end["left"]), (&1.into(), &0.into()));
+    assert_eq!(end["counts"], serde_json::json!({"FAIL": 1, "NOPROOF": 1, "NOTRUN": 1}));
+}
+
+#[test]
+fn shards_come_together_in_one_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = |number: &str| {
+        let results = format!("shard{}", &number[..1]);
+        let arguments = ["run", "META1", "META3", "META4", "--on", "./", "--scratch", "."];
+        let more = ["--shard", number, "--results", &results];
+        race(folder.path(), &arguments).args(more).output().unwrap();
+    };
+    shard("1/2");
+    shard("2/2");
+    let arguments =
+        ["report", "shard1", "shard2", "--html", "p.html", "--junit", "j.xml", "--json", "r.json"];
+    let output = race(folder.path(), &arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let runs: Vec<results::Run> = serde_json::from_str(&read("r.json")).unwrap();
+    let [run] = &runs[..] else { panic!("two shards of one run are {} runs", runs.len()) };
+    let whole = ["lost", "notrun", "noproof", "control", "error", "panic"];
+    let mut names: Vec<_> = run.variants.iter().map(|entry| entry.variant.as_str()).collect();
+    names.sort_unstable();
+    let mut wanted = whole.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+    let (page, suites) = (read("p.html"), read("j.xml"));
+    assert_eq!((page.matches("<article").count(), suites.matches("<testcase").count()), (6, 6));
+    assert!(suites.contains(r#"failures="2" errors="3" skipped="1""#), "{suites}");
+}
+
+#[test]
+fn a_storm_passes_on_a_directory_and_proves_nothing_where_nothing_met() {
+    let folder = tempfile::tempdir().unwrap();
+    let storm = ["--mode", "storm", "--seed", "3"];
+    let output = run(folder.path(), &[&storm[..], &["ST1:sync", "--time", "0s"]].concat());
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    assert!(text(&output).contains("NOPROOF"), "{}", text(&output));
+    let output = run(folder.path(), &[&storm[..], &["ST1:async", "--time", "2s"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let run = results::read_run(&folder.path().join("results")).unwrap();
+    let notes = run.variants[0].played.notes.join("\n");
+    assert!(notes.contains("seed 3") && notes.contains("overlaps"), "{notes}");
 }

@@ -17,7 +17,17 @@ pub const CASE: Case = Case {
     reach: Reach::Any,
     variants: || ["sync", "fork", "async", "all"].map(Variant::new).into(),
     run,
-    expected: &[Expected {
+    expected: &[
+        Expected {
+            on: "btrfs",
+            variant: "sync|all",
+            classes: &[Class::Hang],
+            since: Version(6, 18, 0),
+            until: None,
+            fixed_in: &[],
+            reference: "findings/btrfs-direct-fault-fork.md",
+        },
+        Expected {
         on: "inflight",
         variant: "async|all",
         classes: &[Class::Stale, Class::Resurrected],
@@ -25,7 +35,8 @@ pub const CASE: Case = Case {
         until: Some(Version(7, 1, 0)),
         fixed_in: &[],
         reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
-    }],
+    },
+    ],
 };
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {

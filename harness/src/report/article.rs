@@ -42,7 +42,9 @@ pub fn draw(out: &mut String, runs: &[Run], subject: &Subject<'_>) {
     if !entry.played.notes.is_empty() {
         out.push_str("<h3>Notes</h3>\n<ul class=\"notes\">");
         for note in &entry.played.notes {
-            let _ = write!(out, "<li>{}</li>", escape(note));
+            // A table keeps its columns.
+            let tag = if note.contains('\n') { "pre" } else { "span" };
+            let _ = write!(out, "<li><{tag}>{}</{tag}></li>", escape(note));
         }
         out.push_str("</ul>\n");
     }

@@ -158,7 +158,12 @@ fn swap_header(size: u64) -> Vec<u8> {
 fn play(port: &File) -> anyhow::Result<i32> {
     let output = Stdio::from(OwnedFd::from(port.try_clone()?));
     let mut command = Command::new("/init");
-    command.arg("play").arg(TASK).env("PATH", "/bin").env("INFLIGHT", "/bin/inflight");
+    command
+        .arg("play")
+        .arg(TASK)
+        .env("PATH", "/bin")
+        .env("INFLIGHT", "/bin/inflight")
+        .env("TMPDIR", SCRATCH);
     let child = command.stdout(output).spawn().context("start the run")?;
     loop {
         match wait()? {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
+use crate::mechanisms::Shown;
 use crate::run::Order;
 use crate::worker::Line;
 
@@ -19,6 +20,8 @@ pub struct Task {
     pub modules: Vec<String>,
     /// What to run.
     pub order: Order,
+    /// Show these mechanisms (none named: all) instead of running the order.
+    pub mechanisms: Option<Vec<String>>,
     /// Whether messages go over the second serial line, for want of a virtio port.
     pub serial: bool,
     /// Swap on zram, in MiB.
@@ -33,6 +36,8 @@ pub enum Message {
     Guest(State),
     /// About the run.
     Run(Line),
+    /// The mechanisms that it was asked for.
+    Mechanisms(Shown),
 }
 
 /// What became of a guest.

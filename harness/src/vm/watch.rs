@@ -4,6 +4,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::kernel::Kernel;
+use crate::mechanisms::Shown;
 use crate::run::Runner;
 use crate::vm::machine::Machine;
 use crate::vm::message::{Message, State};
@@ -104,10 +105,22 @@ pub(crate) fn follow(runner: &mut Runner, machine: &Machine) -> anyhow::Result<O
             }
             Message::Guest(State::Ended { .. }) if runner.queue.is_empty() => return Ok(None),
             Message::Guest(State::Ended { code }) => return Ok(Some(Lost::Early(code))),
-            Message::Guest(other) => return Ok(Some(Lost::Garbled(format!("{other:?}")))),
+            other => return Ok(Some(Lost::Garbled(format!("{other:?}")))),
         }
     }
     Ok(None)
+}
+
+/// Waits for the mechanisms that a guest shows.
+pub fn shown(machine: &Machine, bound: Duration) -> Result<Shown, Lost> {
+    match machine.messages.recv_timeout(bound) {
+        Ok(Ok(Message::Mechanisms(shown))) => Ok(shown),
+        Ok(Ok(Message::Guest(State::Ended { code }))) => Err(Lost::Early(code)),
+        Ok(Ok(other)) => Err(Lost::Garbled(format!("{other:?}"))),
+        Ok(Err(line)) => Err(Lost::Garbled(line)),
+        Err(RecvTimeoutError::Timeout) => Err(Lost::Silent(bound)),
+        Err(RecvTimeoutError::Disconnected) => Err(Lost::Gone),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! Whatever ends a run on real mounts, nothing stays mounted, attached or running.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{inflight, left, race, text, until};
+
+/// Starts a long storm and waits until its server is there; gives the runner and the server.
+fn started(folder: &Path, target: &str, more: &[&str]) -> Option<(Child, Pid)> {
+    let program = inflight()?;
+    let mut arguments =
+        vec!["run", "ST1:fork", "--time", "60s", "--scratch", ".", "--results", "results"];
+    arguments.extend(["--on", target]);
+    arguments.extend(more);
+    let child = race(folder, &arguments)
+        .env("INFLIGHT", program)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = None;
+    until("a server", || {
+        server = server_pid(folder);
+        server.is_some()
+    });
+    // The target is being used: its first file is there.
+    until("a mount", || {
+        target == "inflight" || left(folder).iter().any(|line| line.contains("/top "))
+    });
+    Some((child, server?))
+}
+
+fn server_pid(folder: &Path) -> Option<Pid> {
+    let below = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let stages = below(folder.to_owned()).flat_map(|entry| below(entry.path()));
+    let text = stages
+        .filter_map(|stage| std::fs::read_to_string(stage.path().join("server.pid")).ok())
+        .next()?;
+    text.trim().parse().ok().map(Pid::from_raw)
+}
+
+fn nothing_is_left(folder: &Path) {
+    until("the end of all that was made", || left(folder).is_empty());
+    let names = std::fs::read_dir(folder).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name == "results"), "{names:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_of_a_mount() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((mut runner, _)) = started(folder.path(), "inflight", &[]) else { return };
+    kill(Pid::from_raw(runner.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(runner.wait().unwrap().code(), Some(130));
+    nothing_is_left(folder.path());
+}
+
+#[test]
+fn a_killed_runner_leaves_nothing_of_a_loop_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((mut runner, _)) = started(folder.path(), "ext4", &[]) else { return };
+    kill(Pid::from_raw(runner.id() as i32), Signal::SIGKILL).unwrap();
+    assert_eq!(runner.wait().unwrap().code(), None);
+    nothing_is_left(folder.path());
+}
+
+#[test]
+fn a_wedged_server_is_a_hang_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((runner, server)) = started(folder.path(), "inflight", &["--bound", "10"]) else {
+        return;
+    };
+    kill(server, Signal::SIGSTOP).unwrap();
+    let output = runner.wait_with_output().unwrap();
+    // What does not return is a HANG, in the race; a control that cannot be played is BROKEN.
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{}", text(&output));
+    nothing_is_left(folder.path());
+}
