@@ -282,25 +282,25 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
         }
         return Ok(0);
     }
-    let mut all = Vec::new();
-    for kernel in arguments.kernels() {
+    let (kernels, mut all) = (arguments.kernels(), Vec::new());
+    for kernel in &kernels {
         let said = |mechanism: &Mechanism, outcome: &Outcome| {
             if !arguments.json {
                 print(mechanism, outcome);
             }
         };
-        match on(&kernel, arguments, said) {
+        match on(kernel, arguments, said) {
             Ok(shown) => all.push(shown),
             // The others are shown all the same.
-            Err(error) if arguments.kernels => eprintln!("inflight-race: {kernel}: {error:#}"),
+            Err(error) if kernels.len() > 1 => eprintln!("inflight-race: {kernel}: {error:#}"),
             Err(error) => return Err(error),
+        }
+        if let Some(path) = &arguments.markdown {
+            std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
         }
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&all)?);
-    }
-    if let Some(path) = &arguments.markdown {
-        std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
     }
     let mut rows = all.iter().flat_map(|shown| &shown.rows);
     let differs = rows.any(|row| matches!(row.outcome, Outcome::Differs { .. }));
