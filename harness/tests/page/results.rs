@@ -93,7 +93,8 @@ pub fn run(target: Target, worst: Verdict) -> Run {
     let (release, build) = ("6.18.44".to_owned(), "#1 SMP".to_owned());
     let kernel = Kernel { release, build, machine: "x86_64".to_owned() };
     let options = String::new();
-    Run { version: VERSION, kernel, vm: None, target, options, seed: 7, started: 0, variants }
+    let (seed, started, vm) = (7, 0, None);
+    Run { version: VERSION, kernel, vm, target, options, seed, started, variants }
 }
 
 /// The same race without harm.
