@@ -155,6 +155,17 @@ pub fn read_into(from: &File, offset: u64, memory: *mut u8, len: usize) -> Resul
     Errno::result(count).map(|count| count as usize)
 }
 
+/// sync_file_range(2) of a whole file: its dirty pages are written, its metadata and the device's cache are not.
+///
+/// # Errors
+/// The errno of the call.
+pub fn write_back(file: &File) -> Result<(), Errno> {
+    let (before, write) = (libc::SYNC_FILE_RANGE_WAIT_BEFORE, libc::SYNC_FILE_RANGE_WRITE);
+    let flags = before | write | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: no memory operands.
+    Errno::result(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) }).map(drop)
+}
+
 /// tee(2), without waiting.
 ///
 /// # Errors

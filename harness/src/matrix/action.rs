@@ -291,7 +291,7 @@ pub fn on_file(
     let mut after = After { change: Some(change), ..After::default() };
     if action == Action::Unlink && is_over {
         for _ in 0..2 {
-            after.others.push(scene.file(SPACE as u64)?);
+            after.others.push(scene.quick_file(SPACE as u64)?);
         }
     }
     Ok(after)

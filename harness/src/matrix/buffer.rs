@@ -121,7 +121,7 @@ impl Held {
         }
         let (mapped, offset) = match kind {
             Kind::SelfMap => (file.clone(), SPACE as u64),
-            _ => (scene.file(SPACE as u64)?, 0),
+            _ => (scene.quick_file(SPACE as u64)?, 0),
         };
         let handle = scene.open(&mapped, Open::Buffered)?;
         let is_writable = kind != Kind::ReadOnly;

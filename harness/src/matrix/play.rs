@@ -89,7 +89,7 @@ impl Set {
             return Err(not_run("the target clones blocks instead of copying them"));
         }
         let whole = if cell.kind == Kind::SelfMap { 2 * SPACE } else { SPACE };
-        let file = scene.file(whole as u64)?;
+        let file = scene.quick_file(whole as u64)?;
         // Half of the last page is left to others, where so little can be left.
         let len = if scene.grain() > PAGE / 2 { SPACE } else { SPACE - PAGE / 2 };
         let offset = if is_append { whole } else { 0 };
@@ -334,7 +334,7 @@ fn try_flags(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
     let Some(engine) = cell.op.call.engine().filter(|_| cell.op.call.is_flagged()) else {
         return Ok(());
     };
-    let file = scene.file(PAGE as u64)?;
+    let file = scene.quick_file(PAGE as u64)?;
     let handle = scene.open(&file, cell.op.open)?;
     let buffer = Buffer::new(Memory::Anon, PAGE)?;
     let io = match cell.op.way {

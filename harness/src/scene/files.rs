@@ -44,19 +44,34 @@ pub enum Open {
 }
 
 impl Scene<'_> {
-    /// Makes a file of `len` bytes, stamped with generation 1, written back and out of the page cache.
+    /// Makes a file of `len` bytes, stamped with generation 1, on stable storage and out of the page cache.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn file(&mut self, len: u64) -> anyhow::Result<Stamped> {
-        let file = self.name();
-        let file = Stamped { len, ..file };
-        let handle =
-            File::create_new(&file.path).with_context(|| file.path.display().to_string())?;
-        handle.write_all_at(&file.content(1, 0, len as usize), 0).context("write stamps")?;
+        let (file, handle) = self.stamped(len)?;
         handle.sync_all().context("fsync")?;
         self.forget(&file)?;
         Ok(file)
+    }
+
+    /// The same, written back but not synced: an fsync takes longer than a race, and few races are about it.
+    ///
+    /// # Errors
+    /// As [`Scene::file`].
+    pub fn quick_file(&mut self, len: u64) -> anyhow::Result<Stamped> {
+        let (file, handle) = self.stamped(len)?;
+        sys::write_back(&handle).context("write back")?;
+        self.forget(&file)?;
+        Ok(file)
+    }
+
+    fn stamped(&mut self, len: u64) -> anyhow::Result<(Stamped, File)> {
+        let file = Stamped { len, ..self.name() };
+        let handle =
+            File::create_new(&file.path).with_context(|| file.path.display().to_string())?;
+        handle.write_all_at(&file.content(1, 0, len as usize), 0).context("write stamps")?;
+        Ok((file, handle))
     }
 
     /// A name and a number for a file that the case makes itself.
