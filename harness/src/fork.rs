@@ -249,9 +249,22 @@ impl Child {
     /// Its state as in proc_pid_status(5), `Z` when it has ended. (To read `stat` of a process whose execve(2) waits
     /// for a request of libaio's would wait too, and not for a signal.)
     pub fn state(&self) -> Option<char> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("State:"))?;
-        line.trim_start().chars().next()
+        let (pid, (sender, receiver)) = (self.pid, std::sync::mpsc::channel());
+        let (say_thread, thread) = std::sync::mpsc::channel();
+        // Not on this thread: one that looks at a process just when it ends may be left with its memory, and must then
+        // wait for the I/O in it, as the process itself would have to (exit_aio).
+        std::thread::spawn(move || {
+            say_thread.send(nix::unistd::gettid()).ok();
+            sender.send(state_of(&format!("/proc/{pid}/status"))).ok();
+        });
+        let own = format!("/proc/self/task/{}/status", thread.recv().ok()?);
+        loop {
+            match receiver.try_recv() {
+                Ok(state) => return state,
+                Err(_) if state_of(&own) == Some('D') => return Some('D'),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Sends SIGKILL; the end may have to wait for an I/O.
@@ -280,6 +293,12 @@ impl Child {
             other => anyhow::bail!("the child ended by {other:?}"),
         }
     }
+}
+
+fn state_of(status: &str) -> Option<char> {
+    let status = std::fs::read_to_string(status).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("State:"))?;
+    line.trim_start().chars().next()
 }
 
 impl Drop for Child {

@@ -102,7 +102,7 @@ pub fn prove(scratch: &Path) -> anyhow::Result<i32> {
 
 /// The server that has the defects: `$INFLIGHT_MUTANTS`, or `mutants/inflight` in the target folder that
 /// this program was built into.
-fn server() -> Result<PathBuf, String> {
+pub(crate) fn server() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("INFLIGHT_MUTANTS") {
         let path = PathBuf::from(path);
         let missing = format!("$INFLIGHT_MUTANTS: {} is not there", path.display());
