@@ -100,7 +100,10 @@ fn without_root_what_needs_it_is_not_run() {
 #[test]
 fn missing_programs_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("inflight-race");
+    // Programs are looked for beside it and one folder further up.
+    let deep = folder.path().join("a/b");
+    std::fs::create_dir_all(&deep).unwrap();
+    let program = deep.join("inflight-race");
     std::fs::copy(PROGRAM, &program).unwrap();
     let bare = |target: &str, inflight: Option<&Path>| {
         let mut command = Command::new(&program);

@@ -1,4 +1,4 @@
-//! PN1: the pages of an I/O are given back when it is over, however it ended and whatever happened meanwhile.
+//! PN2: the pages of an I/O are given back when it is over, however it ended and whatever happened meanwhile.
 //!
 //! The kernel's own count of pins is the whole system's and noisy. Here every page is looked at: it must not be free
 //! while the I/O is in flight, and nobody may hold it when the I/O is over and its memory is gone. A leak comes back in
@@ -18,7 +18,7 @@ use crate::variant::Variant;
 use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
-    id: "PN1",
+    id: "PN2",
     name: "pin-return",
     claim: "every page that an I/O holds is kept until the I/O is over, and given back then",
     groups: &["quick", "memory"],
