@@ -56,7 +56,7 @@ enum Command {
     },
     /// Run cases.
     Run(Box<RunArguments>),
-    /// The guided tour: splice without ITER_PIPE, truncates, then the fork races.
+    /// The guided tour: splice without ITER_PIPE, pins and fork here and on Linux 6.1, the zero page, live bugs.
     Demo {
         /// Target: inflight, ext4 or xfs.
         #[arg(long, default_value = "inflight")]
@@ -222,7 +222,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Demo { on, results, scratch } => match Target::parse(&on) {
-            Ok(target) => tour(target, results, scratch),
+            Ok(target) => demo::tour(&target, &results, &scratch),
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
@@ -334,24 +334,6 @@ fn guest_order(results: Option<PathBuf>, command: Vec<String>) -> anyhow::Result
     };
     arguments.results = results.or(arguments.results);
     order(*arguments)
-}
-
-fn tour(target: Target, results: PathBuf, scratch: PathBuf) -> anyhow::Result<i32> {
-    run::run(Order {
-        items: demo::items()?,
-        target,
-        options: String::new(),
-        seed: 1,
-        results,
-        scratch,
-        bound: Duration::from_secs(60),
-        time: STORM,
-        quiet: false,
-        tour: true,
-        json: false,
-        relay: false,
-        vm: None,
-    })
 }
 
 fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {

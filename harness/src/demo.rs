@@ -1,10 +1,24 @@
-//! The guided tour: what the races show, one paragraph and a few variants each.
+//! The guided tour: splice without ITER_PIPE and what goes wrong with it, pins and fork here and under an old
+//! kernel, the zero page, the bugs that are live, and a table of it all.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::mutants;
 use crate::plan::{self, Item, Wanted};
+use crate::results::{self, Run};
+use crate::run::{self, INTERRUPTED, Order};
+use crate::target::Target;
+use crate::vm;
+use crate::vm::machine::Accel;
 
 /// A stop of the tour.
 #[derive(Clone, Copy, Debug)]
 pub struct Stop {
+    /// In which part of the tour.
+    pub part: Part,
     /// Short name of the case.
     pub case: &'static str,
     /// Variants that are shown, as a pattern.
@@ -13,9 +27,27 @@ pub struct Stop {
     pub text: &'static str,
 }
 
+/// Parts of the tour, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Splice, and truncates under it.
+    Splice,
+    /// Fork beside direct I/O, and the zero page.
+    Pins,
+    /// Bugs that this kernel may have.
+    Bugs,
+}
+
+/// Variants that a pipe-backed iterator fails, on a server built with one.
+const PIPE_BACKED: &str = "SP5:short-4097|truncate-4097/*";
+/// The old kernel, and what it loses.
+const OLD: &str = "debian:6.1";
+const OLD_LOSES: &str = "FK1:store/uring/anon|no-store*";
+
 /// The tour, in order.
-pub const STOPS: [Stop; 7] = [
+pub const STOPS: [Stop; 9] = [
     Stop {
+        part: Part::Splice,
         case: "SP2",
         variants: "*",
         text: "Splice without ITER_PIPE. A file is spliced into a pipe, then overwritten, then the pipe is read.\n\
@@ -23,18 +55,21 @@ pub const STOPS: [Stop; 7] = [
                pages that were allocated before the read, and shows the old ones. The flag decides at each call.",
     },
     Stop {
+        part: Part::Splice,
         case: "SP5",
         variants: "short-4097/direct_io|eof-4097|truncate-4097/received|truncate-4097/applied",
         text: "Short reads and truncates under a splice. The pages were allocated for 64 KiB; what was not read must\n\
                be trimmed. The old way, an iterator over the pipe that was reverted, is where the bug was.",
     },
     Stop {
+        part: Part::Splice,
         case: "TR1",
         variants: "read/pread/*|fault/*",
         text: "Truncate against a read. The server holds the READ; the file is cut to nothing and extended again;\n\
                then the READ is answered, late, with bytes that are no longer in the file.",
     },
     Stop {
+        part: Part::Pins,
         case: "FK1",
         variants: "store/uring/anon|store/uring/thp|no-store*|spawn*",
         text: "Fork against a direct read. While the READ is held the process forks and stores to the other half of\n\
@@ -43,17 +78,34 @@ pub const STOPS: [Stop; 7] = [
                Before Linux 6.9 this lost the data on FUSE, before 6.5 on ext4 and xfs.",
     },
     Stop {
+        part: Part::Pins,
         case: "FK2",
         variants: "child-exited/*",
         text: "The same with no store at all: two reads into one page, a fork between them.",
     },
     Stop {
+        part: Part::Pins,
+        case: "ZP1",
+        variants: "*",
+        text: "The zero page. A direct write from memory that nobody stored to would pin one page that the whole\n\
+               machine shares; it is neither pinned nor counted, and must stay zero whatever is stored meanwhile.",
+    },
+    Stop {
+        part: Part::Bugs,
         case: "SP1",
         variants: "*",
         text: "A bug that this kernel may have: splice of a file that is served without cache. read(2) returns what\n\
                the server has now; splice returns what it once had.",
     },
     Stop {
+        part: Part::Bugs,
+        case: "IV1",
+        variants: "*",
+        text: "A buffered read fills the page cache while an asynchronous direct write is held. When the write is\n\
+               over, the cache must not go on serving what was there before.",
+    },
+    Stop {
+        part: Part::Bugs,
         case: "TR2",
         variants: "async/*",
         text: "Another one: a truncate that overtakes an asynchronous write. The server has the data, and fstat\n\
@@ -61,13 +113,138 @@ pub const STOPS: [Stop; 7] = [
     },
 ];
 
-/// The variants of the tour, in its order.
+/// Takes the tour on a target; gives the exit code of the parts that were played on this machine's kernel
+/// and a server without defects.
+///
+/// # Errors
+/// A run could not be started.
+pub fn tour(target: &Target, folder: &Path, scratch: &Path) -> anyhow::Result<i32> {
+    let tour = Tour { target, folder, scratch };
+    let mut codes = vec![tour.part(Part::Splice, "1-splice")?];
+    tour.broken("2-pipe-backed")?;
+    codes.push(tour.part(Part::Pins, "3-pins")?);
+    tour.old("4-linux-6.1")?;
+    codes.push(tour.part(Part::Bugs, "5-bugs")?);
+    if !codes.contains(&INTERRUPTED) {
+        tour.table();
+    }
+    Ok(codes.into_iter().find(|code| *code != 0).unwrap_or(0))
+}
+
+struct Tour<'a> {
+    target: &'a Target,
+    folder: &'a Path,
+    scratch: &'a Path,
+}
+
+impl Tour<'_> {
+    fn order(&self, items: Vec<Item>, name: &str) -> Order {
+        Order {
+            items,
+            seed: 1,
+            results: self.folder.join(name),
+            scratch: self.scratch.to_owned(),
+            tour: true,
+            ..Order::empty(self.target.clone())
+        }
+    }
+
+    /// The stops of a part, here.
+    fn part(&self, part: Part, name: &str) -> anyhow::Result<i32> {
+        run::run(self.order(items(part)?, name))
+    }
+
+    /// What a pipe-backed iterator does wrong, shown by a server that was built with one.
+    fn broken(&self, name: &str) -> anyhow::Result<()> {
+        println!(
+            "\nThe same with an iterator that writes into a pipe and is reverted after a short read, as the kernel's was.\n\
+             It is a build of the server that exists for this; every FAIL below is right.\n"
+        );
+        let server = match mutants::server() {
+            Ok(server) => server,
+            Err(reason) => {
+                println!("not shown: {reason}");
+                return Ok(());
+            }
+        };
+        let program = std::env::current_exe().context("our own path")?;
+        // A process of its own: the server is chosen by the environment.
+        let status = Command::new(program)
+            .env("INFLIGHT", server)
+            .args(["run", PIPE_BACKED, "--seed", "1", "--options", "read=pipe-backed", "--results"])
+            .arg(self.folder.join(name))
+            .arg("--scratch")
+            .arg(self.scratch)
+            .status()
+            .context("start a run")?;
+        if status.success() {
+            println!("The broken server was not caught: that is an error of the races.");
+        }
+        Ok(())
+    }
+
+    /// Fork beside a direct read under a kernel that took references.
+    fn old(&self, name: &str) -> anyhow::Result<()> {
+        println!(
+            "\nThe same fork under Linux 6.1, which took references and no pins, in a virtual machine.\n"
+        );
+        let cases = vec![OLD_LOSES.to_owned()];
+        let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
+        let order = Order { tour: false, ..self.order(items, name) };
+        let options = vm::Options { kernel: OLD.to_owned(), modules: None, accel: Accel::Auto };
+        vm::run(&options, order).map(drop)
+    }
+
+    /// Every case of every part: how its variants ended.
+    fn table(&self) {
+        println!("\n{:<16} {:<5} {:<22} verdicts", "part", "case", "");
+        let mut parts: Vec<PathBuf> = std::fs::read_dir(self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        parts.sort();
+        for part in parts {
+            let Ok(run) = results::read_run(&part) else { continue };
+            let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            rows(&run).iter().for_each(|row| println!("{name:<16} {row}"));
+        }
+    }
+}
+
+/// One row for each case of a run.
+fn rows(run: &Run) -> Vec<String> {
+    let mut cases: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for entry in &run.variants {
+        let verdict = match entry.verdict.word() {
+            word @ ("FAIL" | "XFAIL") => {
+                let detail = entry.verdict.detail();
+                format!("{word} {}", detail.split(' ').next().unwrap_or(""))
+            }
+            word => word.to_owned(),
+        };
+        match cases.last_mut().filter(|(case, ..)| *case == entry.case) {
+            Some((_, _, verdicts)) => verdicts.push(verdict),
+            None => cases.push((&entry.case, &entry.name, vec![verdict])),
+        }
+    }
+    let row = |(case, name, mut verdicts): (&str, &str, Vec<String>)| {
+        verdicts.sort();
+        let count = |chunk: &[String]| format!("{} {}", chunk.len(), chunk[0]);
+        let counts: Vec<_> = verdicts.chunk_by(|a, b| a == b).map(count).collect();
+        format!("{case:<5} {name:<22} {}", counts.join(", "))
+    };
+    cases.into_iter().map(row).collect()
+}
+
+/// The variants of a part, in its order.
 ///
 /// # Errors
 /// A stop names a variant that does not exist.
-pub fn items() -> anyhow::Result<Vec<Item>> {
+pub fn items(part: Part) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
-    for stop in &STOPS {
+    for stop in STOPS.iter().filter(|stop| stop.part == part) {
         let cases = vec![format!("{}:{}", stop.case, stop.variants)];
         items.extend(plan::plan(&Wanted { cases, ..Wanted::default() })?);
     }
@@ -83,9 +260,13 @@ mod tests {
 
     #[test]
     fn every_stop_has_variants() {
-        let items = items().unwrap();
         for stop in &STOPS {
+            let items = items(stop.part).unwrap();
             assert!(items.iter().any(|item| item.case == stop.case), "{}", stop.case);
+        }
+        for cases in [PIPE_BACKED, OLD_LOSES] {
+            let cases = vec![cases.to_owned()];
+            assert!(!plan::plan(&Wanted { cases, ..Wanted::default() }).unwrap().is_empty());
         }
     }
 }

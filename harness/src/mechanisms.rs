@@ -140,7 +140,7 @@ pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyho
     let mut stages = Stages { session: &session, made: Vec::new() };
     let mut rows = Vec::new();
     for mechanism in ALL.iter().filter(wanted) {
-        let outcome = settle(mechanism, &kernel, stages.seen(mechanism))?;
+        let outcome = settle(mechanism, &kernel, stages.seen(mechanism));
         said(mechanism, &outcome);
         rows.push(Row { id: mechanism.id.to_owned(), outcome });
     }
@@ -149,27 +149,23 @@ pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyho
     Ok(Shown { kernel, rows })
 }
 
-fn settle(
-    mechanism: &Mechanism,
-    kernel: &Kernel,
-    seen: anyhow::Result<Seen>,
-) -> anyhow::Result<Outcome> {
+fn settle(mechanism: &Mechanism, kernel: &Kernel, seen: anyhow::Result<Seen>) -> Outcome {
     let seen = match seen {
         Ok(seen) => seen,
         Err(error) => match error.downcast_ref() {
-            Some(Stop::NotRun(reason)) => return Ok(Outcome::Not(reason.clone())),
-            _ => return Err(error.context(format!("mechanism {}", mechanism.id))),
+            Some(Stop::NotRun(reason)) => return Outcome::Not(reason.clone()),
+            _ => Seen::new("failed", format!("{error:#}")),
         },
     };
-    Ok(match mechanism.expected_on(kernel) {
+    match mechanism.expected_on(kernel) {
         Some(expected) if expected != seen.word => {
             Outcome::Differs { seen, expected: expected.to_owned() }
         }
-        _ if seen.word.contains("unexpected") => {
-            Outcome::Differs { seen, expected: "the table of the case".to_owned() }
+        None if seen.word == "failed" || seen.word.contains("unexpected") => {
+            Outcome::Differs { seen, expected: "what the case's table says".to_owned() }
         }
         _ => Outcome::Seen(seen),
-    })
+    }
 }
 
 /// Mounted targets, each made when it is first needed.
@@ -286,25 +282,25 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
         }
         return Ok(0);
     }
-    let mut all = Vec::new();
-    for kernel in arguments.kernels() {
+    let (kernels, mut all) = (arguments.kernels(), Vec::new());
+    for kernel in &kernels {
         let said = |mechanism: &Mechanism, outcome: &Outcome| {
             if !arguments.json {
                 print(mechanism, outcome);
             }
         };
-        match on(&kernel, arguments, said) {
+        match on(kernel, arguments, said) {
             Ok(shown) => all.push(shown),
             // The others are shown all the same.
-            Err(error) if arguments.kernels => eprintln!("inflight-race: {kernel}: {error:#}"),
+            Err(error) if kernels.len() > 1 => eprintln!("inflight-race: {kernel}: {error:#}"),
             Err(error) => return Err(error),
+        }
+        if let Some(path) = &arguments.markdown {
+            std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
         }
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&all)?);
-    }
-    if let Some(path) = &arguments.markdown {
-        std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
     }
     let mut rows = all.iter().flat_map(|shown| &shown.rows);
     let differs = rows.any(|row| matches!(row.outcome, Outcome::Differs { .. }));

@@ -33,9 +33,9 @@ pub const PROOFS: &[Proof] = &[
     proof(Mutant::SkipBlockPin, "BK1:truncate/prepared", Class::Foreign),
     proof(Mutant::SkipBlockPin, "BK1:punch/prepared", Class::Foreign),
     proof(Mutant::SkipBlockPin, "BK1:truncate/piped/read=buffered,write=buffered", Class::Foreign),
-    proof(Mutant::ForgetPinRelease, "PN1:truncate/prepared", Class::Pins),
-    proof(Mutant::KeepPinnedBlocks, "PN1:truncate/applied", Class::Pins),
-    proof(Mutant::ForgetBufferRelease, "PN1:truncate/piped", Class::Pins),
+    proof(Mutant::ForgetPinRelease, "PN2:truncate/prepared", Class::Pins),
+    proof(Mutant::KeepPinnedBlocks, "PN2:truncate/applied", Class::Pins),
+    proof(Mutant::ForgetBufferRelease, "PN2:truncate/piped", Class::Pins),
     proof(Mutant::ReplyBeforeApply, "WR1:write/pread", Class::Stale),
     proof(Mutant::ReplyBeforeApply, "WR1:write/uring", Class::Stale),
     proof(Mutant::ReplyBeforeApply, "WR1:truncate", Class::Resurrected),
@@ -102,7 +102,7 @@ pub fn prove(scratch: &Path) -> anyhow::Result<i32> {
 
 /// The server that has the defects: `$INFLIGHT_MUTANTS`, or `mutants/inflight` in the target folder that
 /// this program was built into.
-fn server() -> Result<PathBuf, String> {
+pub(crate) fn server() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("INFLIGHT_MUTANTS") {
         let path = PathBuf::from(path);
         let missing = format!("$INFLIGHT_MUTANTS: {} is not there", path.display());

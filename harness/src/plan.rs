@@ -164,6 +164,14 @@ mod tests {
     }
 
     #[test]
+    fn every_case_has_an_id_of_its_own() {
+        let mut ids: Vec<_> = cases::ALL.iter().map(|case| case.id).collect();
+        ids.sort_unstable();
+        let twice = ids.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(twice, None);
+    }
+
+    #[test]
     fn the_meta_cases_are_run_only_when_asked_for() {
         let items = plan(&Wanted::default()).unwrap();
         assert!(!items.is_empty() && items.iter().all(|item| !item.case.starts_with("META")));

@@ -200,6 +200,27 @@ pub fn set_direct(fd: RawFd, direct: bool) -> Result<(), Errno> {
     Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }).map(drop)
 }
 
+/// Brings the loopback interface up, as `ip link set lo up` does.
+///
+/// # Errors
+/// No network, or no privilege.
+pub fn loopback_up() -> anyhow::Result<()> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: no memory operands.
+    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: a new descriptor, owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(Errno::result(raw).context("a socket")?) };
+    // SAFETY: plain data, for which zeroes are valid; the name stays terminated.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads the struct.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(result).context("SIOCSIFFLAGS lo").map(drop)
+}
+
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;

@@ -1,4 +1,4 @@
-//! PN1: what a read holds in the server is given back, whatever became of the read and of the file.
+//! PN2: what a read holds in the server is given back, whatever became of the read and of the file.
 //!
 //! The server says what is held: block pins, bytes of pool buffers, requests without an answer, and blocks that
 //! were freed and wait. The kernel says how many of the server's pages are pinned. All of it must be as before.
@@ -18,7 +18,7 @@ use crate::variant::Variant;
 use crate::verdict::Class;
 
 pub const CASE: Case = Case {
-    id: "PN1",
+    id: "PN2",
     name: "server-pins",
     claim: "the server holds no block, buffer or page longer than the read that needed it, also when the read fails or its file is truncated",
     groups: &["quick", "pins"],

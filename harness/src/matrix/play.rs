@@ -84,6 +84,10 @@ impl Set {
                 "btrfs goes through its page cache between a file and its own mapping",
             ));
         }
+        let clones = matches!(scene.stage().target(), Target::Xfs | Target::Btrfs);
+        if cell.op.call == Call::Copy && clones {
+            return Err(not_run("the target clones blocks instead of copying them"));
+        }
         let whole = if cell.kind == Kind::SelfMap { 2 * SPACE } else { SPACE };
         let file = scene.file(whole as u64)?;
         // Half of the last page is left to others, where so little can be left.
@@ -376,10 +380,6 @@ fn reach(
     let (done, _) = started.finish(scene)?;
     if cell.op.call == Call::Engine(Engine::Nowait) && done == Err(Errno::EAGAIN) {
         return Err(not_run("the target would have to wait for something else than the I/O"));
-    }
-    let clones = matches!(scene.stage().target(), Target::Xfs | Target::Btrfs);
-    if cell.op.call == Call::Copy && clones && done == Ok(set.len) {
-        return Err(not_run("the target clones blocks instead of copying them"));
     }
     let text = format!("the I/O ended before a request came to the gate: {done:?}");
     Err(Stop::Broken(text).into())

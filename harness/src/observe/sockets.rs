@@ -53,7 +53,8 @@ pub fn zerocopy() -> anyhow::Result<Seen> {
     const PART: usize = 16 * PAGE;
     let listener =
         TcpListener::bind("127.0.0.1:0").map_err(|error| not_run(format!("lo: {error}")))?;
-    let sender = TcpStream::connect(listener.local_addr()?).context("connect")?;
+    let sender = TcpStream::connect(listener.local_addr()?)
+        .map_err(|error| not_run(format!("lo: {error}")))?;
     let (mut receiver, _) = listener.accept().context("accept")?;
     set(sender.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1i32)
         .map_err(|errno| not_run(format!("SO_ZEROCOPY: {errno}")))?;

@@ -120,6 +120,9 @@ fn prepare(task: &Task, lacks: &mut Vec<String>) -> anyhow::Result<()> {
     } else {
         mount(Some("tmpfs"), SCRATCH, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
     }
+    if let Err(error) = sys::loopback_up() {
+        lacks.push(format!("loopback: {error:#}"));
+    }
     if task.swap_mib > 0
         && let Err(error) = swap(task.swap_mib)
     {

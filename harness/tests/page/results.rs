@@ -93,7 +93,7 @@ pub fn run(target: Target, worst: Verdict) -> Run {
     let (release, build) = ("6.18.44".to_owned(), "#1 SMP".to_owned());
     let kernel = Kernel { release, build, machine: "x86_64".to_owned() };
     let options = String::new();
-    Run { version: VERSION, kernel, vm: None, target, options, seed: 7, started: 0, variants }
+    Run { version: VERSION, kernel, target, options, seed: 7, started: 0, vm: None, variants }
 }
 
 /// The same race without harm.
