@@ -12,7 +12,7 @@ use crate::case::{Case, Reach};
 use crate::event::Actor;
 use crate::fork::Task;
 use crate::mapping::Mapping;
-use crate::memory::{Buffer, Memory};
+use crate::memory::{Buffer, Memory, PAGE};
 use crate::raw_server::{Settings, Which};
 use crate::scene::{BOUND, Open, RENDEZVOUS, Scene};
 use crate::stamp::Legal;
@@ -105,8 +105,13 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let other = scene.open(&file, Open::Buffered)?;
     let mapping = Mapping::shared(&handle, LEN)?;
     let is_late = variant.act == "spliced-late";
-    server.hold(Which::Write, is_late)?;
     mapping.store(0, &file.content(2, 0, LEN));
+    handle.sync_all().context("fsync")?;
+    server.hold(Which::Write, is_late)?;
+    // One store a page, as above.
+    for page in (0..LEN).step_by(PAGE) {
+        mapping.store(page, &file.content(2, page as u64, 1));
+    }
     let sync = scene.aside("fsync", move || other.sync_all())?;
     server.meet()?;
     let mut legal = vec![file.generation(2)];

@@ -18,6 +18,8 @@ pub struct Source {
     pub modules: Option<PathBuf>,
     /// `uname -r`, from the image itself.
     pub release: String,
+    /// `uname -v`, likewise.
+    pub build: String,
 }
 
 /// What `scripts/kernels` notes beside a kernel.
@@ -42,7 +44,7 @@ impl Source {
             Some(wanted) => cached(wanted)?,
             None => (PathBuf::from(spec), None),
         };
-        let release = release(&image)?;
+        let (release, build) = version(&image)?;
         let near = image.parent().unwrap_or(Path::new("."));
         let places = [
             near.join("lib/modules"),
@@ -61,13 +63,13 @@ impl Source {
                 "{folder} has no modules.dep; `depmod {release}` makes it"
             )));
         }
-        Ok(Source { image, modules, release })
+        Ok(Source { image, modules, release, build })
     }
 
     /// The kernel as far as it is known without booting it.
     pub fn kernel(&self) -> Kernel {
-        let (build, machine) = (String::new(), "x86_64".to_owned());
-        Kernel { release: self.release.clone(), build, machine }
+        let (release, build) = (self.release.clone(), self.build.clone());
+        Kernel { release, build, machine: "x86_64".to_owned() }
     }
 }
 
@@ -133,8 +135,9 @@ impl About {
     }
 }
 
-/// `uname -r` of a bzImage, from its setup header (Documentation/arch/x86/boot.rst).
-fn release(image: &Path) -> anyhow::Result<String> {
+/// `uname -r` and `uname -v` of a bzImage, from its setup header (Documentation/arch/x86/boot.rst): the text there is
+/// the release, the builder in parentheses, and the rest.
+fn version(image: &Path) -> anyhow::Result<(String, String)> {
     const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
     const VERSION_POINTER: usize = 0x20E;
     const SETUP: usize = 0x200;
@@ -146,8 +149,11 @@ fn release(image: &Path) -> anyhow::Result<String> {
         let pointer = bytes.get(VERSION_POINTER..VERSION_POINTER + 2).context("cut short")?;
         let at = SETUP + usize::from(u16::from_le_bytes([pointer[0], pointer[1]]));
         let text = bytes.get(at..).context("cut short")?;
-        let end = text.iter().position(|&byte| byte == b' ' || byte == 0).context("no version")?;
-        Ok(String::from_utf8_lossy(&text[..end]).into_owned())
+        let end = text.iter().position(|&byte| byte == 0).context("no version")?;
+        let text = String::from_utf8_lossy(&text[..end]);
+        let (release, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let build = rest.find('#').map_or("", |at| &rest[at..]);
+        Ok((release.to_owned(), build.to_owned()))
     };
     text().map_err(|error| not_run(format!("kernel {name} is not a bzImage for x86: {error}")))
 }
@@ -198,16 +204,18 @@ mod tests {
     fn what_is_not_a_kernel_is_refused_in_one_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), vec![0; 4096]).unwrap();
-        let text = release(file.path()).unwrap_err().to_string();
+        let text = version(file.path()).unwrap_err().to_string();
         assert!(text.ends_with("is not a bzImage for x86: no setup header"), "{text}");
         let mut header = vec![0; 0x300];
         header[0x202..0x206].copy_from_slice(b"HdrS");
         header[0x20E] = 0x20;
-        header[0x220..0x22C].copy_from_slice(b"6.1.0-x (me)");
+        let text = b"6.1.0-x (me) #1 SMP Debian 6.1.192-2";
+        header[0x220..0x220 + text.len()].copy_from_slice(text);
         fs::write(file.path(), &header).unwrap();
-        assert_eq!(release(file.path()).unwrap(), "6.1.0-x");
+        let wanted = ("6.1.0-x".to_owned(), "#1 SMP Debian 6.1.192-2".to_owned());
+        assert_eq!(version(file.path()).unwrap(), wanted);
         assert!(
-            release(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere: No such")
+            version(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere: No such")
         );
     }
 }
