@@ -140,6 +140,15 @@ impl Stage {
         self.folder.with_file_name(format!("{own}-{name}"))
     }
 
+    /// Changes a setting of the kernel until the session ends; see [`session::borrow`].
+    ///
+    /// # Errors
+    /// NOTRUN when this kernel does not have it, or we may not change it.
+    pub fn borrow(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        let root = self.folder.parent().context("a stage lies in its session")?;
+        session::borrow(root, setting, value).map_err(|error| not_run(format!("{error:#}")))
+    }
+
     /// What is mounted.
     pub fn target(&self) -> &Target {
         &self.target

@@ -145,7 +145,16 @@ fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| all.extend(words.iter().map(|&word| word.to_owned()));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    add(&["-machine", "pc", "-accel", accel, "-cpu", cpu, "-smp", "2,sockets=2,cores=1,threads=1"]);
+    add(&[
+        "-machine",
+        "pc,mem-merge=off",
+        "-accel",
+        accel,
+        "-cpu",
+        cpu,
+        "-smp",
+        "2,sockets=2,cores=1,threads=1",
+    ]);
     add(&["-m", &MEMORY_MIB.to_string()]);
     for node in ["0", "1"] {
         add(&["-object", &format!("memory-backend-ram,id=memory{node},size={half}M")]);
