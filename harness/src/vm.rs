@@ -74,6 +74,12 @@ const CHECKSUMS: [&str; 6] = [
     "blake2b_generic",
     "sha256_generic",
 ];
+/// What vfat asks for by name: one of the sets of characters that a kernel may have been built to use.
+const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
+/// What only mechanisms need.
+const SHOWING: [&str; 4] = ["af_alg", "algif_hash", "sha256_generic", "vfat"];
+/// The movable part of the memory of a guest that shows mechanisms, in MiB.
+const MOVABLE_MIB: u64 = 256;
 
 /// How to make a machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -194,7 +200,10 @@ fn clean(console: &Path) -> anyhow::Result<String> {
 
 fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> anyhow::Result<Parts> {
     let modules = source.modules.as_deref().map(Modules::open).transpose()?;
-    let names = wanted(&order.target);
+    let mut names = wanted(&order.target);
+    if mechanisms.is_some() {
+        names.extend(SHOWING.into_iter().chain(CHARACTERS));
+    }
     let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
     let is_there = |name| presence(name).is_none_or(|presence| presence != Presence::Missing);
     for need in needs(&order.target) {
@@ -210,6 +219,7 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     let serial = !(is_there("virtio_pci") && is_there("virtio_console"));
     let with_disk = is_there("virtio_pci") && is_there("virtio_blk") && is_there("ext4");
     fs::create_dir_all(&order.results).with_context(|| order.results.display().to_string())?;
+    let movable_mib = mechanisms.as_ref().map_or(0, |_| MOVABLE_MIB);
     let task = Task {
         modules: files.iter().map(|file| in_guest(file)).collect(),
         order: Order { relay: true, vm: None, ..order.clone() },
@@ -222,6 +232,7 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
         initramfs: initramfs(&task, &files)?.into(),
         disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
         serial,
+        movable_mib,
         console: order.results.join(CONSOLE),
     })
 }
@@ -236,6 +247,7 @@ fn needs(target: &Target) -> Vec<&'static str> {
         Target::Ext4 => Some("ext4"),
         Target::Xfs => Some("xfs"),
         Target::Btrfs => Some("btrfs"),
+        Target::Vfat => Some("vfat"),
         Target::Overlay => Some("overlay"),
         Target::Inflight | Target::Tmpfs | Target::Dir(_) => None,
     });
@@ -244,8 +256,10 @@ fn needs(target: &Target) -> Vec<&'static str> {
 
 fn wanted(target: &Target) -> Vec<&'static str> {
     let mut all = ALWAYS.to_vec();
-    if matches!(target, Target::Xfs | Target::Btrfs) {
-        all.extend(CHECKSUMS);
+    match target {
+        Target::Xfs | Target::Btrfs => all.extend(CHECKSUMS),
+        Target::Vfat => all.extend(CHARACTERS),
+        _ => {}
     }
     all.extend(needs(target));
     all
@@ -265,10 +279,15 @@ fn initramfs(task: &Task, modules: &[PathBuf]) -> anyhow::Result<File> {
     archive.program("/init", &own)?;
     archive.program("/bin/inflight", &stage::program()?)?;
     // The fork cases start one child with posix_spawn(3): /bin/true.
-    for tool in ["true"].into_iter().chain(stage::mkfs(&task.order.target)) {
-        let file = sys::find_program(tool);
-        let file = file.ok_or_else(|| not_run(format!("{tool} is not installed")))?;
-        archive.program(&format!("/bin/{tool}"), &file)?;
+    let (mkfs, shown) = (stage::mkfs(&task.order.target), stage::mkfs(&Target::Vfat));
+    let shown = shown.filter(|_| task.mechanisms.is_some());
+    for tool in ["true"].into_iter().chain(mkfs).chain(shown) {
+        match sys::find_program(tool) {
+            Some(file) => archive.program(&format!("/bin/{tool}"), &file)?,
+            // One row less.
+            None if shown == Some(tool) => {}
+            None => return Err(not_run(format!("{tool} is not installed"))),
+        }
     }
     for file in modules {
         archive.add(&in_guest(file), &modules::bytes(file)?)?;

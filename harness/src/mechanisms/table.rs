@@ -25,6 +25,7 @@ const V6_6: Version = Version(6, 6, 0);
 const V6_7: Version = Version(6, 7, 0);
 const V6_9: Version = Version(6, 9, 0);
 const V5_12: Version = Version(5, 12, 0);
+const V5_13: Version = Version(5, 13, 0);
 
 /// Every mechanism, seed by seed.
 pub const ALL: &[Mechanism] = &[
@@ -235,10 +236,10 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "0.37",
-        "fs/direct-io.c",
-        "O_DIRECT on vfat, exfat, udf, ntfs3, ext2",
-        Nothing("the filesystems that use it are not among the targets"),
-        &[],
+        "fs/direct-io.c: do_direct_IO extracts",
+        "pread(2) from vfat, O_DIRECT",
+        Folder("vfat", pins::direct_read),
+        &[(EVER, "not pinned"), (V6_5, "pinned")],
     ),
     row(
         "0.38",
@@ -317,7 +318,8 @@ pub const ALL: &[Mechanism] = &[
         "a long pin moves the page out of a movable zone first",
         "io_uring_register(2), booted with movablecore=",
         Kernel(fork::out_of_movable),
-        &[(EVER, "moved out")],
+        // Before d1e153fea2a8 only pages of CMA were moved.
+        &[(EVER, "left there"), (V5_13, "moved out")],
     ),
     row(
         "1.11",
