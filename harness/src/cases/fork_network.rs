@@ -4,6 +4,9 @@
 //! the call until the answer is there: NFS by references only, on every kernel; cifs by pins since 6.3. 9p over TCP
 //! reads into memory of its own and copies, so there is nothing to lose, until netfslib pins for it (6.8).
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};
@@ -78,7 +81,10 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let folder = scene.stage().folder_beside(&format!("{}-{}", kind.name(), name.id));
     let share = Share::new(kind, &folder)?;
     // Made where the server sees it, so that the client has nothing of it in its cache.
-    std::fs::write(share.export().join("f"), name.content(1, 0, 4096))?;
+    let below = share.export().join("f");
+    std::fs::write(&below, name.content(1, 0, 4096))?;
+    // Whoever the server takes the client for.
+    std::fs::set_permissions(&below, Permissions::from_mode(0o666))?;
     let file = Stamped { path: share.top().join("f"), len: 4096, ..name };
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(Memory::Anon, 4096)?;

@@ -70,7 +70,8 @@ impl Ksmbd {
 
     fn wait_up(&mut self, folder: &Path) -> anyhow::Result<()> {
         let end = Instant::now() + BOUND;
-        while TcpStream::connect(self.address).is_err() {
+        // It listens before it knows its shares.
+        while state().as_deref() != Some("running") || TcpStream::connect(self.address).is_err() {
             if let Some(status) = self.daemon.try_wait()? {
                 let log = fs::read_to_string(folder.join("ksmbd.log")).unwrap_or_default();
                 bail!("{PROGRAM} ended with {status}: {}", log.trim());
@@ -109,7 +110,7 @@ fn text(export: &Path, port: u16) -> String {
     format!(
         "[global]\n\ttcp port = {port}\n\tinterfaces = lo\n\tbind interfaces only = yes\n\
          \tserver signing = disabled\n[share]\n\tpath = {export}\n\tread only = no\n\
-         \tforce user = root\n\tvalid users = root\n"
+         \tvalid users = root\n"
     )
 }
 
