@@ -1,12 +1,13 @@
 //! Network filesystems that are served on this machine, through a [proxy](proxy) that can keep answers back.
 //!
 //! Server, proxy and client live in a network namespace of their own, so that no port and no server of the machine is in
-//! the way; ksmbd is not to be had but in the first one.
+//! the way.
 
+mod daemon;
 mod diod;
 mod knfsd;
-mod ksmbd;
 pub mod proxy;
+mod smbd;
 mod tracker;
 
 use std::fs;
@@ -21,9 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::session;
 use crate::sys;
 use crate::verdict::not_run;
-use diod::Diod;
+use daemon::Daemon;
 use knfsd::Knfsd;
-use ksmbd::Ksmbd;
 use proxy::{Framing, Proxy};
 
 /// Network filesystems.
@@ -31,7 +31,7 @@ use proxy::{Framing, Proxy};
 pub enum Kind {
     /// NFS 4.1, served by the kernel.
     Nfs,
-    /// SMB 3, served by the kernel.
+    /// SMB 3, served by smbd(8): the kernel's own server is young, and its daemon must fit it.
     Cifs,
     /// 9P2000.L over TCP, served by diod(8).
     NineP,
@@ -78,13 +78,10 @@ impl Kind {
                 "sha512_generic",
                 "aes_generic",
                 "ecb",
-                "ctr",
                 "ccm",
                 "gcm",
-                "ghash_generic",
                 "nls_utf8",
                 "cifs",
-                "ksmbd",
             ],
             Kind::NineP => &["9pnet", "9pnet_fd", "9p"],
         }
@@ -94,7 +91,7 @@ impl Kind {
     pub fn programs(self) -> &'static [&'static str] {
         match self {
             Kind::Nfs => &[],
-            Kind::Cifs => &[ksmbd::PROGRAM],
+            Kind::Cifs => &[smbd::PROGRAM],
             Kind::NineP => &[diod::PROGRAM],
         }
     }
@@ -139,16 +136,14 @@ impl Kind {
 #[derive(Debug)]
 enum Server {
     Nfs(Knfsd),
-    Cifs(Ksmbd),
-    NineP(Diod),
+    Program(Daemon),
 }
 
 impl Server {
     fn address(&self) -> SocketAddr {
         match self {
             Server::Nfs(server) => server.address(),
-            Server::Cifs(server) => server.address(),
-            Server::NineP(server) => server.address(),
+            Server::Program(server) => server.address(),
         }
     }
 }
@@ -174,10 +169,8 @@ impl Share {
         // A thread has a network of its own as long as it, or what it started, is there.
         std::thread::scope(|scope| {
             let made = scope.spawn(|| {
-                if kind != Kind::Cifs {
-                    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-                    sys::loopback_up()?;
-                }
+                unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+                sys::loopback_up()?;
                 share.make(kind)
             });
             made.join().map_err(|_| anyhow::anyhow!("making a share panicked"))?
@@ -195,8 +188,8 @@ impl Share {
             .context("mount tmpfs to be served")?;
         let server = match kind {
             Kind::Nfs => Server::Nfs(Knfsd::start(&export, &self.folder.join("nfsd"))?),
-            Kind::Cifs => Server::Cifs(Ksmbd::start(&export, &self.folder)?),
-            Kind::NineP => Server::NineP(Diod::start(&export, &self.folder)?),
+            Kind::Cifs => Server::Program(smbd::start(&export, &self.folder)?),
+            Kind::NineP => Server::Program(diod::start(&export, &self.folder)?),
         };
         let address = server.address();
         self.server = Some(server);
@@ -205,7 +198,7 @@ impl Share {
         self.proxy = Some(proxy);
         let (source, options) = match kind {
             Kind::Nfs => knfsd::client(port),
-            Kind::Cifs => ksmbd::client(port),
+            Kind::Cifs => smbd::client(port),
             Kind::NineP => diod::client(port, &export),
         };
         let mounted = mount(Some(&*source), &top, Some(kind.filesystem()), none, Some(&*options));
