@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::mechanisms::Shown;
+use crate::cases;
+use crate::mechanisms::{self, Shown};
+use crate::network::{self, Kind};
 use crate::run::{Order, Runner};
 use crate::stage;
 use crate::sys;
@@ -200,10 +202,12 @@ fn clean(console: &Path) -> anyhow::Result<String> {
 
 fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> anyhow::Result<Parts> {
     let modules = source.modules.as_deref().map(Modules::open).transpose()?;
+    let network = network(order, mechanisms.as_deref());
     let mut names = wanted(&order.target);
     if mechanisms.is_some() {
         names.extend(SHOWING.into_iter().chain(CHARACTERS));
     }
+    names.extend(network.iter().flat_map(|kind| kind.modules()));
     let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
     let is_there = |name| presence(name).is_none_or(|presence| presence != Presence::Missing);
     for need in needs(&order.target) {
@@ -229,7 +233,7 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     };
     Ok(Parts {
         image: source.image.clone(),
-        initramfs: initramfs(&task, &files)?.into(),
+        initramfs: initramfs(&task, &files, &network)?.into(),
         disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
         serial,
         movable_mib,
@@ -254,6 +258,21 @@ fn needs(target: &Target) -> Vec<&'static str> {
     all
 }
 
+/// The network filesystems that an order needs, or the mechanisms instead of it: modules and programs cost time at boot.
+fn network(order: &Order, mechanisms: Option<&[String]>) -> Vec<Kind> {
+    let cases = order.items.iter().map(|item| &*item.case);
+    let is_named = |name: &str| {
+        cases::ALL
+            .iter()
+            .any(|case| case.is_in("network") && case.id == name.split(':').next().unwrap_or(name))
+    };
+    let is_wanted = match mechanisms {
+        None => cases.into_iter().any(is_named),
+        Some(ids) => mechanisms::cases(ids).iter().any(|&name| is_named(name)),
+    };
+    if is_wanted { network::ALL.to_vec() } else { Vec::new() }
+}
+
 fn wanted(target: &Target) -> Vec<&'static str> {
     let mut all = ALWAYS.to_vec();
     match target {
@@ -270,9 +289,9 @@ fn in_guest(file: &Path) -> String {
     format!("/modules/{}.ko", modules::name(&file.to_string_lossy()))
 }
 
-fn initramfs(task: &Task, modules: &[PathBuf]) -> anyhow::Result<File> {
+fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Result<File> {
     let mut archive = Archive::new(tempfile::tempfile()?);
-    for folder in ["/proc", "/sys", "/dev", "/tmp", init::SCRATCH] {
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", init::SCRATCH] {
         archive.folder(folder)?;
     }
     let own = std::env::current_exe().context("our own path")?;
@@ -287,6 +306,14 @@ fn initramfs(task: &Task, modules: &[PathBuf]) -> anyhow::Result<File> {
             // One row less.
             None if shown == Some(tool) => {}
             None => return Err(not_run(format!("{tool} is not installed"))),
+        }
+    }
+    // Servers look up whom they serve as.
+    archive.add("/etc/passwd", b"root:x:0:0:root:/:/bin/true\n")?;
+    for program in network.iter().flat_map(|kind| kind.programs()) {
+        // Without it the case says that it is missing.
+        if let Some(file) = sys::find_program(program) {
+            archive.program(&format!("/bin/{program}"), &file)?;
         }
     }
     for file in modules {
