@@ -79,7 +79,8 @@ const CHECKSUMS: [&str; 6] = [
 /// What vfat asks for by name: one of the sets of characters that a kernel may have been built to use.
 const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
 /// What only mechanisms need.
-const SHOWING: [&str; 4] = ["af_alg", "algif_hash", "sha256_generic", "vfat"];
+const SHOWING: [&str; 6] =
+    ["af_alg", "algif_hash", "sha256_generic", "vfat", "virtio_scsi", "sd_mod"];
 /// The movable part of the memory of a guest that shows mechanisms, in MiB.
 const MOVABLE_MIB: u64 = 256;
 
@@ -191,10 +192,14 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
     Ok((machine, birth))
 }
 
-/// The console's text, also in its file, without the carriage returns of a terminal.
+/// The console's text, also in its file, without the carriage returns of a terminal. QEMU makes the file: it is
+/// empty where QEMU did not get so far.
 fn clean(console: &Path) -> anyhow::Result<String> {
     let what = || console.display().to_string();
-    let bytes = fs::read(console).with_context(what)?;
+    let bytes = match fs::read(console) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(what)?,
+    };
     let text = String::from_utf8_lossy(&bytes).replace('\r', "");
     fs::write(console, &text).with_context(what)?;
     Ok(text)
@@ -224,6 +229,7 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     let with_disk = is_there("virtio_pci") && is_there("virtio_blk") && is_there("ext4");
     fs::create_dir_all(&order.results).with_context(|| order.results.display().to_string())?;
     let movable_mib = mechanisms.as_ref().map_or(0, |_| MOVABLE_MIB);
+    let with_scsi = mechanisms.is_some() && is_there("virtio_pci") && is_there("virtio_scsi");
     let task = Task {
         modules: files.iter().map(|file| in_guest(file)).collect(),
         order: Order { relay: true, vm: None, ..order.clone() },
@@ -237,6 +243,7 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
         disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
         serial,
         movable_mib,
+        with_scsi,
         console: order.results.join(CONSOLE),
     })
 }

@@ -7,7 +7,7 @@ use crate::expect::EVER;
 use crate::kernel::Version;
 use crate::memory::Memory;
 use crate::observe::splice::How;
-use crate::observe::{files, fork, pins, register, sockets, splice};
+use crate::observe::{files, fork, passthrough, pins, register, scsi, sockets, splice};
 
 const fn row(
     id: &'static str,
@@ -179,10 +179,17 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "0.22",
-        "FUSE passthrough hands the iterator to the backing file",
-        "FUSE_PASSTHROUGH",
-        Nothing("the server keeps its files in an image: there is no backing file"),
-        &[],
+        "FUSE passthrough hands a buffered splice to the file below",
+        "splice(2) from a file that a server passes through to ext4",
+        Folder("ext4", |at| passthrough::alias(at, How::Buffered)),
+        &[(V6_9, "page cache")],
+    ),
+    row(
+        "0.23",
+        "FUSE passthrough hands a direct splice to the file below",
+        "splice(2) from a file that a server passes through to ext4, O_DIRECT",
+        Folder("ext4", |at| passthrough::alias(at, How::Direct)),
+        &[(V6_9, "copies")],
     ),
     // Seed 0: the block layer.
     row(
@@ -229,10 +236,10 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "0.36",
-        "bio_map_user_iov",
-        "SG_IO, NVMe passthrough",
-        Nothing("needs a SCSI or NVMe device that takes commands from user space"),
-        &[],
+        "bio_map_user_iov extracts",
+        "a READ(10) by SG_IO from a SCSI disk",
+        Kernel(scsi::command),
+        &[(EVER, "not pinned"), (V6_5, "pinned")],
     ),
     row(
         "0.37",

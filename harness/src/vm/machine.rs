@@ -75,6 +75,8 @@ pub struct Parts {
     pub serial: bool,
     /// How much of the memory is for pages that can be moved only, in MiB.
     pub movable_mib: u64,
+    /// Whether it gets a SCSI disk, which reads as zeroes.
+    pub with_scsi: bool,
     /// Where the kernel's own console is written.
     pub console: PathBuf,
 }
@@ -172,6 +174,10 @@ fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
     } else {
         add(&["-device", "virtio-serial-pci"]);
         add(&["-device", &format!("virtserialport,chardev=events,name={PORT}")]);
+    }
+    if parts.with_scsi {
+        add(&["-blockdev", "driver=null-co,node-name=zeroes,size=67108864,read-zeroes=on"]);
+        add(&["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=zeroes"]);
     }
     if let Some(disk) = &parts.disk {
         let file = fd_path(disk);
