@@ -123,6 +123,17 @@ pub struct Shown {
     pub rows: Vec<Row>,
 }
 
+/// The cases, with their patterns, that the mechanisms named by `ids` play; of none named, those that all play.
+pub fn cases(ids: &[String]) -> Vec<&'static str> {
+    let wanted =
+        |mechanism: &&Mechanism| ids.is_empty() || ids.iter().any(|id| mechanism.is_named(id));
+    let case = |mechanism: &Mechanism| match mechanism.show {
+        Show::Case(_, case) => Some(case),
+        _ => None,
+    };
+    ALL.iter().filter(wanted).filter_map(case).collect()
+}
+
 /// Shows mechanisms: those that `ids` name (`2.1`, or `2` for all of a seed), or all. `said` hears of each as
 /// it is done.
 ///

@@ -84,7 +84,7 @@ impl Stage {
                 self.server = Some(server);
                 Ok(())
             }
-            Target::Ext4 | Target::Xfs | Target::Btrfs => self.make_looped(options),
+            Target::Ext4 | Target::Xfs | Target::Btrfs | Target::Vfat => self.make_looped(options),
             Target::Tmpfs => mount_as("tmpfs", "tmpfs", &self.top, "size=256m"),
             Target::Overlay => self.make_overlay(),
             Target::Dir(_) => unreachable!("handled above"),
@@ -107,6 +107,8 @@ impl Stage {
         let (arguments, kind): (&[&str], &str) = match self.target {
             Target::Ext4 => (&["-q", "-F", "-E", "lazy_itable_init=0"], "ext4"),
             Target::Xfs => (&["-q", "-f"], "xfs"),
+            // It takes a whole device only when it is told to.
+            Target::Vfat => (&["-I"], "vfat"),
             _ => (&["-q", "-f", "-m", "single"], "btrfs"),
         };
         let tool = mkfs(&self.target).context("not a filesystem on a device")?;
@@ -286,6 +288,7 @@ pub fn mkfs(target: &Target) -> Option<&'static str> {
         Target::Ext4 => Some("mkfs.ext4"),
         Target::Xfs => Some("mkfs.xfs"),
         Target::Btrfs => Some("mkfs.btrfs"),
+        Target::Vfat => Some("mkfs.vfat"),
         Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) => None,
     }
 }

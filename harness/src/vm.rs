@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::mechanisms::Shown;
+use crate::cases;
+use crate::mechanisms::{self, Shown};
+use crate::network::{self, Kind};
 use crate::run::{Order, Runner};
 use crate::stage;
 use crate::sys;
@@ -74,6 +76,13 @@ const CHECKSUMS: [&str; 6] = [
     "blake2b_generic",
     "sha256_generic",
 ];
+/// What vfat asks for by name: one of the sets of characters that a kernel may have been built to use.
+const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
+/// What only mechanisms need.
+const SHOWING: [&str; 6] =
+    ["af_alg", "algif_hash", "sha256_generic", "vfat", "virtio_scsi", "sd_mod"];
+/// The movable part of the memory of a guest that shows mechanisms, in MiB.
+const MOVABLE_MIB: u64 = 256;
 
 /// How to make a machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -171,7 +180,7 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
     let (last, others) = accel.choices().split_last().context("no way to run a guest")?;
     for &other in others {
         let machine = Machine::start(parts, other)?;
-        let birth = watch::birth(&machine, TRIAL);
+        let birth = watch::trial(&machine, &parts.console, TRIAL);
         if !matches!(birth, Birth::Lost(_)) {
             return Ok((machine, birth));
         }
@@ -183,10 +192,14 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
     Ok((machine, birth))
 }
 
-/// The console's text, also in its file, without the carriage returns of a terminal.
+/// The console's text, also in its file, without the carriage returns of a terminal. QEMU makes the file: it is
+/// empty where QEMU did not get so far.
 fn clean(console: &Path) -> anyhow::Result<String> {
     let what = || console.display().to_string();
-    let bytes = fs::read(console).with_context(what)?;
+    let bytes = match fs::read(console) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(what)?,
+    };
     let text = String::from_utf8_lossy(&bytes).replace('\r', "");
     fs::write(console, &text).with_context(what)?;
     Ok(text)
@@ -194,7 +207,12 @@ fn clean(console: &Path) -> anyhow::Result<String> {
 
 fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> anyhow::Result<Parts> {
     let modules = source.modules.as_deref().map(Modules::open).transpose()?;
-    let names = wanted(&order.target);
+    let network = network(order, mechanisms.as_deref());
+    let mut names = wanted(&order.target);
+    if mechanisms.is_some() {
+        names.extend(SHOWING.into_iter().chain(CHARACTERS));
+    }
+    names.extend(network.iter().flat_map(|kind| kind.modules()));
     let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
     let is_there = |name| presence(name).is_none_or(|presence| presence != Presence::Missing);
     for need in needs(&order.target) {
@@ -210,6 +228,8 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     let serial = !(is_there("virtio_pci") && is_there("virtio_console"));
     let with_disk = is_there("virtio_pci") && is_there("virtio_blk") && is_there("ext4");
     fs::create_dir_all(&order.results).with_context(|| order.results.display().to_string())?;
+    let movable_mib = mechanisms.as_ref().map_or(0, |_| MOVABLE_MIB);
+    let with_scsi = mechanisms.is_some() && is_there("virtio_pci") && is_there("virtio_scsi");
     let task = Task {
         modules: files.iter().map(|file| in_guest(file)).collect(),
         order: Order { relay: true, vm: None, ..order.clone() },
@@ -219,9 +239,11 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     };
     Ok(Parts {
         image: source.image.clone(),
-        initramfs: initramfs(&task, &files)?.into(),
+        initramfs: initramfs(&task, &files, &network)?.into(),
         disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
         serial,
+        movable_mib,
+        with_scsi,
         console: order.results.join(CONSOLE),
     })
 }
@@ -236,16 +258,34 @@ fn needs(target: &Target) -> Vec<&'static str> {
         Target::Ext4 => Some("ext4"),
         Target::Xfs => Some("xfs"),
         Target::Btrfs => Some("btrfs"),
+        Target::Vfat => Some("vfat"),
         Target::Overlay => Some("overlay"),
         Target::Inflight | Target::Tmpfs | Target::Dir(_) => None,
     });
     all
 }
 
+/// The network filesystems that an order needs, or the mechanisms instead of it: modules and programs cost time at boot.
+fn network(order: &Order, mechanisms: Option<&[String]>) -> Vec<Kind> {
+    let cases = order.items.iter().map(|item| &*item.case);
+    let is_named = |name: &str| {
+        cases::ALL
+            .iter()
+            .any(|case| case.is_in("network") && case.id == name.split(':').next().unwrap_or(name))
+    };
+    let is_wanted = match mechanisms {
+        None => cases.into_iter().any(is_named),
+        Some(ids) => mechanisms::cases(ids).iter().any(|&name| is_named(name)),
+    };
+    if is_wanted { network::ALL.to_vec() } else { Vec::new() }
+}
+
 fn wanted(target: &Target) -> Vec<&'static str> {
     let mut all = ALWAYS.to_vec();
-    if matches!(target, Target::Xfs | Target::Btrfs) {
-        all.extend(CHECKSUMS);
+    match target {
+        Target::Xfs | Target::Btrfs => all.extend(CHECKSUMS),
+        Target::Vfat => all.extend(CHARACTERS),
+        _ => {}
     }
     all.extend(needs(target));
     all
@@ -256,19 +296,32 @@ fn in_guest(file: &Path) -> String {
     format!("/modules/{}.ko", modules::name(&file.to_string_lossy()))
 }
 
-fn initramfs(task: &Task, modules: &[PathBuf]) -> anyhow::Result<File> {
+fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Result<File> {
     let mut archive = Archive::new(tempfile::tempfile()?);
-    for folder in ["/proc", "/sys", "/dev", "/tmp", init::SCRATCH] {
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", init::SCRATCH] {
         archive.folder(folder)?;
     }
     let own = std::env::current_exe().context("our own path")?;
     archive.program("/init", &own)?;
     archive.program("/bin/inflight", &stage::program()?)?;
     // The fork cases start one child with posix_spawn(3): /bin/true.
-    for tool in ["true"].into_iter().chain(stage::mkfs(&task.order.target)) {
-        let file = sys::find_program(tool);
-        let file = file.ok_or_else(|| not_run(format!("{tool} is not installed")))?;
-        archive.program(&format!("/bin/{tool}"), &file)?;
+    let (mkfs, shown) = (stage::mkfs(&task.order.target), stage::mkfs(&Target::Vfat));
+    let shown = shown.filter(|_| task.mechanisms.is_some());
+    for tool in ["true"].into_iter().chain(mkfs).chain(shown) {
+        match sys::find_program(tool) {
+            Some(file) => archive.program(&format!("/bin/{tool}"), &file)?,
+            // One row less.
+            None if shown == Some(tool) => {}
+            None => return Err(not_run(format!("{tool} is not installed"))),
+        }
+    }
+    // Servers look up whom they serve as.
+    archive.add("/etc/passwd", b"root:x:0:0:root:/:/bin/true\n")?;
+    for program in network.iter().flat_map(|kind| kind.programs()) {
+        // Without it the case says that it is missing.
+        if let Some(file) = sys::find_program(program) {
+            archive.program(&format!("/bin/{program}"), &file)?;
+        }
     }
     for file in modules {
         archive.add(&in_guest(file), &modules::bytes(file)?)?;

@@ -1,12 +1,25 @@
-//! FK5: FK1 on network filesystems, whose replies are held back by a proxy in front of the server.
+//! FK5: FK1 on network filesystems: fork, and a store to the same page, while the answer of a direct read is held back.
 //!
-//! NFS takes references only, on every kernel; cifs takes pins since 6.3. It needs a server on the loopback
-//! device and modules that a development machine rarely has, so it is played in a VM.
+//! Server, client and a proxy between them run on this machine ([`crate::network`]). The client holds the memory from
+//! the call until the answer is there: NFS by references only, on every kernel; cifs by pins since 6.3. 9p over TCP
+//! reads into memory of its own and copies, so there is nothing to lose, until netfslib pins for it (6.8).
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};
-use crate::scene::Scene;
+use crate::engine::{Engine, Io};
+use crate::event::Actor;
+use crate::expect::{EVER, Expected};
+use crate::kernel::Version;
+use crate::memory::{Buffer, Memory};
+use crate::network::{Kind, Share};
+use crate::scene::{Open, RENDEZVOUS, Scene, Stamped};
+use crate::touch::{HALF, Touch};
 use crate::variant::Variant;
-use crate::verdict::not_run;
+use crate::verdict::{Class, Stop};
 
 pub const CASE: Case = Case {
     id: "FK5",
@@ -14,16 +27,103 @@ pub const CASE: Case = Case {
     claim: "data of a direct read from a network filesystem reaches the parent across fork and store",
     groups: &["fork", "network"],
     reach: Reach::Any,
-    variants: || ["nfs", "cifs"].map(Variant::new).into(),
+    variants,
     run,
-    expected: &[],
+    expected: &[
+        Expected {
+            on: "*",
+            variant: "nfs-store/*|nfs-no-store/*|nfs-child-exited/*",
+            classes: &[Class::Lost, Class::Leak],
+            since: EVER,
+            until: None,
+            fixed_in: &[],
+            reference: "nfs_direct_read_schedule_iovec takes references (iov_iter_get_pages_alloc2)",
+        },
+        Expected {
+            on: "*",
+            variant: "cifs-store/*|cifs-no-store/*|cifs-child-exited/*",
+            classes: &[Class::Lost, Class::Leak],
+            since: EVER,
+            until: Some(Version(6, 3, 0)),
+            fixed_in: &[],
+            reference: "cifs: Change the I/O paths to use an iterator rather than a page list, d08089f649a0",
+        },
+    ],
 };
 
-fn run(_: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let kind = if variant.act == "nfs" { "nfs4" } else { "cifs" };
-    let known = std::fs::read_to_string("/proc/filesystems")?;
-    if !known.split_whitespace().any(|word| word == kind) {
-        return Err(not_run(format!("this kernel has no {kind}")));
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for act in ["nfs-store", "cifs-store", "9p-store"] {
+        for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring] {
+            all.push(Variant::new(act).engine(engine));
+        }
     }
-    Err(not_run(format!("{kind} needs a server behind the holding proxy, which only the VM image has")))
+    for act in [
+        "nfs-no-store",
+        "nfs-child-exited",
+        "nfs-child-store",
+        "nfs-spawn",
+        "nfs-dontfork",
+        "cifs-no-store",
+        "cifs-child-exited",
+        "cifs-child-store",
+        "cifs-spawn",
+        "cifs-dontfork",
+    ] {
+        all.push(Variant::new(act).engine(Engine::Pread));
+    }
+    all
+}
+
+fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let (kind, act) = parts(variant);
+    let name = scene.name();
+    let folder = scene.stage().folder_beside(&format!("{}-{}", kind.name(), name.id));
+    let share = Share::new(kind, &folder)?;
+    // Made where the server sees it, so that the client has nothing of it in its cache.
+    let below = share.export().join("f");
+    std::fs::write(&below, name.content(1, 0, 4096))?;
+    // Whoever the server takes the client for.
+    std::fs::set_permissions(&below, Permissions::from_mode(0o666))?;
+    let file = Stamped { path: share.top().join("f"), len: 4096, ..name };
+    let handle = scene.open(&file, Open::Direct)?;
+    let buffer = Buffer::new(Memory::Anon, 4096)?;
+    if act == "dontfork" {
+        buffer.advise(MmapAdvise::MADV_DONTFORK)?;
+    }
+    share.proxy()?.hold(HALF);
+    let flight = scene.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
+    if !share.proxy()?.wait_held(1, RENDEZVOUS) {
+        let text = format!("the answer of the read did not come to the proxy in {RENDEZVOUS:?}");
+        return Err(Stop::Broken(text).into());
+    }
+    scene.event(Actor::Gate, "the answer is held back");
+
+    let touch =
+        if scene.race() { Touch::race(scene, act, &buffer)? } else { Touch::default() };
+
+    scene.event(Actor::Gate, "release");
+    share.proxy()?.release()?;
+    let done = scene.finish(flight)?;
+    scene.count("the read", done, HALF);
+    touch.judge(scene, &buffer, &file, HALF, false)
+}
+
+/// What is mounted, and what is done.
+fn parts(variant: &Variant) -> (Kind, &'static str) {
+    let named = |(kind, act)| Some((Kind::named(kind)?, act));
+    variant.act.split_once('-').and_then(named).expect("every act begins with a filesystem")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_names_a_filesystem_and_an_act() {
+        for variant in variants() {
+            let (kind, act) = parts(&variant);
+            assert_eq!(format!("{}-{act}", kind.name()), variant.act);
+        }
+    }
 }

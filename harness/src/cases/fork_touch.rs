@@ -1,24 +1,18 @@
 //! FK1: fork, and a store to the same page, while a direct read into it is parked.
 //!
-//! The read goes to the first half of a page. While it is parked the process forks and stores one byte to
-//! the other half. If the I/O holds the page by a reference only (FOLL_GET), fork write-protects it, the
-//! store moves the parent to a copy, and the data arrives in a page that only the child has: the parent
-//! loses it, and the child sees it. A pin (FOLL_PIN) makes fork copy the page for the child instead.
+//! See [`crate::touch`] for what happens to the page.
 
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
-use crate::event::Actor;
 use crate::expect::{EVER, Expected};
-use crate::fork::{Child, Task, spawn_and_wait};
 use crate::kernel::Version;
 use crate::memory::{Buffer, Memory, PAGE};
-use crate::pagemap::Held;
-use crate::scene::{BOUND, Open, Scene};
-use crate::stamp::POISON;
+use crate::scene::{Open, Scene};
+use crate::touch::{HALF, Touch};
 use crate::variant::Variant;
-use crate::verdict::{Class, no_proof, not_run};
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "FK1",
@@ -39,13 +33,13 @@ pub const CASE: Case = Case {
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
         },
         Expected {
-            on: "ext4|xfs",
+            on: "ext4|xfs|btrfs|vfat",
             variant: MUST_FAIL,
             classes: &[Class::Lost, Class::Leak],
             since: EVER,
             until: Some(Version(6, 5, 0)),
             fixed_in: &[],
-            reference: "block: Use page pinning, 6.5",
+            reference: "block: Use page pinning, 6.5 (fs/direct-io.c: 1ccf164ec866)",
         },
         Expected {
             on: "inflight",
@@ -57,7 +51,7 @@ pub const CASE: Case = Case {
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2; ok on 5.10.262",
         },
         Expected {
-            on: "ext4|xfs",
+            on: "ext4|xfs|btrfs|vfat",
             variant: HUGE_PAGE,
             classes: &[Class::Lost, Class::Leak],
             since: Version(5, 19, 0),
@@ -73,10 +67,6 @@ const HUGE_PAGE: &str = "child-exited/*/thp";
 
 /// Private memory with something that makes the kernel copy or share it.
 const MUST_FAIL: &str = "store*/*anon*|store/*thp|store/*hugetlb|no-store*|child-exited/*anon*";
-
-/// Bytes read: the first half of a page. The store goes to the other half.
-const HALF: usize = 2048;
-const STORE_AT: usize = 4000;
 
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
@@ -120,61 +110,13 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let flight = scene.start(engine, Io::read(&handle, &buffer, 0..len, 0))?;
     scene.meet(parked, 1)?;
 
-    let (child, held) = if scene.race() { racer(scene, variant, &buffer)? } else { (None, None) };
+    let touch = match scene.race() {
+        true => Touch::race(scene, variant.act, &buffer)?,
+        false => Touch::default(),
+    };
 
     scene.release(parked)?;
     let done = scene.finish(flight)?;
     scene.count("the read", done, len);
-    let upto = len.min(STORE_AT);
-    scene.judge("parent", &buffer.bytes(0, upto), 0, &[file.generation(1)]);
-    let wanted = if scene.race() && stores(variant) { 1 } else { POISON };
-    if len <= STORE_AT && buffer.load(STORE_AT) != wanted {
-        scene.fault(Class::Lost, format!("the store to byte {STORE_AT} is gone"));
-    }
-    if let Some(child) = child
-        && child.finish(BOUND)? == 1
-        && !variant.memory_or_anon().is_shared()
-    {
-        scene.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
-    }
-    // With one page and no harm nobody held that page: the I/O did not go to it at all.
-    let private = !variant.memory_or_anon().is_shared();
-    if held == Some(Held::Shared) && private && scene.faults.is_empty() {
-        return Err(no_proof("the page was not held during the read: was it direct I/O?"));
-    }
-    Ok(())
-}
-
-fn stores(variant: &Variant) -> bool {
-    !matches!(variant.act, "no-store" | "spawn")
-}
-
-fn racer(
-    scene: &mut Scene<'_>,
-    variant: &Variant,
-    buffer: &Buffer,
-) -> anyhow::Result<(Option<Child>, Option<Held>)> {
-    if variant.act == "spawn" {
-        scene.event(Actor::Racer, "posix_spawn");
-        spawn_and_wait(BOUND)?;
-        return Ok((None, None));
-    }
-    let task = match variant.act {
-        "child-exited" => Task::Exit,
-        _ => Task::Differs { start: buffer.ptr(), len: HALF, byte: POISON },
-    };
-    let child = scene.fork(task)?;
-    let mut held = None;
-    let child = if variant.act == "child-exited" {
-        child.finish(BOUND)?;
-        None
-    } else {
-        held = Some(scene.probe(&child, buffer.ptr() as usize)?);
-        Some(child)
-    };
-    if stores(variant) {
-        scene.event(Actor::Racer, format!("store to byte {STORE_AT}"));
-        buffer.store(STORE_AT, 1);
-    }
-    Ok((child, held))
+    touch.judge(scene, &buffer, &file, len, variant.memory_or_anon().is_shared())
 }

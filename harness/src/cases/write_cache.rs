@@ -98,6 +98,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             } else {
                 reader.read_exact_at(&mut bytes, AT as u64)?;
             }
+            // Only the write may take the page out of the cache, not somebody who needs memory.
+            mapping.lock()?;
             // Closed later: that would have to wait for a synchronous write.
             anyhow::Ok((bytes, mapping, reader))
         })?;
