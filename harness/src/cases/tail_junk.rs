@@ -60,10 +60,10 @@ pub const CASE: Case = Case {
             variant: "*",
             classes: &[Class::Foreign],
             since: EVER,
-            // Nothing is known of what lies between 6.12.117, which fails, and 6.18.44, which does not.
-            until: Some(Version(6, 18, 0)),
+            // Of what lies between 6.12.117, which fails, and 6.16.12, which does not, nothing was run.
+            until: Some(Version(6, 13, 0)),
             fixed_in: &[],
-            reference: "ext4: seen on 5.10.262, 6.1.192 and 6.12.117, not on 6.18.44 and 7.2.13",
+            reference: "ext4: partial zero eof block on unaligned inode size extension, c7fc0366c656, and mm: zero range of eof folio, 52aecaee1c26, both 6.13",
         },
     ],
 };
