@@ -180,11 +180,15 @@ impl Table {
 
 const HEAD: &str = "# Cases by kernel
 
-Written by `inflight-race kernels --markdown`; `scripts/kernels` fetches the kernels. A cell holds what was seen:
-`ok` when every variant that can be played passed, otherwise the kinds of harm and, where not all variants failed, how
-many of how many. All of it is what the table of expected failures beside each case says of that kernel, except
-where a cell says otherwise in **bold**. `-`: cannot be played there. The kernels are Debian's packages, in QEMU;
-the one without a package version is the development machine's own.
+Written by `inflight-race kernels -g quick --on inflight,ext4,xfs --markdown`; `scripts/kernels` fetches the kernels. A
+cell holds what was seen: `ok` when every variant that can be played passed, otherwise the kinds of harm and, where
+not all variants failed, how many of how many. All of it is what the table of expected failures beside each case says
+of that kernel, except where a cell says otherwise in **bold**. `-`: cannot be played there. The kernels are Debian's
+packages, in QEMU; the one without a package version is the development machine's own.
+
+Below the table is why they fail. A stable kernel may have a fix that is younger than its number: 6.12.117 invalidates
+after a synchronous direct write (IV1) and zeroes behind the end when truncate or fallocate let a file grow (IV3, FUSE),
+which 6.16 and 6.17 do not.
 
 ";
 
