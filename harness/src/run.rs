@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::case::Case;
 use crate::console::Console;
 use crate::expect::{self, Expected};
 use crate::kernel::Kernel;
@@ -236,16 +237,8 @@ impl Runner {
 
     fn judge(&self, item: &Item, mut played: Played) -> anyhow::Result<Entry> {
         let (case, variant) = item.find()?;
-        let target = self.order.target.subject();
-        let row = |row: &&Expected| row.applies(&target, &item.variant, &self.run.kernel);
-        let verdict = match &played.stop {
-            Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
-            Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
-            Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
-            // A storm may miss what a parked request cannot: that it saw nothing is no XPASS.
-            None if case.is_in("storm") && played.faults.is_empty() => Verdict::Pass,
-            None => expect::settle(&played.faults, case.expected.iter().find(row)),
-        };
+        let (target, kernel) = (&self.order.target, &self.run.kernel);
+        let verdict = verdict(case, &item.variant, target, kernel, &played);
         if variant.cell.is_some() && !verdict.is_unexpected() {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
@@ -351,5 +344,24 @@ impl Worker {
     fn end(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+/// What a variant came to on a target under a kernel, by the table of expected failures.
+pub(crate) fn verdict(
+    case: &Case,
+    variant: &str,
+    target: &Target,
+    kernel: &Kernel,
+    played: &Played,
+) -> Verdict {
+    let target = target.subject();
+    let row = |row: &&Expected| row.applies(&target, variant, kernel);
+    match &played.stop {
+        Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
+        Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
+        Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
+        // A storm may miss what a parked request cannot: that it saw nothing is no XPASS.
+        None if case.is_in("storm") && played.faults.is_empty() => Verdict::Pass,
+        None => expect::settle(&played.faults, case.expected.iter().find(row)),
     }
 }

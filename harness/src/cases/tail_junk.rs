@@ -61,9 +61,9 @@ pub const CASE: Case = Case {
             classes: &[Class::Foreign],
             since: EVER,
             // Of what lies between 6.12.117, which fails, and 6.16.12, which does not, nothing was run.
-            until: Some(Version(6, 13, 0)),
+            until: Some(Version(6, 16, 0)),
             fixed_in: &[],
-            reference: "ext4: partial zero eof block on unaligned inode size extension, c7fc0366c656, and mm: zero range of eof folio, 52aecaee1c26, both 6.13",
+            reference: "ext4: partial zero eof block on unaligned inode size extension, c7fc0366c656; 6.12.117 zeroes to the end of the block, which here is smaller than a page",
         },
     ],
 };
