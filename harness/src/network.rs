@@ -31,7 +31,7 @@ use proxy::{Framing, Proxy};
 pub enum Kind {
     /// NFS 4.1, served by the kernel.
     Nfs,
-    /// SMB 3, served by smbd(8): the kernel's own server is young, and its daemon must fit it.
+    /// SMB 2.1, served by smbd(8): the kernel's own server is young, and its daemon must fit it.
     Cifs,
     /// 9P2000.L over TCP, served by diod(8).
     NineP,
@@ -208,14 +208,17 @@ impl Share {
         })
     }
 
-    /// The folder that is served, as the server sees it.
-    pub fn export(&self) -> PathBuf {
+    fn export(&self) -> PathBuf {
         self.folder.join("export")
     }
 
-    /// Where it is mounted.
-    pub fn top(&self) -> PathBuf {
+    fn top(&self) -> PathBuf {
         self.folder.join("top")
+    }
+
+    /// Where the server and where the client sees a file of this name.
+    pub fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.export().join(name), self.top().join(name))
     }
 
     /// What stands between the two.

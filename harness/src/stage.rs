@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use inflight::gate::Client;
 use nix::mount::{MsFlags, mount};
 
+use crate::network::{Kind, Share};
 use crate::session;
 use crate::sys;
 use crate::target::Target;
@@ -41,6 +43,8 @@ pub struct Stage {
     target: Target,
     server: Option<Server>,
     device: Option<PathBuf>,
+    /// Network filesystems beside it, made when they are asked for.
+    shares: Vec<(Kind, Arc<Share>)>,
 }
 
 impl Stage {
@@ -56,6 +60,7 @@ impl Stage {
             target: target.clone(),
             server: None,
             device: None,
+            shares: Vec::new(),
         };
         let made = stage.make(options);
         if let Err(error) = made {
@@ -151,6 +156,20 @@ impl Stage {
         session::borrow(root, setting, value).map_err(|error| not_run(format!("{error:#}")))
     }
 
+    /// A network filesystem beside the target, with nothing held back.
+    ///
+    /// # Errors
+    /// NOTRUN when the machine lacks what it takes, otherwise what failed.
+    pub fn share(&mut self, kind: Kind) -> anyhow::Result<Arc<Share>> {
+        if let Some((_, share)) = self.shares.iter().find(|(known, _)| *known == kind) {
+            share.proxy()?.release()?;
+            return Ok(Arc::clone(share));
+        }
+        let share = Arc::new(Share::new(kind, &self.folder_beside(kind.name()))?);
+        self.shares.push((kind, Arc::clone(&share)));
+        Ok(share)
+    }
+
     /// What is mounted.
     pub fn target(&self) -> &Target {
         &self.target
@@ -214,6 +233,7 @@ impl Stage {
 
     /// Takes everything down, by force where it must be.
     pub fn strike(&mut self) {
+        self.shares.clear();
         if let Some(server) = &mut self.server {
             let _ = server.gate.open();
         }

@@ -54,12 +54,15 @@ const DISK: u64 = 8 << 30;
 const SWAP_MIB: u64 = 256;
 
 /// What every guest needs, loaded where it is a module. `fuse` is asked for by name below.
-const ALWAYS: [&str; 11] = [
+const ALWAYS: [&str; 13] = [
     "fuse",
     "loop",
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
+    // ext4 asks for it by name.
+    "crc32c_generic",
+    "crc32c_cryptoapi",
     "ext4",
     "overlay",
     "lzo",
@@ -68,14 +71,7 @@ const ALWAYS: [&str; 11] = [
     "zram",
 ];
 /// What filesystems ask the kernel's crypto for by name, which is a dependency that modules.dep does not show.
-const CHECKSUMS: [&str; 6] = [
-    "crc32c_generic",
-    "crc32c_cryptoapi",
-    "libcrc32c",
-    "xxhash_generic",
-    "blake2b_generic",
-    "sha256_generic",
-];
+const CHECKSUMS: [&str; 4] = ["libcrc32c", "xxhash_generic", "blake2b_generic", "sha256_generic"];
 /// What vfat asks for by name: one of the sets of characters that a kernel may have been built to use.
 const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
 /// What only mechanisms need.

@@ -453,8 +453,8 @@ pub const ALL: &[Mechanism] = &[
     row(
         "2.12",
         "nfs_direct_read_schedule_iovec: refers, on every kernel",
-        "O_DIRECT on NFS",
-        Case("inflight", "FK5"),
+        "O_DIRECT on NFS, its answer held back by a proxy",
+        Case("inflight", "FK5:nfs*"),
         &[],
     ),
     row(
@@ -543,9 +543,9 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "4.4",
-        "cifs: splice without ITER_PIPE, fork beside a direct read, RDMA, hashing an iterator",
-        "a cifs mount",
-        Nothing("needs an SMB server in the guest"),
+        "cifs: the memory of a direct read is pinned across fork, since 6.3",
+        "O_DIRECT on cifs beside fork, its answer held back by a proxy",
+        Case("inflight", "FK5:cifs*"),
         &[],
     ),
     row(

@@ -59,6 +59,12 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn bytes(&self) -> usize {
+        self.held.iter().map(|held| held.message.len()).sum()
+    }
+}
+
 /// An answer that was kept back.
 #[derive(Debug)]
 struct Held {
@@ -104,12 +110,12 @@ impl Proxy {
         lock(&self.shared.state).hold = Some(len);
     }
 
-    /// Waits until `count` answers are kept back; `false` when they did not come within the bound.
-    pub fn wait_held(&self, count: usize, bound: Duration) -> bool {
-        let few = |state: &mut State| state.held.len() < count;
+    /// Waits until answers of so many bytes altogether are kept back; `false` when they did not come within the bound.
+    pub fn wait_held(&self, bytes: usize, bound: Duration) -> bool {
+        let few = |state: &mut State| state.bytes() < bytes;
         let wait = self.shared.changed.wait_timeout_while(lock(&self.shared.state), bound, few);
         let (state, _) = wait.unwrap_or_else(PoisonError::into_inner);
-        state.held.len() >= count
+        state.bytes() >= bytes
     }
 
     /// Sends on what was kept back, and keeps nothing back any more; gives how many answers it were.
@@ -233,8 +239,8 @@ mod tests {
         proxy.hold(100);
         client.write_all(&[message(100), message(9)].concat()).unwrap();
         assert_eq!(hear(&mut client, 9), message(9));
-        assert!(proxy.wait_held(1, BOUND));
-        assert!(!proxy.wait_held(2, Duration::ZERO));
+        assert!(proxy.wait_held(100, BOUND));
+        assert!(!proxy.wait_held(101, Duration::ZERO));
         assert_eq!(proxy.release().unwrap(), 1);
         assert_eq!(hear(&mut client, 100), message(100));
         assert_eq!(proxy.release().unwrap(), 0);

@@ -43,7 +43,7 @@ fn text(export: &Path, own: &Path, address: SocketAddr) -> String {
 pub fn client(port: u16) -> (String, String) {
     let host = Ipv4Addr::LOCALHOST;
     let options = format!(
-        "ip={host},unc=\\\\{host}\\share,port={port},guest,vers=3.0,cache=none,noserverino,nosharesock"
+        "ip={host},unc=\\\\{host}\\share,port={port},sec=none,vers=2.1,cache=none,noserverino,nosharesock"
     );
     (format!("//{host}/share"), options)
 }
