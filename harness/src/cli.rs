@@ -162,7 +162,7 @@ struct RunArguments {
     /// Leave these cases out; may be repeated.
     #[arg(short = 'x', long)]
     exclude: Vec<String>,
-    /// Target: inflight, ext4, xfs, btrfs, tmpfs, overlay, or a directory (./DIR).
+    /// Target: inflight, ext4, xfs, btrfs, vfat, tmpfs, overlay, or a directory (./DIR).
     #[arg(long, default_value = "inflight")]
     on: String,
     /// How: gate parks requests and is certain, storm hopes for the best and runs on anything.

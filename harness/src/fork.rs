@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 use crate::engine::{Engine, Io};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, PAGE};
 use crate::verdict::{Stop, not_run};
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
@@ -42,6 +42,18 @@ pub enum Task {
         at: *mut u8,
         /// What.
         byte: u8,
+    },
+    /// Store a byte to the first of each of some pages of a mapped file, then fsync(2) it, at once: 1 when that failed,
+    /// else 0.
+    StoreSync {
+        /// Beginning of the first page.
+        at: *mut u8,
+        /// Pages.
+        pages: usize,
+        /// What.
+        byte: u8,
+        /// The open file, which the parent keeps open.
+        file: i32,
     },
     /// At once: 0 when two counters of a writer that counts `first` and then `second` are as they may be at
     /// some instant (equal, or `first` one ahead), else 1.
@@ -138,6 +150,14 @@ fn run(task: Task, wait: i32) -> ! {
             unsafe { at.write_volatile(byte) };
             until_told();
             0
+        }
+        Task::StoreSync { at, pages, byte, file } => {
+            for page in 0..pages {
+                // SAFETY: as above.
+                unsafe { at.add(page * PAGE).write_volatile(byte) };
+            }
+            // SAFETY: a descriptor, no memory.
+            i32::from(unsafe { libc::fsync(file) } != 0)
         }
         Task::Ordered { first, second } => {
             // SAFETY: as above.

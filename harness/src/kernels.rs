@@ -1,6 +1,6 @@
 //! The same cases on every kernel there is, as one table: what was seen against what was expected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -87,6 +87,8 @@ struct Row {
     target: String,
     case: String,
     cells: BTreeMap<usize, Cell>,
+    /// What is known of its failures, and in which columns it was met.
+    reasons: BTreeMap<String, BTreeSet<usize>>,
 }
 
 /// The variants of a case on a kernel.
@@ -113,6 +115,9 @@ impl Table {
                 row.target = run.target.name();
                 row.case = format!("{} {}", entry.case, entry.name);
                 row.cells.entry(column).or_default().add(entry);
+                if let Verdict::Xfail { reference, .. } = &entry.verdict {
+                    row.reasons.entry(reference.clone()).or_default().insert(column);
+                }
             }
         }
         table.rows.retain(|_, row| row.cells.values().any(|cell| cell.text() != "-"));
@@ -154,7 +159,22 @@ impl Table {
                 let _ = writeln!(text, "|{}", "---|".repeat(line.len()));
             }
         }
-        text
+        text + &self.reasons()
+    }
+
+    /// The references of all expected failures that were seen.
+    fn reasons(&self) -> String {
+        let mut text = String::new();
+        for row in self.rows.values() {
+            for (reason, columns) in &row.reasons {
+                let kernels: Vec<_> =
+                    columns.iter().map(|&column| &*self.kernels[column]).collect();
+                let name = row.case.split(' ').next().unwrap_or(&row.case);
+                let (target, kernels) = (&row.target, kernels.join(", "));
+                let _ = writeln!(text, "* {name} on {target}: {reason} (met on {kernels})");
+            }
+        }
+        if text.is_empty() { text } else { format!("\n## Why they fail\n\n{text}") }
     }
 }
 
@@ -260,6 +280,9 @@ mod tests {
         assert!(
             table.markdown().contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |")
         );
+        assert!(table.markdown().ends_with(
+            "\n\n## Why they fail\n\n* FK1 on inflight: somewhere (met on 6.1.192-2)\n"
+        ));
         let all = Table::of(&[run("#1 SMP", vec![entry("a", lost)])]);
         assert_eq!(all.grid()[1][2], "LOST");
     }

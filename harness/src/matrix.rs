@@ -6,6 +6,7 @@
 pub mod action;
 pub mod buffer;
 pub mod io;
+mod judge;
 pub mod list;
 pub mod oracle;
 pub mod play;

@@ -3,6 +3,7 @@
 
 mod act;
 mod build;
+mod wp;
 
 use std::os::fd::OwnedFd;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use act::{collapse, move_to_node, protect};
 pub use build::STACK;
+pub use wp::Protector;
 
 /// Bytes of a base page.
 pub const PAGE: usize = 4096;

@@ -5,8 +5,10 @@ pub mod alignment;
 pub mod bugs;
 pub mod files;
 pub mod fork;
+pub mod passthrough;
 pub mod pins;
 pub mod register;
+pub mod scsi;
 pub mod sockets;
 pub mod splice;
 

@@ -28,7 +28,8 @@ impl Pagemap {
         File::open(&path).map(Pagemap).context(path)
     }
 
-    fn entry(&self, address: usize) -> anyhow::Result<u64> {
+    /// The entry of a page, as Documentation/admin-guide/mm/pagemap.rst lays it out.
+    pub(crate) fn entry(&self, address: usize) -> anyhow::Result<u64> {
         let mut entry = [0; 8];
         self.0.read_exact_at(&mut entry, (address / PAGE * 8) as u64).context("read pagemap")?;
         Ok(u64::from_le_bytes(entry))

@@ -84,15 +84,42 @@ impl Drop for Session {
     }
 }
 
+/// Beginning of the names of the notes that say what a setting was.
+const BORROWED: &str = "borrowed";
+
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 /// Huge pages that the cases need at one time.
 const HUGE_PAGES_WANTED: u64 = 4;
 
 /// Makes the kernel keep a few huge pages where it keeps none and lets us; the guard gives them back.
 fn take_huge_pages(root: &Path) {
-    let Ok(before) = fs::read_to_string(HUGE_PAGES) else { return };
-    if before.trim() == "0" && fs::write(root.join("hugepages"), &before).is_ok() {
-        let _ = fs::write(HUGE_PAGES, HUGE_PAGES_WANTED.to_string());
+    if fs::read_to_string(HUGE_PAGES).is_ok_and(|before| before.trim() == "0") {
+        let _ = borrow(root, HUGE_PAGES, &HUGE_PAGES_WANTED.to_string());
+    }
+}
+
+/// Changes a setting of the kernel, a file in /proc/sys or /sys, until the session ends: the guard puts back what
+/// was there when it was first borrowed.
+///
+/// # Errors
+/// We may not change it, or this kernel does not have it.
+pub fn borrow(root: &Path, setting: &str, value: &str) -> anyhow::Result<()> {
+    let before = fs::read_to_string(setting).with_context(|| setting.to_owned())?;
+    let note = root.join(format!("{BORROWED}{}", setting.replace('/', "!")));
+    if !note.exists() {
+        fs::write(&note, before).with_context(|| note.display().to_string())?;
+    }
+    fs::write(setting, value).with_context(|| format!("write {value} to {setting}"))
+}
+
+/// Puts every borrowed setting back.
+fn give_back(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(setting) = name.strip_prefix(BORROWED) else { continue };
+        if let Ok(before) = fs::read(entry.path()) {
+            let _ = fs::write(setting.replace('!', "/"), before);
+        }
     }
 }
 
@@ -103,9 +130,7 @@ fn take_huge_pages(root: &Path) {
 pub fn guard(root: &Path) -> anyhow::Result<()> {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     clean(root)?;
-    if let Ok(before) = fs::read(root.join("hugepages")) {
-        let _ = fs::write(HUGE_PAGES, before);
-    }
+    give_back(root);
     fs::remove_dir_all(root).with_context(|| format!("remove {}", root.display()))
 }
 
@@ -268,5 +293,24 @@ fn detach_loops(root: &Path) {
         if backing.is_ok_and(|backing| Path::new(backing.trim()).starts_with(root)) {
             let _ = sys::detach_loop(&Path::new("/dev").join(entry.file_name()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowed_setting_is_given_back_as_it_was_first() {
+        let (root, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let setting = place.path().join("setting");
+        fs::write(&setting, "7\n").unwrap();
+        for value in ["1", "2"] {
+            borrow(root.path(), &setting.to_string_lossy(), value).unwrap();
+            assert_eq!(fs::read_to_string(&setting).unwrap(), value);
+        }
+        give_back(root.path());
+        assert_eq!(fs::read_to_string(&setting).unwrap(), "7\n");
+        assert!(borrow(root.path(), "/proc/sys/no/such", "1").is_err());
     }
 }

@@ -12,6 +12,11 @@ pub fn of(pid: i32) -> Vec<String> {
     threads.filter_map(|thread| line(&thread.path())).collect()
 }
 
+/// The same of one thread, if it waits for I/O.
+pub fn thread(pid: i32, thread: i32) -> Option<String> {
+    line(Path::new(&format!("/proc/{pid}/task/{thread}")))
+}
+
 fn line(thread: &Path) -> Option<String> {
     let text = |name| fs::read_to_string(thread.join(name)).unwrap_or_default();
     let (name, stack) = (text("comm"), functions(&text("stack")));

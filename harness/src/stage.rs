@@ -89,7 +89,7 @@ impl Stage {
                 self.server = Some(server);
                 Ok(())
             }
-            Target::Ext4 | Target::Xfs | Target::Btrfs => self.make_looped(options),
+            Target::Ext4 | Target::Xfs | Target::Btrfs | Target::Vfat => self.make_looped(options),
             Target::Tmpfs => mount_as("tmpfs", "tmpfs", &self.top, "size=256m"),
             Target::Overlay => self.make_overlay(),
             Target::Dir(_) => unreachable!("handled above"),
@@ -112,6 +112,8 @@ impl Stage {
         let (arguments, kind): (&[&str], &str) = match self.target {
             Target::Ext4 => (&["-q", "-F", "-E", "lazy_itable_init=0"], "ext4"),
             Target::Xfs => (&["-q", "-f"], "xfs"),
+            // It takes a whole device only when it is told to.
+            Target::Vfat => (&["-I"], "vfat"),
             _ => (&["-q", "-f", "-m", "single"], "btrfs"),
         };
         let tool = mkfs(&self.target).context("not a filesystem on a device")?;
@@ -143,6 +145,15 @@ impl Stage {
     pub fn folder_beside(&self, name: &str) -> PathBuf {
         let own = self.folder.file_name().unwrap_or_default().to_string_lossy();
         self.folder.with_file_name(format!("{own}-{name}"))
+    }
+
+    /// Changes a setting of the kernel until the session ends; see [`session::borrow`].
+    ///
+    /// # Errors
+    /// NOTRUN when this kernel does not have it, or we may not change it.
+    pub fn borrow(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        let root = self.folder.parent().context("a stage lies in its session")?;
+        session::borrow(root, setting, value).map_err(|error| not_run(format!("{error:#}")))
     }
 
     /// A network filesystem beside the target, with nothing held back.
@@ -297,6 +308,7 @@ pub fn mkfs(target: &Target) -> Option<&'static str> {
         Target::Ext4 => Some("mkfs.ext4"),
         Target::Xfs => Some("mkfs.xfs"),
         Target::Btrfs => Some("mkfs.btrfs"),
+        Target::Vfat => Some("mkfs.vfat"),
         Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) => None,
     }
 }

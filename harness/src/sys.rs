@@ -31,11 +31,39 @@ const FLAG_SYNC: u32 = 1;
 /// UNKNOWN, DELALLOC, ENCODED, DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN.
 const NO_PLACE: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800;
 
-/// Where a byte of a file lies on its block device.
+/// Where a byte of a file lies on its block device: by FIEMAP, or by FIBMAP where that is not implemented.
 ///
 /// # Errors
-/// The filesystem has no FIEMAP, or the byte has no place of its own (hole, inline, not allocated).
+/// The filesystem has neither, or the byte has no place of its own (hole, inline, not allocated).
 pub fn place(file: &File, offset: u64) -> anyhow::Result<u64> {
+    match place_by_extent(file, offset) {
+        Err(error) if matches!(error.downcast_ref(), Some(Errno::EOPNOTSUPP | Errno::ENOTTY)) => {
+            place_by_block(file, offset)
+        }
+        other => other,
+    }
+}
+
+fn place_by_block(file: &File, offset: u64) -> anyhow::Result<u64> {
+    const FIBMAP: libc::c_ulong = 1;
+    const FIGETBSZ: libc::c_ulong = 2;
+    let ask = |request, number: &mut libc::c_int| {
+        // SAFETY: both requests read and write one int.
+        Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut *number) })
+    };
+    // Blocks that were not allocated yet have no place.
+    file.sync_all().context("fsync")?;
+    let mut size = 0;
+    ask(FIGETBSZ, &mut size).context("FIGETBSZ")?;
+    let size = u64::try_from(size).context("FIGETBSZ")?;
+    ensure!(size > 0, "FIGETBSZ gives 0");
+    let mut block = libc::c_int::try_from(offset / size).context("FIBMAP counts in an int")?;
+    ask(FIBMAP, &mut block).context("FIBMAP")?;
+    ensure!(block > 0, "byte {offset} is in a hole");
+    Ok(block as u64 * size + offset % size)
+}
+
+fn place_by_extent(file: &File, offset: u64) -> anyhow::Result<u64> {
     let mut map =
         Fiemap { start: offset, length: 1, flags: FLAG_SYNC, extent_count: 1, ..Fiemap::default() };
     // SAFETY: the ioctl reads and writes this struct, which has room for the one extent asked for.

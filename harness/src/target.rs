@@ -17,6 +17,8 @@ pub enum Target {
     Xfs,
     /// btrfs, likewise.
     Btrfs,
+    /// vfat, likewise: it still reads and writes directly through fs/direct-io.c.
+    Vfat,
     /// A tmpfs of our own, without a gate.
     Tmpfs,
     /// overlayfs with its upper layer on a tmpfs of our own, without a gate.
@@ -26,7 +28,7 @@ pub enum Target {
 }
 
 /// Names of the targets that are not directories.
-pub const NAMES: [&str; 6] = ["inflight", "ext4", "xfs", "btrfs", "tmpfs", "overlay"];
+pub const NAMES: [&str; 7] = ["inflight", "ext4", "xfs", "btrfs", "vfat", "tmpfs", "overlay"];
 
 impl Target {
     /// Reads a name, or a path of a directory that exists.
@@ -39,6 +41,7 @@ impl Target {
             "ext4" => Target::Ext4,
             "xfs" => Target::Xfs,
             "btrfs" => Target::Btrfs,
+            "vfat" => Target::Vfat,
             "tmpfs" => Target::Tmpfs,
             "overlay" => Target::Overlay,
             path if path.contains('/') || path == "." => match std::fs::canonicalize(path) {
@@ -60,6 +63,7 @@ impl Target {
             Target::Ext4 => "ext4".to_owned(),
             Target::Xfs => "xfs".to_owned(),
             Target::Btrfs => "btrfs".to_owned(),
+            Target::Vfat => "vfat".to_owned(),
             Target::Tmpfs => "tmpfs".to_owned(),
             Target::Overlay => "overlay".to_owned(),
             Target::Dir(path) => path.display().to_string(),
@@ -86,7 +90,7 @@ impl Target {
 
     /// Whether it lies on a loop device on a gated Inflight mount.
     pub fn is_looped(&self) -> bool {
-        matches!(self, Target::Ext4 | Target::Xfs | Target::Btrfs)
+        matches!(self, Target::Ext4 | Target::Xfs | Target::Btrfs | Target::Vfat)
     }
 }
 

@@ -72,6 +72,13 @@ const ALWAYS: [&str; 13] = [
 ];
 /// What filesystems ask the kernel's crypto for by name, which is a dependency that modules.dep does not show.
 const CHECKSUMS: [&str; 4] = ["libcrc32c", "xxhash_generic", "blake2b_generic", "sha256_generic"];
+/// What vfat asks for by name: one of the sets of characters that a kernel may have been built to use.
+const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
+/// What only mechanisms need.
+const SHOWING: [&str; 6] =
+    ["af_alg", "algif_hash", "sha256_generic", "vfat", "virtio_scsi", "sd_mod"];
+/// The movable part of the memory of a guest that shows mechanisms, in MiB.
+const MOVABLE_MIB: u64 = 256;
 
 /// How to make a machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -169,7 +176,7 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
     let (last, others) = accel.choices().split_last().context("no way to run a guest")?;
     for &other in others {
         let machine = Machine::start(parts, other)?;
-        let birth = watch::birth(&machine, TRIAL);
+        let birth = watch::trial(&machine, &parts.console, TRIAL);
         if !matches!(birth, Birth::Lost(_)) {
             return Ok((machine, birth));
         }
@@ -181,10 +188,14 @@ fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
     Ok((machine, birth))
 }
 
-/// The console's text, also in its file, without the carriage returns of a terminal.
+/// The console's text, also in its file, without the carriage returns of a terminal. QEMU makes the file: it is
+/// empty where QEMU did not get so far.
 fn clean(console: &Path) -> anyhow::Result<String> {
     let what = || console.display().to_string();
-    let bytes = fs::read(console).with_context(what)?;
+    let bytes = match fs::read(console) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(what)?,
+    };
     let text = String::from_utf8_lossy(&bytes).replace('\r', "");
     fs::write(console, &text).with_context(what)?;
     Ok(text)
@@ -194,6 +205,9 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     let modules = source.modules.as_deref().map(Modules::open).transpose()?;
     let network = network(order, mechanisms.as_deref());
     let mut names = wanted(&order.target);
+    if mechanisms.is_some() {
+        names.extend(SHOWING.into_iter().chain(CHARACTERS));
+    }
     names.extend(network.iter().flat_map(|kind| kind.modules()));
     let presence = |name| modules.as_ref().map(|modules| modules.presence(name));
     let is_there = |name| presence(name).is_none_or(|presence| presence != Presence::Missing);
@@ -210,6 +224,8 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
     let serial = !(is_there("virtio_pci") && is_there("virtio_console"));
     let with_disk = is_there("virtio_pci") && is_there("virtio_blk") && is_there("ext4");
     fs::create_dir_all(&order.results).with_context(|| order.results.display().to_string())?;
+    let movable_mib = mechanisms.as_ref().map_or(0, |_| MOVABLE_MIB);
+    let with_scsi = mechanisms.is_some() && is_there("virtio_pci") && is_there("virtio_scsi");
     let task = Task {
         modules: files.iter().map(|file| in_guest(file)).collect(),
         order: Order { relay: true, vm: None, ..order.clone() },
@@ -222,6 +238,8 @@ fn parts(source: &Source, order: &Order, mechanisms: Option<Vec<String>>) -> any
         initramfs: initramfs(&task, &files, &network)?.into(),
         disk: if with_disk { disk()?.map(OwnedFd::from) } else { None },
         serial,
+        movable_mib,
+        with_scsi,
         console: order.results.join(CONSOLE),
     })
 }
@@ -236,6 +254,7 @@ fn needs(target: &Target) -> Vec<&'static str> {
         Target::Ext4 => Some("ext4"),
         Target::Xfs => Some("xfs"),
         Target::Btrfs => Some("btrfs"),
+        Target::Vfat => Some("vfat"),
         Target::Overlay => Some("overlay"),
         Target::Inflight | Target::Tmpfs | Target::Dir(_) => None,
     });
@@ -259,8 +278,10 @@ fn network(order: &Order, mechanisms: Option<&[String]>) -> Vec<Kind> {
 
 fn wanted(target: &Target) -> Vec<&'static str> {
     let mut all = ALWAYS.to_vec();
-    if matches!(target, Target::Xfs | Target::Btrfs) {
-        all.extend(CHECKSUMS);
+    match target {
+        Target::Xfs | Target::Btrfs => all.extend(CHECKSUMS),
+        Target::Vfat => all.extend(CHARACTERS),
+        _ => {}
     }
     all.extend(needs(target));
     all
@@ -280,10 +301,15 @@ fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Resu
     archive.program("/init", &own)?;
     archive.program("/bin/inflight", &stage::program()?)?;
     // The fork cases start one child with posix_spawn(3): /bin/true.
-    for tool in ["true"].into_iter().chain(stage::mkfs(&task.order.target)) {
-        let file = sys::find_program(tool);
-        let file = file.ok_or_else(|| not_run(format!("{tool} is not installed")))?;
-        archive.program(&format!("/bin/{tool}"), &file)?;
+    let (mkfs, shown) = (stage::mkfs(&task.order.target), stage::mkfs(&Target::Vfat));
+    let shown = shown.filter(|_| task.mechanisms.is_some());
+    for tool in ["true"].into_iter().chain(mkfs).chain(shown) {
+        match sys::find_program(tool) {
+            Some(file) => archive.program(&format!("/bin/{tool}"), &file)?,
+            // One row less.
+            None if shown == Some(tool) => {}
+            None => return Err(not_run(format!("{tool} is not installed"))),
+        }
     }
     // Servers look up whom they serve as, and whom they serve.
     archive.add("/etc/passwd", b"root:x:0:0:root:/:/bin/true\n")?;

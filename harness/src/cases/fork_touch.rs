@@ -33,13 +33,13 @@ pub const CASE: Case = Case {
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
         },
         Expected {
-            on: "ext4|xfs",
+            on: "ext4|xfs|btrfs|vfat",
             variant: MUST_FAIL,
             classes: &[Class::Lost, Class::Leak],
             since: EVER,
             until: Some(Version(6, 5, 0)),
             fixed_in: &[],
-            reference: "block: Use page pinning, 6.5",
+            reference: "block: Use page pinning, 6.5 (fs/direct-io.c: 1ccf164ec866)",
         },
         Expected {
             on: "inflight",
@@ -51,7 +51,7 @@ pub const CASE: Case = Case {
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2; ok on 5.10.262",
         },
         Expected {
-            on: "ext4|xfs",
+            on: "ext4|xfs|btrfs|vfat",
             variant: HUGE_PAGE,
             classes: &[Class::Lost, Class::Leak],
             since: Version(5, 19, 0),

@@ -10,7 +10,7 @@
 //! XARRAY and FOLIOQ reach a local filesystem only through cachefiles. The control reads and writes with
 //! pread and pwrite alone.
 
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
@@ -206,6 +206,11 @@ fn core_dump(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     let file = Stamped { path: core, id: stamped.id, len: 0 };
     scene.forget(&file)?;
     let content = std::fs::read(&file.path).context("read the core")?;
+    let mode = std::fs::metadata(&file.path)?.mode() & 0o777;
+    if content.is_empty() && mode != 0o600 {
+        let reason = format!("files have mode {mode:o} there; the kernel writes cores to 600 only");
+        return Err(not_run(reason));
+    }
     match part(&content, buffer.ptr() as u64, PAGES) {
         Some(bytes) => scene.judge("the core", bytes, 0, &[stamped.generation(1)]),
         None => scene.fault(Class::Lost, "the core does not hold the child's memory"),

@@ -1,8 +1,10 @@
 //! MV1: the kernel tries to move the page while a direct read into it is parked: compaction, collapse into a
-//! huge page, another node.
+//! huge page, another node, one shared page for all that have its contents (KSM).
 //!
 //! A page with an I/O on it must stay, or the data must follow it. (Migration was once blamed for lost
 //! FUSE reads; a held page was never moved.)
+
+use std::time::{Duration, Instant};
 
 use inflight::gate::Phase;
 use nix::sys::mman::MmapAdvise;
@@ -10,7 +12,7 @@ use nix::sys::mman::MmapAdvise;
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
-use crate::memory::{Buffer, HUGE, Memory};
+use crate::memory::{Buffer, HUGE, Memory, PAGE};
 use crate::pagemap::Pagemap;
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
@@ -24,13 +26,21 @@ pub const CASE: Case = Case {
     reach: Reach::Gated,
     variants: || {
         let with = |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
-        ["compact", "collapse", "nodes"].into_iter().flat_map(with).collect()
+        ["compact", "collapse", "nodes", "merge"].into_iter().flat_map(with).collect()
     },
     run,
     expected: &[],
 };
 
 const LEN: usize = 4096;
+/// KSM, switched on and in haste (Documentation/admin-guide/mm/ksm.rst): others may have much for it to look at.
+const MERGING: [(&str, &str); 3] = [
+    ("/sys/kernel/mm/ksm/pages_to_scan", "10000"),
+    ("/sys/kernel/mm/ksm/sleep_millisecs", "1"),
+    ("/sys/kernel/mm/ksm/run", "1"),
+];
+/// Longest wait until KSM has merged what nobody holds.
+const MERGED: Duration = Duration::from_secs(20);
 /// Space for one aligned huge page.
 const SPACE: usize = 2 * HUGE;
 
@@ -77,6 +87,7 @@ fn disturb(
                 _ => Ok(()),
             }
         }
+        "merge" => merge(scene, buffer, at),
         _ => {
             let nodes = std::fs::read_to_string("/sys/devices/system/node/online")?;
             if nodes.trim() == "0" {
@@ -87,4 +98,30 @@ fn disturb(
             Ok(())
         }
     }
+}
+
+/// Has KSM look at the page that is being read into, at one with the same contents behind it, and at a pair that
+/// nobody holds. When that pair is one page, the others were looked at too.
+fn merge(scene: &mut Scene<'_>, buffer: &Buffer, at: usize) -> anyhow::Result<()> {
+    let pages = Pagemap::of("self")?;
+    let frame = |page: usize| pages.frame(buffer.at(at + page * PAGE) as usize);
+    buffer.fill(at + 2 * PAGE, 2 * PAGE, 0x5a);
+    if frame(2)?.is_none() {
+        return Err(not_run("frame numbers need root"));
+    }
+    let range = at..at + 4 * PAGE;
+    buffer.advise_range(range.clone(), MmapAdvise::MADV_MERGEABLE).map_err(|_| not_run("this kernel has no KSM"))?;
+    for (setting, value) in MERGING {
+        scene.stage().borrow(setting, value)?;
+    }
+    let end = Instant::now() + MERGED;
+    while frame(2)? != frame(3)? {
+        if Instant::now() >= end {
+            return Err(not_run(format!("KSM merged nothing in {MERGED:?}")));
+        }
+        std::thread::yield_now();
+    }
+    scene.note(format!("KSM shares the page with its twin: {}", frame(0)? == frame(1)?));
+    // Its own page from now on, whatever the read brings.
+    buffer.advise_range(range, MmapAdvise::MADV_UNMERGEABLE)
 }

@@ -1,6 +1,7 @@
 //! FK3: write-protection without a fork, and a store, while a direct read into the page is parked.
 //!
-//! mprotect to read-only and back makes the next store fault. Before 5.19 the fault looked at reference counts
+//! mprotect to read-only and back makes the next store fault; so do userfaultfd's write protection, and the bits
+//! of soft-dirty tracking. Before 5.19 the fault looked at reference counts
 //! and copied a page that an I/O still held, so the data went to the old one. Since then an exclusive page
 //! stays where it is.
 
@@ -12,7 +13,7 @@ use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::expect::{EVER, Expected};
 use crate::kernel::Version;
-use crate::memory::{Buffer, Memory};
+use crate::memory::{Buffer, Memory, Protector};
 use crate::scene::{Open, Scene};
 use crate::variant::Variant;
 use crate::verdict::{Class, not_run};
@@ -43,7 +44,9 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("mprotect").engine(engine));
     }
     all.push(Variant::new("mprotect").engine(Engine::Uring).memory(Memory::Thp));
-    all.push(Variant::new("soft-dirty").engine(Engine::Uring));
+    for act in ["soft-dirty", "uffd-wp"] {
+        all.push(Variant::new(act).engine(Engine::Uring));
+    }
     all
 }
 
@@ -55,6 +58,10 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(8192)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 8192)?;
+    let protector = match variant.act {
+        "uffd-wp" => Some(Protector::new(&buffer)?),
+        _ => None,
+    };
     let parked = scene.park("read", &file, (0, half as u64), Phase::Received)?;
     let io = Io::read(&handle, &buffer, 0..half, 0);
     let flight = scene.start(variant.engine_or_pread(), io)?;
@@ -63,7 +70,10 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let at = if half == 4096 { 4000 } else { half + 100 };
     if scene.race() {
         scene.event(Actor::Racer, variant.act);
-        if variant.act == "mprotect" {
+        if let Some(protector) = &protector {
+            protector.protect(&buffer, true)?;
+            protector.protect(&buffer, false)?;
+        } else if variant.act == "mprotect" {
             buffer.protect(ProtFlags::PROT_READ)?;
             buffer.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         } else {

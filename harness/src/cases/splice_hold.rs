@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::case::{Case, Reach};
@@ -14,6 +15,7 @@ use crate::pipe::Pipe;
 use crate::scene::{Open, Scene};
 use crate::stamp::Legal;
 use crate::variant::Variant;
+use crate::verdict::not_run;
 
 pub const CASE: Case = Case {
     id: "SP6",
@@ -50,7 +52,10 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             "punch" => {
                 let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
                 let flags = hole | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                fallocate(other.as_fd(), flags, 0, LEN as i64).context("punch")?;
+                match fallocate(other.as_fd(), flags, 0, LEN as i64) {
+                    Err(Errno::EOPNOTSUPP) => return Err(not_run("the target cannot punch holes")),
+                    other => other.context("punch")?,
+                }
             }
             _ => {
                 std::fs::remove_file(&file.path)?;

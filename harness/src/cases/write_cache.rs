@@ -98,9 +98,12 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             } else {
                 reader.read_exact_at(&mut bytes, AT as u64)?;
             }
-            anyhow::Ok((bytes, mapping))
+            // Only the write may take the page out of the cache, not somebody who needs memory.
+            mapping.lock()?;
+            // Closed later: that would have to wait for a synchronous write.
+            anyhow::Ok((bytes, mapping, reader))
         })?;
-        let waits = !aside.returns()?;
+        let waits = if aside.returns()? { None } else { Some(aside.place()) };
         early = Some((aside, waits));
     } else {
         drop(mapping);
@@ -109,9 +112,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.release(parked)?;
     let done = scene.finish(flight)?;
     scene.count("the write", done, PART);
-    let (mut mapping, mut waited) = (None, false);
+    let (mut mapping, mut waited) = (None, None);
     if let Some((aside, waits)) = early {
-        let (bytes, mapped) = aside.join()??;
+        let (bytes, mapped, _reader) = aside.join()??;
         let legal = [file.generation(1), file.generation(2)];
         scene.judge("reader during the write", &bytes, AT as u64, &legal);
         (mapping, waited) = (Some(mapped), waits);
@@ -122,8 +125,12 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         _ => scene.read(&reader, AT as u64, PART)?.map_err(anyhow::Error::from)?,
     };
     scene.judge("reader after the write", &bytes, AT as u64, &[file.generation(2)]);
-    if waited && scene.faults.is_empty() {
-        return Err(not_run("the target makes readers wait for a direct write: there is no such race"));
+    if let Some(place) = waited
+        && scene.faults.is_empty()
+    {
+        return Err(not_run(format!(
+            "the target makes readers wait for a direct write, there is no such race: {place}"
+        )));
     }
     Ok(())
 }

@@ -3,18 +3,20 @@
 //! Whatever the server got, the store came later than the write-back began, so it must reach the file in the
 //! end: the page has to be dirty again. Since 6.16 FUSE writes back the live page, before it a copy.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::event::Actor;
-use crate::fork::Task;
+use crate::fork::{Child, Task};
 use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::raw_server::{Settings, Which};
-use crate::scene::{BOUND, Open, RENDEZVOUS, Scene};
+use crate::scene::{BOUND, Open, RENDEZVOUS, Scene, Stamped};
 use crate::stamp::Legal;
 use crate::target::Target;
 use crate::variant::Variant;
@@ -52,12 +54,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let mapping = Mapping::shared(&handle, LEN)?;
     mapping.store(0, &file.content(2, 0, LEN));
     handle.sync_all().context("fsync")?;
-    // The rule before the page is dirty: to find the blocks behind a loop device writes back what is. And one store
-    // makes it dirty, for the kernel may write it back at once, and a second one would have to wait for that.
+    // The rule before the page is dirty: to find the blocks behind a loop device writes back what is.
     let parked = scene.park("write", &file, (0, 4096), variant.phase_or_received())?;
-    mapping.store(0, &file.content(2, 0, 1));
-    let other = scene.open(&file, Open::Buffered)?;
-    let sync = scene.aside("fsync", move || other.sync_all())?;
+    let sync = write_back(scene, &file, &handle, &mapping, 1)?;
     scene.meet(parked, 1)?;
     let mut generation = 2;
     let mut store = None;
@@ -70,7 +69,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         generation = 3;
     }
     scene.release(parked)?;
-    sync.join()?.context("fsync")?;
+    end(sync)?;
     if let Some(store) = store {
         store.join()?;
     }
@@ -84,6 +83,28 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         handle.read_exact_at(&mut bytes, 0).context("read")?;
     }
     scene.judge("the file", &bytes, 0, &[file.generation(generation)]);
+    Ok(())
+}
+
+/// A child that makes pages of the file dirty and writes them back.
+///
+/// The kernel may begin to write a page back as soon as it is dirty, before the instruction that stores is done: then
+/// that one waits for what is parked, and nobody else may. What is stored is the first byte of a stamp, which is the
+/// same in all generations.
+fn write_back(
+    scene: &mut Scene<'_>,
+    file: &Stamped,
+    handle: &File,
+    mapping: &Mapping,
+    pages: usize,
+) -> anyhow::Result<Child> {
+    scene.event(Actor::Test, "a store and fsync, by a child");
+    let byte = file.content(2, 0, 1)[0];
+    scene.fork(Task::StoreSync { at: mapping.address(0), pages, byte, file: handle.as_raw_fd() })
+}
+
+fn end(sync: Child) -> anyhow::Result<()> {
+    ensure!(sync.finish(BOUND)? == 0, "fsync failed in the child");
     Ok(())
 }
 
@@ -102,22 +123,17 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: true };
     let (mut server, file) = scene.raw_server(settings)?;
     let handle = scene.open(&file, Open::Buffered)?;
-    let other = scene.open(&file, Open::Buffered)?;
     let mapping = Mapping::shared(&handle, LEN)?;
     let is_late = variant.act == "spliced-late";
     mapping.store(0, &file.content(2, 0, LEN));
     handle.sync_all().context("fsync")?;
     server.hold(Which::Write, is_late)?;
-    // One store a page, as above.
-    for page in (0..LEN).step_by(PAGE) {
-        mapping.store(page, &file.content(2, page as u64, 1));
-    }
-    let sync = scene.aside("fsync", move || other.sync_all())?;
+    let sync = write_back(scene, &file, &handle, &mapping, LEN / PAGE)?;
     server.meet()?;
     let mut legal = vec![file.generation(2)];
     let mut sync = Some(sync);
     if is_late && let Some(sync) = sync.take() {
-        sync.join()?.context("fsync")?;
+        end(sync)?;
     }
     let (mut neighbour, mut child) = (None, None);
     if scene.race() {
@@ -147,8 +163,8 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.note(format!("the pipe shows the later store: {is_live}"));
     if let Some(sync) = sync {
         let sent = server.answer(false)?;
-        anyhow::ensure!(sent.is_ok(), "the answer was refused: {sent:?}");
-        sync.join()?.context("fsync")?;
+        ensure!(sent.is_ok(), "the answer was refused: {sent:?}");
+        end(sync)?;
     }
     if let Some(child) = child {
         child.finish(BOUND)?;

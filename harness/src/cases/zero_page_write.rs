@@ -2,17 +2,21 @@
 //!
 //! The zero page is shared by everybody, so it is neither pinned nor counted (6.5). A store while the write is
 //! in flight gives the program a page of its own; the file gets zeroes, or the store's byte where that came
-//! first, and the zero page stays zero.
+//! first, and the zero page stays zero. One call may name the same untouched page twice: the first kernel that did
+//! not count the zero page as a pin broke there (UDF on a loop device, before 6.5 was released).
+
+use std::fs::File;
 
 use inflight::gate::Phase;
 
 use crate::case::{Case, Reach};
-use crate::engine::{Engine, Io};
+use crate::engine::{Done, Engine, Flight, Io};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::pins;
-use crate::scene::{Open, Scene};
+use crate::scene::{Aside, Open, Scene};
 use crate::stamp::Legal;
+use crate::sys;
 use crate::variant::Variant;
 use crate::verdict::Class;
 
@@ -34,13 +38,16 @@ fn variants() -> Vec<Variant> {
             all.push(Variant::new(act).engine(engine));
         }
     }
+    all.push(Variant::new("twice"));
     all
 }
 
+/// Bytes of the memory.
 const LEN: usize = 4096;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let file = scene.file(LEN as u64)?;
+    let times = if variant.act == "twice" { 2 } else { 1 };
+    let file = scene.file((times * LEN) as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(Memory::Zero, LEN)?;
     if variant.act == "read-touched" && buffer.load(0) != 0 {
@@ -48,28 +55,54 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     let before = pins::balance().ok();
     let parked = scene.park("write", &file, (0, LEN as u64), Phase::Received)?;
-    let io = Io::write(&handle, &buffer, 0..LEN, 0);
-    let flight = scene.start(variant.engine_or_pread(), io)?;
+    let flight = start(scene, variant, &handle, &buffer)?;
     scene.meet(parked, 1)?;
     if let Some((before, during)) = before.zip(pins::balance().ok()) {
         scene.note(format!("pins while the write is in flight: {:+}", during - before));
     }
-    let mut legal = vec![Legal::Zero];
     if scene.race() {
         scene.event(Actor::Racer, "store");
         buffer.write(0, &file.content(2, 0, LEN));
-        legal.push(file.generation(2));
     }
     scene.release(parked)?;
-    let done = scene.finish(flight)?;
-    scene.count("the write", done, LEN);
+    let done = match flight {
+        Started::Once(flight) => scene.finish(flight)?,
+        Started::Twice(call) => call.join()?,
+    };
+    scene.count("the write", done, times * LEN);
     scene.forget(&file)?;
     let reader = scene.open(&file, Open::Buffered)?;
-    let bytes = scene.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
-    scene.judge("the file", &bytes, 0, &legal);
+    let bytes = scene.read(&reader, 0, times * LEN)?.map_err(anyhow::Error::from)?;
+    for (part, name) in bytes.chunks(LEN).zip(["the file", "its second page"]) {
+        // What the memory held: stamps of the beginning of the file, wherever they were written to.
+        let stored = scene.race().then(|| file.generation(2));
+        scene.judge(name, part, 0, &[Some(Legal::Zero), stored].into_iter().flatten().collect::<Vec<_>>());
+    }
     let fresh = Buffer::new(Memory::Zero, LEN)?;
     if fresh.bytes(0, LEN).iter().any(|&byte| byte != 0) {
         scene.fault(Class::Foreign, "the zero page is not zero any more");
     }
     Ok(())
+}
+
+/// A write in flight.
+enum Started {
+    Once(Flight),
+    /// pwritev(2) of the same memory twice.
+    Twice(Aside<Done>),
+}
+
+fn start(
+    scene: &mut Scene<'_>,
+    variant: &Variant,
+    handle: &File,
+    buffer: &Buffer,
+) -> anyhow::Result<Started> {
+    if variant.act == "twice" {
+        let (handle, memory) = (handle.try_clone()?, buffer.ptr() as usize);
+        let call = move || sys::write_twice(&handle, memory as *const u8, LEN);
+        return Ok(Started::Twice(scene.aside("pwritev of one page twice", call)?));
+    }
+    let io = Io::write(handle, buffer, 0..LEN, 0);
+    Ok(Started::Once(scene.start(variant.engine_or_pread(), io)?))
 }

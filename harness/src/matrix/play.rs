@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use anyhow::Context;
 use nix::errno::Errno;
 
 use super::Cell;
-use super::action::{self, Action, After, CANARY, STORE_AT, STORED};
+use super::action::{self, Action, After, CANARY};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
@@ -18,19 +17,18 @@ use crate::engine::{Engine, Io, Way};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::{Aside, BOUND, Open, PATIENCE, Parked, RENDEZVOUS, Scene, Stamped};
-use crate::stamp::Legal;
 use crate::target::Target;
 use crate::verdict::{Class, Stop, no_proof, not_run};
 
 /// What a combination needs before anything is parked.
-struct Set {
-    file: Stamped,
+pub(super) struct Set {
+    pub(super) file: Stamped,
     handle: Option<Arc<File>>,
     /// Sees the file through the page cache.
-    reader: File,
-    held: Option<Held>,
-    offset: usize,
-    len: usize,
+    pub(super) reader: File,
+    pub(super) held: Option<Held>,
+    pub(super) offset: usize,
+    pub(super) len: usize,
     /// What is written, as far as memory does not hold it.
     source: Vec<u8>,
 }
@@ -158,175 +156,6 @@ impl Set {
         }
         Ok(After::default())
     }
-
-    /// Judges the count, and what the I/O brought, or left in memory.
-    fn judge_io(
-        &self,
-        scene: &mut Scene<'_>,
-        cell: &Cell,
-        outcome: Option<&Outcome>,
-        after: &mut After,
-    ) -> anyhow::Result<()> {
-        let Some((done, brought)) = outcome else {
-            return self.judge_survivor(scene, cell);
-        };
-        let race = scene.race();
-        if let Some(due) = oracle::is_due(cell, race, *done) {
-            if !due {
-                scene.fault(Class::Errno, format!("the I/O returned {done:?}"));
-            }
-            return Ok(());
-        }
-        match *done {
-            Ok(count) if count < self.len && oracle::may_be_short(cell, race) => {}
-            done if !scene.count("the I/O", done, self.len) => return Ok(()),
-            _ => {}
-        }
-        let count = done.unwrap_or(0);
-        let legal = oracle::read(cell, &self.file, race);
-        match &self.held {
-            None if cell.op.way == Way::Read => {
-                if brought.len() != count {
-                    let text = format!("returned {count}, brought {} bytes", brought.len());
-                    scene.fault(Class::Short, text);
-                }
-                scene.judge("what came", brought, 0, &legal);
-            }
-            Some(held) => self.judge_memory(scene, cell, held, count, &legal, after),
-            None => {}
-        }
-        if let Some(child) = after.child.take()
-            && child.finish(BOUND)? == 1
-        {
-            scene.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
-        }
-        Ok(())
-    }
-
-    fn judge_memory(
-        &self,
-        scene: &mut Scene<'_>,
-        cell: &Cell,
-        held: &Held,
-        count: usize,
-        legal: &[Legal],
-        after: &After,
-    ) {
-        let race = scene.race();
-        let cuts = matches!(cell.action, Action::Cut | Action::CutGrow);
-        if race && cuts && cell.kind == Kind::SelfMap {
-            // The memory itself was cut off; what it is afterwards is judged as part of the file.
-            return;
-        }
-        let is_read = cell.op.way == Way::Read;
-        if after.canary && (cell.op.holds_pages() || !is_read) {
-            if held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY) {
-                let text = "data arrived in pages that were mapped at the old address later";
-                scene.fault(Class::Foreign, text);
-            }
-        } else if is_read {
-            let mut bytes = held.buffer.bytes(0, count);
-            if race {
-                oracle::forgive_stores(cell, &mut bytes, legal);
-            }
-            scene.judge("the memory", &bytes, 0, legal);
-        }
-        if let Some(moved) = after.moved.as_ref().filter(|_| is_read) {
-            let legal = if cell.op.holds_pages() { legal } else { &[Legal::Poison] };
-            scene.judge("the moved pages", &moved.bytes(0, count), 0, legal);
-        }
-        let stored = race && cell.action.stores() && cell.kind != Kind::ReadOnly;
-        let is_rewritten = cell.action == Action::Store && !is_read;
-        if stored && !is_rewritten && STORE_AT >= self.len && held.buffer.load(STORE_AT) != STORED {
-            scene.fault(Class::Lost, format!("the store to byte {STORE_AT} is gone"));
-        }
-    }
-
-    /// The I/O was another process's: memory that we share with it may have the data, our own must not.
-    fn judge_survivor(&self, scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
-        if let (Some(held), Way::Read) = (&self.held, cell.op.way) {
-            let mut legal = vec![Legal::Poison];
-            if !cell.kind.is_private() {
-                legal.push(self.file.generation(1));
-            }
-            scene.judge("our memory", &held.buffer.bytes(0, self.len), 0, &legal);
-        }
-        Ok(())
-    }
-
-    /// Data that was read into a mapping of a file is in the file.
-    fn judge_mapped(
-        &self,
-        scene: &mut Scene<'_>,
-        cell: &Cell,
-        outcome: Option<&Outcome>,
-    ) -> anyhow::Result<()> {
-        let mapped = self.held.as_ref().and_then(|held| held.mapped.as_ref());
-        let Some((file, handle, offset)) = mapped.filter(|_| cell.op.way == Way::Read) else {
-            return Ok(());
-        };
-        let cuts =
-            matches!(cell.action, Action::Cut | Action::CutGrow | Action::Punch | Action::Zero);
-        let (Some((Ok(count), _)), false) = (outcome, scene.race() && cuts) else { return Ok(()) };
-        handle.sync_all().context("fsync of the mapped file")?;
-        drop_cache(file, handle)?;
-        let mut bytes = scene.read(handle, *offset, *count)?.map_err(anyhow::Error::from)?;
-        // What is copied goes to what is mapped at the address by then.
-        let left = matches!(cell.action, Action::Munmap | Action::Mremap) && scene.race();
-        let legal = match left && !cell.op.holds_pages() {
-            true => [Legal::Poison],
-            false => [self.file.generation(1)],
-        };
-        if scene.race() {
-            oracle::forgive_stores(cell, &mut bytes, &legal);
-        }
-        scene.judge("the mapped file", &bytes, 0, &legal);
-        Ok(())
-    }
-
-    /// Judges the file: its size, what the kernel believes of it, its contents, and those of its neighbours.
-    fn judge_file(&self, scene: &mut Scene<'_>, cell: &Cell, after: &After) -> anyhow::Result<()> {
-        let race = scene.race();
-        if cell.op.way == Way::Write && !cell.op.is_direct() {
-            self.reader.sync_all().context("fsync")?;
-            drop_cache(&self.file, &self.reader)?;
-        }
-        let (mut sizes, pieces) = oracle::file(cell, &self.file, race, self.offset, self.len);
-        if race && cell.action == Action::Cut && sizes.len() > 1 {
-            let ino = self.reader.metadata()?.ino();
-            match scene.was_cut_before_write(ino, self.offset as u64)? {
-                Some(true) => sizes.retain(|&size| size > 0),
-                Some(false) => sizes.retain(|&size| size == 0),
-                None => {}
-            }
-        }
-        let believed = self.reader.metadata()?.len();
-        let size = match crate::sys::refresh(&self.file.path) {
-            Ok(size) => size,
-            // It was unlinked: nobody else can be asked.
-            Err(_) if race && cell.action == Action::Unlink => believed,
-            Err(error) => return Err(error),
-        };
-        if believed != size || !sizes.contains(&(size as usize)) {
-            let text =
-                format!("fstat said {believed} bytes, the file has {size}, must be {sizes:?}");
-            scene.fault(Class::Short, text);
-        }
-        // Asked for more than there is: the end is where it must be.
-        let bytes = scene.read(&self.reader, 0, size as usize + PAGE)?;
-        let bytes = bytes.map_err(anyhow::Error::from)?;
-        scene.count("reading the file", Ok(bytes.len()), size as usize);
-        for piece in pieces {
-            let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
-            scene.judge("the file", &bytes[from..to], from as u64, &piece.legal);
-        }
-        for other in &after.others {
-            let handle = scene.open(other, Open::Buffered)?;
-            let bytes = scene.read(&handle, 0, SPACE)?.map_err(anyhow::Error::from)?;
-            scene.judge("a new file", &bytes, 0, &[other.generation(1)]);
-        }
-        Ok(())
-    }
 }
 
 /// Whether a flag is refused is found out on a file of its own.
@@ -435,10 +264,4 @@ fn aborted(
         scene.fault(Class::Foreign, "the late answer was written to memory in other use");
     }
     Ok(())
-}
-
-fn drop_cache(file: &Stamped, handle: &File) -> anyhow::Result<()> {
-    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-    nix::fcntl::posix_fadvise(handle, 0, 0, advice)
-        .with_context(|| format!("fadvise {}", file.path.display()))
 }

@@ -7,7 +7,7 @@ use crate::expect::EVER;
 use crate::kernel::Version;
 use crate::memory::Memory;
 use crate::observe::splice::How;
-use crate::observe::{files, fork, pins, register, sockets, splice};
+use crate::observe::{files, fork, passthrough, pins, register, scsi, sockets, splice};
 
 const fn row(
     id: &'static str,
@@ -25,6 +25,7 @@ const V6_6: Version = Version(6, 6, 0);
 const V6_7: Version = Version(6, 7, 0);
 const V6_9: Version = Version(6, 9, 0);
 const V5_12: Version = Version(5, 12, 0);
+const V5_13: Version = Version(5, 13, 0);
 
 /// Every mechanism, seed by seed.
 pub const ALL: &[Mechanism] = &[
@@ -178,10 +179,17 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "0.22",
-        "FUSE passthrough hands the iterator to the backing file",
-        "FUSE_PASSTHROUGH",
-        Nothing("the server keeps its files in an image: there is no backing file"),
-        &[],
+        "FUSE passthrough hands a buffered splice to the file below",
+        "splice(2) from a file that a server passes through to ext4",
+        Folder("ext4", |at| passthrough::alias(at, How::Buffered)),
+        &[(V6_9, "page cache")],
+    ),
+    row(
+        "0.23",
+        "FUSE passthrough hands a direct splice to the file below",
+        "splice(2) from a file that a server passes through to ext4, O_DIRECT",
+        Folder("ext4", |at| passthrough::alias(at, How::Direct)),
+        &[(V6_9, "copies")],
     ),
     // Seed 0: the block layer.
     row(
@@ -228,17 +236,17 @@ pub const ALL: &[Mechanism] = &[
     ),
     row(
         "0.36",
-        "bio_map_user_iov",
-        "SG_IO, NVMe passthrough",
-        Nothing("needs a SCSI or NVMe device that takes commands from user space"),
-        &[],
+        "bio_map_user_iov extracts",
+        "a READ(10) by SG_IO from a SCSI disk",
+        Kernel(scsi::command),
+        &[(EVER, "not pinned"), (V6_5, "pinned")],
     ),
     row(
         "0.37",
-        "fs/direct-io.c",
-        "O_DIRECT on vfat, exfat, udf, ntfs3, ext2",
-        Nothing("the filesystems that use it are not among the targets"),
-        &[],
+        "fs/direct-io.c: do_direct_IO extracts",
+        "pread(2) from vfat, O_DIRECT",
+        Folder("vfat", pins::direct_read),
+        &[(EVER, "not pinned"), (V6_5, "pinned")],
     ),
     row(
         "0.38",
@@ -317,7 +325,8 @@ pub const ALL: &[Mechanism] = &[
         "a long pin moves the page out of a movable zone first",
         "io_uring_register(2), booted with movablecore=",
         Kernel(fork::out_of_movable),
-        &[(EVER, "moved out")],
+        // Before d1e153fea2a8 only pages of CMA were moved.
+        &[(EVER, "left there"), (V5_13, "moved out")],
     ),
     row(
         "1.11",

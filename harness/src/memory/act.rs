@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use anyhow::Context;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
@@ -14,9 +15,21 @@ impl Buffer {
     /// # Errors
     /// Those of the call.
     pub fn advise(&self, advice: MmapAdvise) -> anyhow::Result<()> {
-        let start = std::ptr::NonNull::new(self.base.cast()).expect("mapped");
+        self.advise_range(0..self.len, advice)
+    }
+
+    /// madvise(2) on some of its pages.
+    ///
+    /// # Errors
+    /// Those of the call.
+    ///
+    /// # Panics
+    /// When the range lies outside.
+    pub fn advise_range(&self, range: Range<usize>, advice: MmapAdvise) -> anyhow::Result<()> {
+        assert!(range.end <= self.len, "{range:?} of a buffer of {}", self.len);
+        let start = std::ptr::NonNull::new(self.at(range.start).cast()).expect("mapped");
         // SAFETY: the range is ours. Advice that empties it loses test data only.
-        unsafe { madvise(start, self.len, advice) }.with_context(|| format!("{advice:?}"))
+        unsafe { madvise(start, range.len(), advice) }.with_context(|| format!("{advice:?}"))
     }
 
     /// mprotect(2) on all of it.

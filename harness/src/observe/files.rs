@@ -16,7 +16,7 @@ use crate::scene::BOUND;
 use crate::sys;
 use crate::verdict::not_run;
 
-fn file(folder: &Path, content: &[u8]) -> anyhow::Result<NamedTempFile> {
+pub(super) fn file(folder: &Path, content: &[u8]) -> anyhow::Result<NamedTempFile> {
     let file = NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot make a file in {}", folder.display()))?;
     file.as_file().write_all_at(content, 0).context("write")?;

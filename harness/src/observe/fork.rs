@@ -3,6 +3,8 @@
 //! Since 5.9 a pinned page is copied for the child at fork, so parent and child have different frames; a page
 //! that is only referenced is shared as ever, and the copy is made for whoever stores first.
 
+use std::ops::Range;
+
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::Seen;
@@ -115,17 +117,18 @@ pub fn collapsed() -> anyhow::Result<Seen> {
 /// NOTRUN without a movable zone (boot with `movablecore=`) or page frames.
 pub fn out_of_movable() -> anyhow::Result<Seen> {
     let zones = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
-    let Some((first, end)) = movable(&zones) else {
+    let zones = movable(&zones);
+    if zones.is_empty() {
         return Err(not_run("no memory in ZONE_MOVABLE (boot with movablecore=)"));
-    };
+    }
     let buffer = Buffer::new(Memory::Anon, 256 * PAGE)?;
     let own = Pagemap::of("self")?;
     let frames = || -> anyhow::Result<Vec<u64>> {
         let frame = |page| own.frame(buffer.at(page * PAGE) as usize)?.ok_or_else(unknown);
         (0..256).map(frame).collect()
     };
-    let inside =
-        |frames: &[u64]| frames.iter().filter(|frame| (first..end).contains(*frame)).count();
+    let is_inside = |frame: &&u64| zones.iter().any(|zone| zone.contains(frame));
+    let inside = |frames: &[u64]| frames.iter().filter(is_inside).count();
     let before = inside(&frames()?);
     if before == 0 {
         return Err(not_run("no page of the buffer came from ZONE_MOVABLE"));
@@ -138,16 +141,19 @@ pub fn out_of_movable() -> anyhow::Result<Seen> {
     Ok(Seen::new(word, format!("{before} of 256 pages in ZONE_MOVABLE before, {after} after")))
 }
 
-/// Frames of the first movable zone that has any.
-fn movable(zones: &str) -> Option<(u64, u64)> {
-    let zone = zones.split("Node ").find(|zone| {
-        let mut words = zone.lines().next().unwrap_or("").split_whitespace();
+/// Frames of the movable zones that have any: each node has one.
+fn movable(zones: &str) -> Vec<Range<u64>> {
+    let frames = |zone: &str| {
+        let mut words = zone.lines().next()?.split_whitespace();
         let named = words.nth(2) == Some("Movable");
-        named && field(zone, "managed").is_some_and(|pages| pages > 0)
-    })?;
-    let first = zone.lines().find_map(|line| line.trim().strip_prefix("start_pfn:"))?;
-    let first: u64 = first.trim().parse().ok()?;
-    Some((first, first + field(zone, "spanned")?))
+        if !named || field(zone, "managed")? == 0 {
+            return None;
+        }
+        let first = zone.lines().find_map(|line| line.trim().strip_prefix("start_pfn:"))?;
+        let first: u64 = first.trim().parse().ok()?;
+        Some(first..first + field(zone, "spanned")?)
+    };
+    zones.split("Node ").filter_map(frames).collect()
 }
 
 fn field(zone: &str, name: &str) -> Option<u64> {
@@ -163,14 +169,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_movable_zone_is_found_when_it_has_memory() {
+    fn movable_zones_are_found_when_they_have_memory() {
         let zone = |managed: u64| {
             format!(
                 "Node 0, zone   Normal\n  pages free 5\n        spanned  9\n        managed  7\n  start_pfn:           1\n\
                  Node 0, zone  Movable\n  pages free 5\n        spanned  100\n        managed  {managed}\n  start_pfn:           4096\n"
             )
         };
-        assert_eq!(movable(&zone(90)), Some((4096, 4196)));
-        assert_eq!(movable(&zone(0)), None);
+        let both = zone(90) + &zone(0) + &zone(1);
+        assert_eq!(movable(&both), [4096..4196, 4096..4196]);
     }
 }

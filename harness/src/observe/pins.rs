@@ -22,7 +22,7 @@ use crate::sys;
 use crate::verdict::not_run;
 
 /// Pages that one call is asked to move.
-const PAGES: usize = 1024;
+pub(super) const PAGES: usize = 1024;
 const LEN: usize = PAGES * PAGE;
 
 /// Counts the pins of a call that moves so many pages: `pinned` or `not pinned`. What others pin meanwhile is

@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::{BOUND, PATIENCE, RENDEZVOUS, Scene};
 use crate::event::Actor;
+use crate::stacks;
 use crate::verdict::Stop;
 
 impl Scene<'_> {
@@ -100,6 +101,12 @@ impl<T> Aside<T> {
         let call = std::fs::read_to_string(format!("/proc/self/task/{}/syscall", self.thread));
         let number = call.unwrap_or_default().split(' ').next().and_then(|word| word.parse().ok());
         number == Some(nix::libc::SYS_io_uring_register)
+    }
+
+    /// Where it waits: functions of the kernel, as far as we may know.
+    pub fn place(&self) -> String {
+        let pid = std::process::id().cast_signed();
+        stacks::thread(pid, self.thread).unwrap_or_else(|| "where is not known".to_owned())
     }
 
     /// Waits for its end.

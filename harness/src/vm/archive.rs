@@ -173,5 +173,8 @@ mod tests {
         let has = |part: &str| libraries.iter().any(|file| file.to_string_lossy().contains(part));
         assert!(has("libc.so") && has("ld-linux"), "{libraries:?}");
         assert_eq!(library("\tlinux-vdso.so.1 (0x00007ffd)"), None);
+        // ldconfig(8) is linked statically, for it repairs what the others need.
+        let alone = Path::new("/sbin/ldconfig");
+        assert!(!alone.exists() || super::libraries(alone).unwrap().is_empty());
     }
 }

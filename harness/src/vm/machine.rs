@@ -73,6 +73,10 @@ pub struct Parts {
     pub disk: Option<OwnedFd>,
     /// Whether messages go over the second serial line, for want of a virtio port.
     pub serial: bool,
+    /// How much of the memory is for pages that can be moved only, in MiB.
+    pub movable_mib: u64,
+    /// Whether it gets a SCSI disk, which reads as zeroes.
+    pub with_scsi: bool,
     /// Where the kernel's own console is written.
     pub console: PathBuf,
 }
@@ -145,14 +149,23 @@ fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| all.extend(words.iter().map(|&word| word.to_owned()));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    add(&["-machine", "pc", "-accel", accel, "-cpu", cpu, "-smp", "2,sockets=2,cores=1,threads=1"]);
+    add(&[
+        "-machine",
+        "pc,mem-merge=off",
+        "-accel",
+        accel,
+        "-cpu",
+        cpu,
+        "-smp",
+        "2,sockets=2,cores=1,threads=1",
+    ]);
     add(&["-m", &MEMORY_MIB.to_string()]);
     for node in ["0", "1"] {
         add(&["-object", &format!("memory-backend-ram,id=memory{node},size={half}M")]);
         add(&["-numa", &format!("node,nodeid={node},cpus={node},memdev=memory{node}")]);
     }
     add(&["-kernel", &path(&parts.image), "-initrd", &fd_path(&parts.initramfs)]);
-    add(&["-append", &command_line()]);
+    add(&["-append", &command_line(parts.movable_mib)]);
     add(&["-chardev", &format!("file,id=console,path={}", path(&parts.console))]);
     add(&["-serial", "chardev:console"]);
     add(&["-chardev", "file,id=events,path=/dev/stdout"]);
@@ -161,6 +174,10 @@ fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
     } else {
         add(&["-device", "virtio-serial-pci"]);
         add(&["-device", &format!("virtserialport,chardev=events,name={PORT}")]);
+    }
+    if parts.with_scsi {
+        add(&["-blockdev", "driver=null-co,node-name=zeroes,size=67108864,read-zeroes=on"]);
+        add(&["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=zeroes"]);
     }
     if let Some(disk) = &parts.disk {
         let file = fd_path(disk);
@@ -178,7 +195,7 @@ fn fd_path(file: &OwnedFd) -> String {
 /// A panic reboots at once, and a reboot ends the machine. A busy host's timer may come late: that is no reason to
 /// panic (no_timer_check). Nobody attacks this guest, and grace periods that do not
 /// wait for idle processors make unmounting fast under translation.
-fn command_line() -> String {
+fn command_line(movable_mib: u64) -> String {
     let words = [
         "console=ttyS0",
         "loglevel=7",
@@ -189,5 +206,6 @@ fn command_line() -> String {
         "rcupdate.rcu_expedited=1",
         "hugepages=16",
     ];
-    words.join(" ")
+    let movable = (movable_mib > 0).then(|| format!(" movablecore={movable_mib}M"));
+    words.join(" ") + &movable.unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! Watching a guest: until it is up, and then until its run has ended or it was lost.
 
+use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What the guest's own runner may need to clean up after a worker that was lost, on top of twice a variant's bound.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Within this a kernel has written its first line to the console, where a processor executes it.
+const FIRST_LINE: Duration = Duration::from_secs(3);
 
 /// What came of booting.
 #[derive(Clone, Debug)]
@@ -69,7 +73,21 @@ impl Lost {
 
 /// Waits for the first word of a guest.
 pub fn birth(machine: &Machine, bound: Duration) -> Birth {
-    match machine.messages.recv_timeout(bound) {
+    born(machine.messages.recv_timeout(bound), bound)
+}
+
+/// The same where it may well be that nothing is executed at all: then the console stays empty.
+pub fn trial(machine: &Machine, console: &Path, bound: Duration) -> Birth {
+    let first = machine.messages.recv_timeout(FIRST_LINE);
+    let speaks = console.metadata().is_ok_and(|console| console.len() > 0);
+    match first {
+        Err(RecvTimeoutError::Timeout) if speaks => birth(machine, bound),
+        other => born(other, FIRST_LINE),
+    }
+}
+
+fn born(message: Result<Result<Message, String>, RecvTimeoutError>, bound: Duration) -> Birth {
+    match message {
         Ok(Ok(Message::Guest(State::Up { kernel, lacks }))) => Birth::Up { kernel, lacks },
         Ok(Ok(Message::Guest(State::Unfit { reason }))) => Birth::Unfit(reason),
         Ok(Ok(other)) => Birth::Lost(Lost::Garbled(format!("{other:?}"))),
