@@ -202,12 +202,14 @@ impl Share {
             Kind::NineP => diod::client(port, &export),
         };
         let mounted = mount(Some(&*source), &top, Some(kind.filesystem()), none, Some(&*options));
+        let log = || fs::read_to_string(self.folder.join(daemon::LOG)).unwrap_or_default();
         mounted.map_err(|errno| match errno {
             Errno::ENODEV => not_run(format!("this kernel has no {}", kind.filesystem())),
-            _ => anyhow::anyhow!("mount {} of {source} with {options}: {errno}", kind.name()),
+            _ => anyhow::anyhow!("mount {source} with {options}: {errno}; the server: {}", log()),
         })
     }
 
+    /// The folder that is served, as the server sees it.
     fn export(&self) -> PathBuf {
         self.folder.join("export")
     }

@@ -67,10 +67,11 @@ impl Touch {
         Ok(touch)
     }
 
-    /// Judges the parent's memory, of which `len` bytes were read from the beginning of the file, and the child's.
+    /// Judges the parent's memory, of which `len` bytes were read from the beginning of the file, and the child's;
+    /// says how the page was held at fork.
     ///
     /// # Errors
-    /// The child did not end: HANG. NOPROOF when nobody held the page.
+    /// The child did not end: HANG.
     pub fn judge(
         self,
         scene: &mut Scene<'_>,
@@ -78,7 +79,7 @@ impl Touch {
         file: &Stamped,
         len: usize,
         is_shared: bool,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Held>> {
         let upto = len.min(STORE_AT);
         scene.judge("parent", &buffer.bytes(0, upto), 0, &[file.generation(1)]);
         let wanted = if self.stored { 1 } else { POISON };
@@ -92,10 +93,17 @@ impl Touch {
         {
             scene.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
         }
-        // With one page and no harm nobody held that page: the I/O did not go to it at all.
-        if self.held == Some(Held::Shared) && !is_shared && scene.faults.is_empty() {
-            return Err(no_proof("the page was not held during the read: was it direct I/O?"));
-        }
-        Ok(())
+        Ok(self.held)
     }
+}
+
+/// With one page and no harm nobody held that page: the I/O did not go to private memory itself.
+///
+/// # Errors
+/// NOPROOF if so.
+pub fn prove(scene: &Scene<'_>, held: Option<Held>) -> anyhow::Result<()> {
+    if held == Some(Held::Shared) && scene.faults.is_empty() {
+        return Err(no_proof("the page was not held during the read: was it direct I/O?"));
+    }
+    Ok(())
 }

@@ -311,8 +311,10 @@ fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Resu
             None => return Err(not_run(format!("{tool} is not installed"))),
         }
     }
-    // Servers look up whom they serve as.
+    // Servers look up whom they serve as, and whom they serve.
     archive.add("/etc/passwd", b"root:x:0:0:root:/:/bin/true\n")?;
+    archive.add("/etc/hosts", b"127.0.0.1 localhost\n")?;
+    archive.add("/etc/nsswitch.conf", b"passwd: files\nhosts: files\n")?;
     for program in network.iter().flat_map(|kind| kind.programs()) {
         // Without it the case says that it is missing.
         if let Some(file) = sys::find_program(program) {

@@ -10,7 +10,7 @@ use crate::expect::{EVER, Expected};
 use crate::kernel::Version;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::{Open, Scene};
-use crate::touch::{HALF, Touch};
+use crate::touch::{HALF, Touch, prove};
 use crate::variant::Variant;
 use crate::verdict::{Class, not_run};
 
@@ -118,5 +118,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.release(parked)?;
     let done = scene.finish(flight)?;
     scene.count("the read", done, len);
-    touch.judge(scene, &buffer, &file, len, variant.memory_or_anon().is_shared())
+    let is_shared = variant.memory_or_anon().is_shared();
+    let held = touch.judge(scene, &buffer, &file, len, is_shared)?;
+    if is_shared { Ok(()) } else { prove(scene, held) }
 }

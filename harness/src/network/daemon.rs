@@ -15,6 +15,9 @@ use crate::session;
 use crate::sys;
 use crate::verdict::not_run;
 
+/// Name of a server's log in its folder.
+pub const LOG: &str = "server.log";
+
 /// Longest that one may take to listen, or to end.
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -41,7 +44,7 @@ impl Daemon {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(program);
         prepare(&mut command, address)?;
-        let path = folder.join("server.log");
+        let path = folder.join(LOG);
         let log = File::create(&path)?;
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = command.spawn().with_context(|| name.to_owned())?;
