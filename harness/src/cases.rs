@@ -55,6 +55,7 @@ cases! {
     reply_beside,
     server_pins,
     iterator_kinds,
+    cached_share,
     storm,
     matrix,
     meta_fail,

@@ -3,6 +3,7 @@
 //! Server, proxy and client live in a network namespace of their own, so that no port and no server of the machine is in
 //! the way.
 
+pub mod cache;
 mod daemon;
 mod diod;
 mod knfsd;
@@ -68,7 +69,7 @@ impl Kind {
     /// modules.dep does not show. A kernel need not have them all.
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            Kind::Nfs => &["nfsd", "nfs", "nfsv4"],
+            Kind::Nfs => &["nfsd", "nfs", "nfsv4", "cachefiles"],
             Kind::Cifs => &[
                 "md4",
                 "md5",
@@ -132,6 +133,15 @@ impl Kind {
     }
 }
 
+/// Whether a client may keep what it reads in the machine's [cache](cache).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// It reads directly.
+    Off,
+    /// It uses the cache; cifs does not.
+    On,
+}
+
 /// A server of one of them.
 #[derive(Debug)]
 enum Server {
@@ -162,7 +172,7 @@ impl Share {
     ///
     /// # Errors
     /// NOTRUN when this machine lacks what it takes, otherwise what failed.
-    pub fn new(kind: Kind, folder: &Path) -> anyhow::Result<Share> {
+    pub fn new(kind: Kind, folder: &Path, caching: Caching) -> anyhow::Result<Share> {
         kind.check()?;
         fs::create_dir(folder).with_context(|| folder.display().to_string())?;
         let mut share = Share { folder: folder.to_owned(), proxy: None, server: None };
@@ -171,14 +181,14 @@ impl Share {
             let made = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
                 sys::loopback_up()?;
-                share.make(kind)
+                share.make(kind, caching)
             });
             made.join().map_err(|_| anyhow::anyhow!("making a share panicked"))?
         })?;
         Ok(share)
     }
 
-    fn make(&mut self, kind: Kind) -> anyhow::Result<()> {
+    fn make(&mut self, kind: Kind, caching: Caching) -> anyhow::Result<()> {
         let (export, top) = (self.export(), self.top());
         for folder in [&export, &top] {
             fs::create_dir(folder)?;
@@ -197,9 +207,9 @@ impl Share {
         let port = proxy.address().port();
         self.proxy = Some(proxy);
         let (source, options) = match kind {
-            Kind::Nfs => knfsd::client(port),
+            Kind::Nfs => knfsd::client(port, caching),
             Kind::Cifs => smbd::client(port),
-            Kind::NineP => diod::client(port, &export),
+            Kind::NineP => diod::client(port, &export, caching),
         };
         let mounted = mount(Some(&*source), &top, Some(kind.filesystem()), none, Some(&*options));
         let log = || fs::read_to_string(self.folder.join(daemon::LOG)).unwrap_or_default();

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use inflight::gate::Client;
 use nix::mount::{MsFlags, mount};
 
-use crate::network::{Kind, Share};
+use crate::network::{Caching, Kind, Share};
 use crate::session;
 use crate::sys;
 use crate::target::Target;
@@ -165,7 +165,7 @@ impl Stage {
             share.proxy()?.release()?;
             return Ok(Arc::clone(share));
         }
-        let share = Arc::new(Share::new(kind, &self.folder_beside(kind.name()))?);
+        let share = Arc::new(Share::new(kind, &self.folder_beside(kind.name()), Caching::Off)?);
         self.shares.push((kind, Arc::clone(&share)));
         Ok(share)
     }

@@ -7,7 +7,7 @@
 //! | BVEC | io_uring with a registered buffer; splice from an O_DIRECT file and to any; a loop device |
 //! | KVEC | execve reads the program's headers, a core dump writes most of its file so |
 //!
-//! XARRAY and FOLIOQ reach a local filesystem only through cachefiles. The control reads and writes with
+//! XARRAY and FOLIOQ reach a local filesystem only through cachefiles: IT2. The control reads and writes with
 //! pread and pwrite alone.
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

@@ -535,11 +535,9 @@ pub const ALL: &[Mechanism] = &[
     row(
         "4.3",
         "XARRAY and FOLIOQ",
-        "cachefiles below NFS or 9p",
-        Nothing(
-            "they reach a local filesystem only through cachefiles, with a network filesystem above",
-        ),
-        &[],
+        "a cache on ext4 for NFS or 9p: XARRAY before 6.12, FOLIOQ since (NFS: BVEC before 6.4)",
+        Case("ext4", "IT2"),
+        &[(EVER, "nothing harmed")],
     ),
     row(
         "4.4",

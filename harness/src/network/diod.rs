@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use super::Caching;
 use super::daemon::Daemon;
 
 /// The server.
@@ -26,10 +27,14 @@ pub fn start(export: &Path, folder: &Path) -> anyhow::Result<Daemon> {
 }
 
 /// What the client mounts, and with which options, through a proxy at this port.
-pub fn client(port: u16, export: &Path) -> (String, String) {
+pub fn client(port: u16, export: &Path, caching: Caching) -> (String, String) {
     let (host, export) = (Ipv4Addr::LOCALHOST, export.display());
+    let cache = match caching {
+        Caching::Off => "cache=none".to_owned(),
+        Caching::On => format!("cache=fscache,cachetag={}", super::cache::TAG),
+    };
     let options = format!(
-        "trans=tcp,port={port},version=9p2000.L,aname={export},uname=root,access=0,cache=none,msize=65536"
+        "trans=tcp,port={port},version=9p2000.L,aname={export},uname=root,access=0,{cache},msize=65536"
     );
     (host.to_string(), options)
 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
+use super::Caching;
 use super::tracker::Tracker;
 use crate::session;
 use crate::verdict::not_run;
@@ -96,10 +97,11 @@ fn tell(cache: &str, entry: &str) -> anyhow::Result<()> {
 }
 
 /// What the client mounts, and with which options, through a proxy at this port.
-pub fn client(port: u16) -> (String, String) {
+pub fn client(port: u16, caching: Caching) -> (String, String) {
     let host = Ipv4Addr::LOCALHOST;
+    let fsc = if caching == Caching::On { "fsc," } else { "" };
     let options = format!(
-        "vers=4.1,addr={host},clientaddr={host},port={port},proto=tcp,sec=sys,noresvport,soft,timeo=600,retrans=1"
+        "{fsc}vers=4.1,addr={host},clientaddr={host},port={port},proto=tcp,sec=sys,noresvport,soft,timeo=600,retrans=1"
     );
     (format!("{host}:/"), options)
 }

@@ -57,6 +57,8 @@ struct State {
     held: Vec<Held>,
     streams: Vec<TcpStream>,
     closed: bool,
+    /// Bytes of the answers that were passed on.
+    passed: u64,
 }
 
 impl State {
@@ -105,6 +107,11 @@ impl Proxy {
         self.address
     }
 
+    /// Bytes that the server has answered so far, without what is kept back.
+    pub fn passed(&self) -> u64 {
+        lock(&self.shared.state).passed
+    }
+
     /// Keeps back answers of at least `len` bytes from now on.
     pub fn hold(&self, len: usize) {
         lock(&self.shared.state).hold = Some(len);
@@ -129,6 +136,8 @@ impl Proxy {
             std::mem::take(&mut state.held)
         };
         let count = held.len();
+        lock(&self.shared.state).passed +=
+            held.iter().map(|held| held.message.len() as u64).sum::<u64>();
         for Held { to, message } in held {
             lock(&to).write_all(&message).context("send on an answer that was kept back")?;
         }
@@ -189,6 +198,7 @@ impl Shared {
                 state.held.push(Held { to: Arc::clone(client), message });
                 self.changed.notify_all();
             } else {
+                state.passed += len as u64;
                 drop(state);
                 lock(client).write_all(&message)?;
             }
