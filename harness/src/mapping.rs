@@ -70,6 +70,18 @@ impl Mapping {
         })
     }
 
+    /// Pages of it that are in the page cache (mincore(2)); all of them, where we may not know.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn resident(&self) -> anyhow::Result<usize> {
+        let mut pages = vec![0u8; self.len.div_ceil(4096)];
+        // SAFETY: the range is ours, and there is a byte for each of its pages.
+        let result = unsafe { libc::mincore(self.start.cast(), self.len, pages.as_mut_ptr()) };
+        nix::errno::Errno::result(result).context("mincore")?;
+        Ok(pages.iter().filter(|&&page| page & 1 != 0).count())
+    }
+
     /// Address of a byte.
     ///
     /// # Panics

@@ -8,7 +8,8 @@
 //! | since 6.12 | FOLIOQ: a queue of folios |
 //!
 //! No system call makes the last two for a local filesystem. The file is read from the server, which fills the cache,
-//! and read again until an answer comes that the server was not asked for. The control has no cache.
+//! the client forgets it, and it is read again until an answer comes that the server was not asked for: that is the
+//! cache's. The control has no cache.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -19,6 +20,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::case::{Case, Reach};
 use crate::event::Actor;
+use crate::mapping::Mapping;
 use crate::network::cache::Cache;
 use crate::network::{Caching, Kind, Share};
 use crate::scene::{RENDEZVOUS, Scene, Stamped};
@@ -63,7 +65,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         handle.read_exact_at(&mut bytes, 0).context("read from the share")?;
         let brought = share.proxy()?.passed() - before;
         scene.judge("the file", &bytes, 0, &[file.generation(1)]);
-        posix_fadvise(&handle, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).context("fadvise")?;
         if cache.is_none() {
             break;
         }
@@ -72,6 +73,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             scene.event(Actor::Test, text);
             break;
         }
+        forget(&handle, end)?;
         if Instant::now() >= end {
             let text = format!("the server was asked again each of {round} times: nothing came from the cache");
             return Err(no_proof(text));
@@ -80,4 +82,20 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     drop(share);
     drop(cache);
     Ok(())
+}
+
+/// Has the client forget the file. It keeps a page until that is in the cache.
+fn forget(handle: &File, end: Instant) -> anyhow::Result<()> {
+    let mapping = Mapping::private(handle, LEN)?;
+    loop {
+        posix_fadvise(handle, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).context("fadvise")?;
+        let left = mapping.resident()?;
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(no_proof(format!("the client does not let go of {left} pages")));
+        }
+        std::thread::yield_now();
+    }
 }

@@ -164,7 +164,7 @@ pub struct After {
     /// Whether fresh pages at the old address hold the canary.
     pub canary: bool,
     /// A change of the file that may have to wait.
-    pub change: Option<Aside<nix::Result<()>>>,
+    pub change: Option<Aside<(nix::Result<()>, File)>>,
     /// Files that may have got the blocks.
     pub others: Vec<Stamped>,
 }
@@ -272,7 +272,7 @@ pub fn on_file(
     let call = move || {
         let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let half = oracle::HALF as i64;
-        match action {
+        let done = match action {
             Action::Cut => nix::unistd::ftruncate(other.as_fd(), 0),
             Action::CutGrow => nix::unistd::ftruncate(other.as_fd(), 0)
                 .and_then(|()| nix::unistd::ftruncate(other.as_fd(), len)),
@@ -284,7 +284,9 @@ pub fn on_file(
                 fallocate(other.as_fd(), FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, 0, half)
             }
             _ => nix::unistd::unlink(&path),
-        }
+        };
+        // Closed later: before 6.18 a FUSE file's close waits for a write in flight.
+        (done, other)
     };
     let mut change = scene.aside(action.name(), call)?;
     let is_over = change.settle()?;
@@ -304,8 +306,10 @@ impl After {
     /// HANG, or the change failed; NOTRUN where the target does not have it.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         match self.change.take().map(Aside::join).transpose()? {
-            Some(Err(Errno::EOPNOTSUPP)) => Err(not_run("the target does not have this change")),
-            Some(Err(errno)) => Err(errno).context("the change of the file"),
+            Some((Err(Errno::EOPNOTSUPP), _)) => {
+                Err(not_run("the target does not have this change"))
+            }
+            Some((Err(errno), _)) => Err(errno).context("the change of the file"),
             _ => Ok(()),
         }
     }

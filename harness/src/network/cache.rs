@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -37,6 +38,11 @@ impl Cache {
         tell(format!("tag {TAG}"))?;
         tell("bind".to_owned())
             .map_err(|error| not_run(format!("the target cannot be a cache: {error:#}")))?;
+        // Since 5.17 every new file of the cache begins without a name; the kernel finds out when it makes the first.
+        let options = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder);
+        options.map_err(|error| {
+            not_run(format!("the target cannot be a cache: O_TMPFILE: {error}"))
+        })?;
         Ok(Cache { _device: device })
     }
 }
