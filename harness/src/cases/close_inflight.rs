@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight::gate::{Phase, Record};
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
@@ -47,7 +47,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
     let ino = handle.metadata()?.ino();
-    let before = scene.requests("release", ino)?.len();
+    let before = settled(scene, ino)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
     let parked = scene.park("read", &file, (0, LEN as u64), variant.phase_or_received())?;
     let flight = scene.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..LEN, 0))?;
@@ -62,18 +62,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.count("the read", done, LEN);
     scene.judge("buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
     drop(handle);
-    let end = Instant::now() + BOUND;
     // io_uring and AIO drop the file when they please.
-    let releases = loop {
-        let releases = scene.requests("release", ino)?;
-        if releases.len() > before {
-            break releases;
-        }
-        if Instant::now() >= end {
-            return Err(Stop::Hang("the file was never released".to_owned()).into());
-        }
-        scene.next_record(Duration::from_millis(100))?;
-    };
+    let releases = releases(scene, ino, before + 1)?;
     let fresh = &releases[before..];
     if fresh.len() != 1 {
         scene.fault(Class::Errno, format!("released {} times", fresh.len()));
@@ -86,4 +76,27 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         scene.fault(Class::Errno, "released before the read was answered");
     }
     Ok(())
+}
+
+/// Waits for the RELEASE of every descriptor of the file but ours, for the kernel sends them when it pleases; gives how
+/// many those are. The server has seen one OPEN for each descriptor, and for the first one CREATE, which is the
+/// directory's: so without ours there are as many as there were OPENs.
+fn settled(scene: &mut Scene<'_>, ino: u64) -> anyhow::Result<usize> {
+    let opened = scene.requests("open", ino)?.len();
+    Ok(releases(scene, ino, opened)?.len())
+}
+
+/// Waits until there are at least so many RELEASEs of a file.
+fn releases(scene: &mut Scene<'_>, ino: u64, least: usize) -> anyhow::Result<Vec<Record>> {
+    let end = Instant::now() + BOUND;
+    loop {
+        let releases = scene.requests("release", ino)?;
+        if releases.len() >= least {
+            return Ok(releases);
+        }
+        if Instant::now() >= end {
+            return Err(Stop::Hang("the file was never released".to_owned()).into());
+        }
+        scene.next_record(Duration::from_millis(100))?;
+    }
 }
