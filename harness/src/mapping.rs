@@ -115,3 +115,23 @@ impl Drop for Mapping {
         let _ = unsafe { munmap(start, self.len) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn pages_are_resident_when_they_were_read_and_not_before() {
+        // On a disk: memory files have no pages to forget.
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all_at(&[1; 8 * 4096], 0).unwrap();
+        file.sync_all().unwrap();
+        let mapping = Mapping::private(&file, 8 * 4096).unwrap();
+        let forget = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        nix::fcntl::posix_fadvise(&file, 0, 0, forget).unwrap();
+        assert_eq!(mapping.resident().unwrap(), 0);
+        file.read_exact_at(&mut [0; 4096], 4096).unwrap();
+        assert!(mapping.resident().unwrap() >= 1);
+    }
+}

@@ -78,7 +78,7 @@ const CHARACTERS: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_u
 const SHOWING: [&str; 6] =
     ["af_alg", "algif_hash", "sha256_generic", "vfat", "virtio_scsi", "sd_mod"];
 /// The movable part of the memory of a guest that shows mechanisms, in MiB.
-const MOVABLE_MIB: u64 = 256;
+const MOVABLE_MIB: u64 = 512;
 
 /// How to make a machine.
 #[derive(Clone, Debug, clap::Args)]

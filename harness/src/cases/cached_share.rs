@@ -3,7 +3,8 @@
 //!
 //! | kernel | kind |
 //! |---|---|
-//! | before 6.4, NFS | BVEC: one page at a time |
+//! | before 5.17 | none for reads, which take pages of the cached file's page cache; KVEC for writes |
+//! | NFS before 6.4 | BVEC: one page at a time |
 //! | up to 6.11, netfslib (9p; NFS since 6.4) | XARRAY: the pages of the cached file |
 //! | since 6.12 | FOLIOQ: a queue of folios |
 //!

@@ -535,7 +535,7 @@ pub const ALL: &[Mechanism] = &[
     row(
         "4.3",
         "XARRAY and FOLIOQ",
-        "a cache on ext4 for NFS or 9p: XARRAY before 6.12, FOLIOQ since (NFS: BVEC before 6.4)",
+        "a cache on ext4 for NFS or 9p: XARRAY before 6.12, FOLIOQ since (NFS before 6.4: BVEC, before 5.17 neither)",
         Case("ext4", "IT2"),
         &[(EVER, "nothing harmed")],
     ),

@@ -111,6 +111,9 @@ pub fn collapsed() -> anyhow::Result<Seen> {
     })
 }
 
+/// Pages that are looked at for their zone.
+const LOOKED_AT: usize = 1024;
+
 /// A page in a movable zone that is pinned for long: it must be moved out first.
 ///
 /// # Errors
@@ -121,11 +124,11 @@ pub fn out_of_movable() -> anyhow::Result<Seen> {
     if zones.is_empty() {
         return Err(not_run("no memory in ZONE_MOVABLE (boot with movablecore=)"));
     }
-    let buffer = Buffer::new(Memory::Anon, 256 * PAGE)?;
+    let buffer = Buffer::new(Memory::Anon, LOOKED_AT * PAGE)?;
     let own = Pagemap::of("self")?;
     let frames = || -> anyhow::Result<Vec<u64>> {
         let frame = |page| own.frame(buffer.at(page * PAGE) as usize)?.ok_or_else(unknown);
-        (0..256).map(frame).collect()
+        (0..LOOKED_AT).map(frame).collect()
     };
     let is_inside = |frame: &&u64| zones.iter().any(|zone| zone.contains(frame));
     let inside = |frames: &[u64]| frames.iter().filter(is_inside).count();
@@ -138,7 +141,10 @@ pub fn out_of_movable() -> anyhow::Result<Seen> {
     done.map_err(|errno| not_run(format!("io_uring refuses the buffer: {errno}")))?;
     let after = inside(&frames()?);
     let word = if after == 0 { "moved out" } else { "left there" };
-    Ok(Seen::new(word, format!("{before} of 256 pages in ZONE_MOVABLE before, {after} after")))
+    Ok(Seen::new(
+        word,
+        format!("{before} of {LOOKED_AT} pages in ZONE_MOVABLE before, {after} after"),
+    ))
 }
 
 /// Frames of the movable zones that have any: each node has one.
