@@ -40,7 +40,7 @@ impl Frames {
     /// # Errors
     /// The flags cannot be read.
     pub fn free(&self) -> anyhow::Result<usize> {
-        self.count(|flags| flags & BUDDY != 0)
+        Ok(self.which(|flags| flags & BUDDY != 0)?.len())
     }
 
     /// How many of them are still what they were although nobody maps them: something holds them. Call
@@ -49,33 +49,39 @@ impl Frames {
     /// # Errors
     /// The flags cannot be read.
     pub fn kept(&self) -> anyhow::Result<usize> {
-        self.count(|flags| flags & (ANON | MMAP | SWAPCACHE) == ANON)
+        Ok(self.still()?.len())
     }
 
-    /// Waits until none is kept; gives what still is at the end of the bound.
+    /// Waits until each was seen not to be kept; gives how many were kept all the time until the end of the bound. A
+    /// frame that was given back belongs to others, who may keep it.
     ///
     /// # Errors
     /// As [`Frames::kept`].
     pub fn settle(&self, bound: Duration) -> anyhow::Result<usize> {
         let end = Instant::now() + bound;
-        loop {
-            let kept = self.kept()?;
-            if kept == 0 || Instant::now() >= end {
-                return Ok(kept);
-            }
+        let mut left = Frames(self.still()?);
+        while !left.0.is_empty() && Instant::now() < end {
             drain()?;
+            left = Frames(left.still()?);
         }
+        Ok(left.0.len())
     }
 
-    fn count(&self, wanted: impl Fn(u64) -> bool) -> anyhow::Result<usize> {
+    fn still(&self) -> anyhow::Result<Vec<u64>> {
+        self.which(|flags| flags & (ANON | MMAP | SWAPCACHE) == ANON)
+    }
+
+    fn which(&self, wanted: impl Fn(u64) -> bool) -> anyhow::Result<Vec<u64>> {
         let file = File::open("/proc/kpageflags").context("/proc/kpageflags")?;
-        let mut count = 0;
-        for frame in &self.0 {
+        let mut found = Vec::new();
+        for &frame in &self.0 {
             let mut flags = [0; 8];
             file.read_exact_at(&mut flags, frame * 8).context("read kpageflags")?;
-            count += usize::from(wanted(u64::from_le_bytes(flags)));
+            if wanted(u64::from_le_bytes(flags)) {
+                found.push(frame);
+            }
         }
-        Ok(count)
+        Ok(found)
     }
 }
 
