@@ -34,12 +34,24 @@ impl Pipe {
 
     /// splice(2) from a file: from an offset, or from its position.
     ///
+    /// It may bring less than is there: a buffered one what one readahead brought, a direct one the
+    /// pages that the kernel got at once, and that is one where the lists of free pages are busy
+    /// (`copy_splice_read` in fs/splice.c, `alloc_pages_bulk_noprof` in mm/page_alloc.c).
+    ///
     /// # Errors
     /// The errno of the call.
     pub fn fill(&self, file: &File, offset: Option<i64>, len: usize) -> Result<usize, Errno> {
         let mut at = offset.unwrap_or(0);
         let at = offset.is_some().then_some(&mut at);
         sys::splice(file.as_raw_fd(), at, self.into.as_raw_fd(), len, NONBLOCK)
+    }
+
+    /// splice(2) of the first `len` bytes of a file, call after call.
+    ///
+    /// # Errors
+    /// The errno of the first call.
+    pub fn fill_all(&self, file: &File, len: usize) -> Result<usize, Errno> {
+        sys::repeat(len, |at| self.fill(file, Some(at as i64), len - at))
     }
 
     /// write(2) of bytes that fit.

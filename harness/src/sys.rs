@@ -123,6 +123,27 @@ pub fn write_twice(file: &File, memory: *const u8, len: usize) -> Result<usize, 
     Errno::result(count).map(|count| count as usize)
 }
 
+/// Repeats a call that moves part of what is left, from what was moved on, until all is moved or it moves nothing.
+///
+/// # Errors
+/// The errno of the call, if it was the first to move anything; EINTR only repeats it.
+pub fn repeat(
+    len: usize,
+    mut call: impl FnMut(usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let mut moved = 0;
+    while moved < len {
+        match call(moved) {
+            Ok(0) => break,
+            Ok(count) => moved += count,
+            Err(Errno::EINTR) => {}
+            Err(_) if moved > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(moved)
+}
+
 /// splice(2), with offsets where the end is a file.
 ///
 /// # Errors

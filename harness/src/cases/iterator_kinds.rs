@@ -117,7 +117,7 @@ fn splices(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     let source = scene.file(LEN as u64)?;
     let direct = scene.open(&source, Open::Direct)?;
     let mut pipe = Pipe::new()?;
-    let count = pipe.fill(&direct, Some(0), LEN);
+    let count = pipe.fill_all(&direct, LEN);
     if scene.count("the splice", count, LEN) {
         let bytes = pipe.drain()?;
         scene.judge("the pipe", &bytes, 0, &[source.generation(1)]);

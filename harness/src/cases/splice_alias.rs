@@ -44,14 +44,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             .map_err(|errno| crate::verdict::not_run(format!("F_SETFL O_DIRECT: {errno}")))?;
     }
     let mut pipe = Pipe::new()?;
-    // A buffered splice may return what one readahead brought: repeat.
-    let mut held = 0;
-    while held < LEN {
-        scene.event(Actor::Test, format!("splice {held}+{}", LEN - held));
-        let count = pipe.fill(&handle, Some(held as i64), LEN - held).context("splice")?;
-        ensure!(count > 0, "splice returns 0 at {held} of {LEN}");
-        held += count;
-    }
+    scene.event(Actor::Test, format!("splice {LEN}"));
+    let held = pipe.fill_all(&handle, LEN).context("splice")?;
+    ensure!(held == LEN, "splice brings {held} of {LEN}");
     if scene.race() {
         scene.event(Actor::Racer, "overwrite");
         let other = scene.open(&file, Open::Buffered)?;

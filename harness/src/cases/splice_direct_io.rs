@@ -68,7 +68,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Buffered)?;
     let mut pipe = Pipe::new()?;
-    pipe.fill(&handle, Some(0), LEN).context("the first splice")?;
+    pipe.fill_all(&handle, LEN).context("the first splice")?;
     let bytes = pipe.drain()?;
     scene.judge("first splice", &bytes, 0, &[file.generation(1)]);
     let generation = if scene.race() {
@@ -112,7 +112,7 @@ fn run_empty(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
 fn take(handle: &File, act: &str) -> anyhow::Result<Vec<u8>> {
     if act.starts_with("splice") {
         let mut pipe = Pipe::new()?;
-        pipe.fill(handle, Some(0), LEN).context("splice")?;
+        pipe.fill_all(handle, LEN).context("splice")?;
         return pipe.drain();
     }
     let target = tempfile::tempfile()?;

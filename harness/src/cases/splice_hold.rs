@@ -36,12 +36,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let open = if how == "direct" { Open::Direct } else { Open::Buffered };
     let handle = scene.open(&file, open)?;
     let (mut pipe, mut copy) = (Pipe::new()?, Pipe::new()?);
-    let mut held = 0;
-    while held < LEN {
-        let count = pipe.fill(&handle, Some(held as i64), LEN - held).context("splice")?;
-        ensure!(count > 0, "splice returns 0 at {held} of {LEN}");
-        held += count;
-    }
+    let held = pipe.fill_all(&handle, LEN).context("splice")?;
+    ensure!(held == LEN, "splice brings {held} of {LEN}");
     let teed = pipe.tee(&copy, LEN).context("tee")?;
     let mut legal = vec![file.generation(1)];
     if scene.race() {

@@ -54,10 +54,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
                 .context("sendfile");
         }
         let pipe = Pipe::new()?;
-        let mut held = 0;
-        while held < LEN {
-            held += pipe.fill(&input, Some(held as i64), LEN - held).context("splice")?;
-        }
+        let held = pipe.fill_all(&input, LEN).context("splice")?;
+        anyhow::ensure!(held == LEN, "splice brings {held} of {LEN}");
         pipe.pour(&output, 0, LEN).context("splice into the file")
     })?;
     scene.meet(parked, 1)?;

@@ -3,9 +3,13 @@
 //! The direct splice-read allocates pages for all that was asked for, reads, and must trim the pipe to what
 //! was read. ITER_PIPE did this by reverting an iterator, and a truncate between the two was a famous bug
 //! (syzbot a440341a59e3b7142895). Count, pipe, contents and file position must agree exactly.
+//!
+//! The kernel may also get fewer pages than the splice asks for, and then asks the server for less
+//! ([`Pipe::fill`]). Nothing was cut short by us then: the variant is played again.
 
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 use inflight::gate::{Action, Phase};
@@ -16,8 +20,9 @@ use crate::event::Actor;
 use crate::expect::{EVER, Expected};
 use crate::pipe::Pipe;
 use crate::scene::{Open, Scene, Stamped};
+use crate::sys;
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {
     id: "SP5",
@@ -66,7 +71,38 @@ fn variants() -> Vec<Variant> {
     all
 }
 
+/// How often a splice that got fewer pages than it asked for is tried again.
+const TRIES: usize = 16;
+
+/// What became of a try.
+#[derive(PartialEq, Eq)]
+enum Play {
+    Judged,
+    /// The kernel asked for less than the splice did.
+    Starved,
+}
+
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+    for _ in 0..TRIES {
+        if play(scene, variant)? == Play::Judged {
+            return Ok(());
+        }
+    }
+    Err(no_proof(format!("{TRIES} splices in a row got fewer pages than they asked for")))
+}
+
+/// Whether the first READ of a file asked for less than `len` bytes: its splice got too few pages.
+fn starved(scene: &mut Scene<'_>, ino: u64, len: usize) -> anyhow::Result<bool> {
+    let reads = scene.requests("read", ino)?;
+    let asked = reads.iter().find(|read| read.offset == 0).map(|read| read.len);
+    let is_less = asked.is_some_and(|asked| asked < len as u64);
+    if is_less {
+        scene.note(format!("the kernel asked for {asked:?} of {len} bytes; again"));
+    }
+    Ok(is_less)
+}
+
+fn play(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<Play> {
     let (kind, cut) = variant.act.split_once('-').unwrap_or((variant.act, "0"));
     let cut = CUTS.iter().find(|(name, _)| *name == cut).context("unknown cut")?.1;
     let len = if kind == "eof" && scene.race() { cut } else { LEN };
@@ -95,6 +131,9 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.event(Actor::Test, format!("splice {LEN}"));
     let done = pipe.fill(&handle, None, LEN);
     scene.event(Actor::Test, format!("returned {done:?}"));
+    if starved(scene, handle.metadata()?.ino(), len)? {
+        return Ok(Play::Starved);
+    }
     if !wanted.contains(&done) {
         let class = if done.is_err() { Class::Errno } else { Class::Short };
         scene.fault(class, format!("splice returned {done:?}, must be one of {wanted:?}"));
@@ -107,14 +146,15 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     // What follows must be what follows: the pipe and the position are as good as new.
     handle.seek(SeekFrom::Start(position as u64))?;
     if len > position {
-        let rest = pipe.fill(&handle, None, len - position);
+        let left = len - position;
+        let rest = sys::repeat(left, |moved| pipe.fill(&handle, None, left - moved));
         if rest != Ok(len - position) {
             scene.fault(Class::Short, format!("the rest from {position}: {rest:?}"));
         }
         let bytes = pipe.drain()?;
         scene.judge("the rest", &bytes, position as u64, &[file.generation(1)]);
     }
-    Ok(())
+    Ok(Play::Judged)
 }
 
 /// A pipe must hold as much as the splice said, and of the file.
@@ -140,8 +180,9 @@ fn truncate(
     variant: &Variant,
     file: &Stamped,
     cut: usize,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Play> {
     let handle = scene.open(file, Open::Direct)?;
+    let ino = handle.metadata()?.ino();
     let phase = variant.phase_or_received();
     let parked = scene.park("read", file, (0, LEN as u64), phase)?;
     let splice = scene.aside("splice", move || -> anyhow::Result<_> {
@@ -157,10 +198,14 @@ fn truncate(
     cutter.join()??;
     scene.release(parked)?;
     let (mut pipe, done) = splice.join()??;
+    if starved(scene, ino, LEN)? {
+        return Ok(Play::Starved);
+    }
     // Before the read was applied the truncate came first; after it, either order was seen.
     let legal: &[usize] = if phase == Phase::Received { &[cut] } else { &[cut, LEN] };
     if !done.is_ok_and(|count| legal.contains(&count)) {
         scene.fault(Class::Short, format!("splice returned {done:?}, must be one of {legal:?}"));
     }
-    check(scene, file, &mut pipe, done.unwrap_or(0), LEN)
+    check(scene, file, &mut pipe, done.unwrap_or(0), LEN)?;
+    Ok(Play::Judged)
 }

@@ -243,44 +243,29 @@ impl Started {
     }
 }
 
-/// Repeats a call that moves part of what is left until all is moved, it moves nothing, or it fails.
-fn repeat(len: usize, mut call: impl FnMut(usize) -> Done) -> Done {
-    let mut moved = 0;
-    while moved < len {
-        match call(moved) {
-            Ok(0) => break,
-            Ok(count) => moved += count,
-            Err(Errno::EINTR) => {}
-            Err(_) if moved > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(moved)
-}
-
 fn splice_out(file: &File, len: usize) -> anyhow::Result<Outcome> {
     let mut pipe = Pipe::new()?;
-    let done = repeat(len, |at| pipe.fill(file, Some(at as i64), len - at));
+    let done = pipe.fill_all(file, len);
     Ok((done, pipe.drain()?))
 }
 
 fn splice_in(file: &File, source: &[u8]) -> anyhow::Result<Outcome> {
     let pipe = Pipe::new()?;
     pipe.put(source)?;
-    let done = repeat(source.len(), |at| pipe.pour(file, at as i64, source.len() - at));
+    let done = sys::repeat(source.len(), |at| pipe.pour(file, at as i64, source.len() - at));
     Ok((done, Vec::new()))
 }
 
 fn send_out(file: &File, len: usize) -> anyhow::Result<Outcome> {
     let to = tempfile::tempfile()?;
-    let done = repeat(len, |at| send(&to, file, at, len - at));
+    let done = sys::repeat(len, |at| send(&to, file, at, len - at));
     Ok((done, sys::contents(&to)?))
 }
 
 fn send_in(file: &File, source: &[u8]) -> anyhow::Result<Outcome> {
     let mut from = tempfile::tempfile()?;
     from.write_all(source)?;
-    let done = repeat(source.len(), |at| send(file, &from, at, source.len() - at));
+    let done = sys::repeat(source.len(), |at| send(file, &from, at, source.len() - at));
     Ok((done, Vec::new()))
 }
 
@@ -290,7 +275,7 @@ fn send(to: &File, from: &File, at: usize, len: usize) -> Done {
 }
 
 fn copy(from: &File, to: &File, len: usize) -> anyhow::Result<Outcome> {
-    let done = repeat(len, |at| {
+    let done = sys::repeat(len, |at| {
         let mut place = at as i64;
         nix::fcntl::copy_file_range(from, Some(&mut place), to, None, len - at)
     });
@@ -302,7 +287,7 @@ fn copy(from: &File, to: &File, len: usize) -> anyhow::Result<Outcome> {
 fn load(start: usize, len: usize) -> anyhow::Result<Outcome> {
     let (out, into) = nix::unistd::pipe()?;
     let (out, mut bytes) = (File::from(out), Vec::new());
-    let done = repeat(len, |at| {
+    let done = sys::repeat(len, |at| {
         let count = sys::write_from(&into, (start + at) as *const u8, PAGE.min(len - at))?;
         let mut page = vec![0; count];
         std::io::Read::read_exact(&mut &out, &mut page).map_err(|_| Errno::EIO)?;
@@ -316,7 +301,7 @@ fn load(start: usize, len: usize) -> anyhow::Result<Outcome> {
 fn store(start: usize, source: &[u8]) -> anyhow::Result<Outcome> {
     let from = tempfile::tempfile()?;
     from.write_all_at(source, 0)?;
-    let done = repeat(source.len(), |at| {
+    let done = sys::repeat(source.len(), |at| {
         sys::read_into(&from, at as u64, (start + at) as *mut u8, source.len() - at)
     });
     Ok((done, Vec::new()))

@@ -110,7 +110,7 @@ pub fn shmem_hole() -> anyhow::Result<Seen> {
     let file = File::from(memory);
     file.set_len(16 * PAGE as u64)?;
     let mut pipe = Pipe::new()?;
-    let count = pipe.fill(&file, Some(0), 16 * PAGE).context("splice a hole")?;
+    let count = pipe.fill_all(&file, 16 * PAGE).context("splice a hole")?;
     let zero = pipe.drain()?.iter().all(|&byte| byte == 0);
     let blocks = file.metadata()?.blocks();
     let evidence = format!("{count} bytes, {}", if zero { "all zero" } else { "not all zero" });
@@ -131,7 +131,7 @@ pub fn short_direct(folder: &Path) -> anyhow::Result<Seen> {
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(file.path());
     let direct = direct.map_err(|error| not_run(format!("O_DIRECT: {error}")))?;
     let mut pipe = Pipe::new()?;
-    let count = pipe.fill(&direct, Some(0), 16 * PAGE);
+    let count = pipe.fill_all(&direct, 16 * PAGE);
     let held = pipe.held().context("FIONREAD")?;
     let right = pipe.drain()? == content && count == Ok(content.len());
     let evidence = format!("splice says {count:?}, the pipe holds {held}, of {}", content.len());
