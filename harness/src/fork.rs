@@ -397,8 +397,6 @@ pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use super::*;
     use crate::memory::Memory;
     use crate::stamp::POISON;
@@ -420,14 +418,7 @@ mod tests {
         let steady = |memory: Memory| {
             let buffer = Buffer::new(memory, 4096).unwrap();
             let look = child(Task::Steady { start: buffer.ptr(), len: 4096 }).unwrap();
-            let (first, second) = (buffer.at(0) as usize, buffer.at(8) as usize);
-            let stop = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                scope.spawn(|| crate::memory::count(first, second, &stop));
-                let status = look.finish(BOUND).unwrap();
-                stop.store(true, Ordering::Relaxed);
-                status
-            })
+            crate::memory::counting(&buffer, 0, 8, || look.finish(BOUND).unwrap()).unwrap()
         };
         assert_eq!(steady(Memory::Anon), 0);
         // By chance the child may look twice before the counter moves, but not every time.

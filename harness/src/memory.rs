@@ -6,6 +6,7 @@ mod build;
 mod wp;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::mman::munmap;
 use serde::{Deserialize, Serialize};
@@ -156,17 +157,57 @@ impl Drop for Buffer {
     }
 }
 
-/// Counts two numbers in test memory up, `first` before `second`, until told to stop.
-pub fn count(first: usize, second: usize, stop: &std::sync::atomic::AtomicBool) {
+/// Runs `body` while another thread counts two numbers in a buffer up, at `first` before at `second`. The thread is over
+/// when this returns, or unwinds.
+///
+/// # Errors
+/// No thread can be had.
+///
+/// # Panics
+/// When a number does not lie in the buffer, or is not aligned.
+pub fn counting<T>(
+    buffer: &Buffer,
+    first: usize,
+    second: usize,
+    body: impl FnOnce() -> T,
+) -> std::io::Result<T> {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let address = |at: usize| {
+        assert!(at.is_multiple_of(8) && at + 8 <= buffer.len(), "no number at byte {at}");
+        buffer.at(at) as usize
+    };
+    let (first, second) = (address(first), address(second));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Dropped before the scope waits for the thread, however `body` ends.
+        let _stop = Stop(&stop);
+        let builder = std::thread::Builder::new().name("race-count".to_owned());
+        // SAFETY: both lie in the buffer and are aligned, see `address`. It is borrowed until the scope has joined the
+        // thread, and accessed through raw pointers only.
+        builder.spawn_scoped(scope, || unsafe { count(first, second, &stop) })?;
+        Ok(body())
+    })
+}
+
+/// Counts until told to stop.
+///
+/// # Safety
+/// Both are addresses of eight aligned, writable bytes that stay mapped until this returns, and to which there is no
+/// reference.
+unsafe fn count(first: usize, second: usize, stop: &AtomicBool) {
     let (first, second) = (first as *mut u64, second as *mut u64);
     let mut number = 0;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         number += 1;
-        // SAFETY: the case keeps both mapped, and aligned, until this thread has been joined. The fence
-        // keeps the order of the stores.
+        // SAFETY: by the caller. The fence keeps the order of the stores.
         unsafe {
             first.write_volatile(number);
-            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            std::sync::atomic::fence(Ordering::SeqCst);
             second.write_volatile(number);
         }
     }
@@ -189,6 +230,25 @@ mod tests {
         let bytes = crate::sys::contents(&file).unwrap();
         assert_eq!((bytes[PAGE - 1], bytes[PAGE], bytes[2 * PAGE]), (0, POISON, 0));
         assert!(Buffer::new(Memory::Zero, PAGE).unwrap().bytes(0, PAGE).iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn who_counts_stops_however_the_body_ends() {
+        let buffer = Buffer::new(Memory::Anon, PAGE).unwrap();
+        buffer.fill(0, PAGE, 0);
+        let start = buffer.bytes(0, 8);
+        let panics = std::panic::AssertUnwindSafe(|| {
+            counting(&buffer, 0, 8, || {
+                while buffer.bytes(0, 8) == start {
+                    std::thread::yield_now();
+                }
+                panic!("in the middle");
+            })
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        let number = buffer.bytes(0, 8);
+        assert_ne!(number, start);
+        assert_eq!(number, buffer.bytes(8, 8), "nobody is between the two stores");
     }
 
     #[test]

@@ -5,8 +5,6 @@
 //! by one. This is a lottery: it is bounded by count, ends with the first hit, and counts how often the
 //! writer moved.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::case::{Case, Reach};
@@ -44,41 +42,58 @@ const TIME: Duration = Duration::from_secs(30);
 /// Forks of the control, in which nobody writes.
 const QUIET_FORKS: usize = 20;
 
+/// The second counter lies on the first page: fork copies it first.
+const FIRST: usize = PAGE;
+const SECOND: usize = 0;
+
+/// What came of the forks.
+#[derive(Default)]
+struct Forks {
+    made: usize,
+    /// In how many of them the writer moved.
+    moved: usize,
+    torn: bool,
+}
+
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let buffer = Buffer::new(Memory::Anon, 2 * PAGE)?;
-    // The second counter lies on the first page: fork copies it first.
-    let (first, second) = (buffer.at(PAGE) as usize, buffer.at(0) as usize);
     buffer.fill(0, 2 * PAGE, 0);
     if variant.act == "registered" {
         let registered = scene.engines().register(buffer.ptr(), buffer.len())?;
         registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
     }
-    let stop = Arc::new(AtomicBool::new(!scene.race()));
-    let theirs = Arc::clone(&stop);
-    let writer = scene.aside("count", move || crate::memory::count(first, second, &theirs))?;
     let most = if scene.race() { FORKS } else { QUIET_FORKS };
-    let (mut forks, mut moved, mut torn) = (0, 0, false);
     scene.event(Actor::Test, format!("up to {most} forks"));
-    let end = Instant::now() + TIME;
-    while forks < most && !torn && (forks < QUIET_FORKS || Instant::now() < end) {
-        let before = buffer.bytes(PAGE, 8);
-        let task = Task::Ordered { first: first as *const u64, second: second as *const u64 };
-        torn = child(task)?.finish(BOUND)? == 1;
-        moved += usize::from(buffer.bytes(PAGE, 8) != before);
-        forks += 1;
-    }
-    stop.store(true, Ordering::Relaxed);
-    writer.join()?;
+    let forks = if scene.race() {
+        scene.event(Actor::Racer, "count");
+        crate::memory::counting(&buffer, FIRST, SECOND, || fork_on(&buffer, most))?
+    } else {
+        fork_on(&buffer, most)
+    };
     if variant.act == "registered" {
         scene.engines().unregister()?;
     }
-    scene.note(format!("the writer moved in {moved} of {forks} forks"));
+    let Forks { made, moved, torn } = forks?;
+    scene.note(format!("the writer moved in {moved} of {made} forks"));
     if torn {
-        scene.fault(Class::Stale, format!("the child of fork {forks} saw a state that never was"));
-    } else if scene.race() && forks < if variant.act == "registered" { FORKS } else { FORKS / 10 } {
-        return Err(no_proof(format!("{forks} forks in {TIME:?} are too few to tell")));
-    } else if scene.race() && moved < forks / 10 {
-        return Err(no_proof(format!("the writer moved in {moved} of {forks} forks only")));
+        scene.fault(Class::Stale, format!("the child of fork {made} saw a state that never was"));
+    } else if scene.race() && made < if variant.act == "registered" { FORKS } else { FORKS / 10 } {
+        return Err(no_proof(format!("{made} forks in {TIME:?} are too few to tell")));
+    } else if scene.race() && moved < made / 10 {
+        return Err(no_proof(format!("the writer moved in {moved} of {made} forks only")));
     }
     Ok(())
+}
+
+/// Forks until a child saw what it must not, or a bound is reached.
+fn fork_on(buffer: &Buffer, most: usize) -> anyhow::Result<Forks> {
+    let task = Task::Ordered { first: buffer.at(FIRST).cast(), second: buffer.at(SECOND).cast() };
+    let (mut forks, end) = (Forks::default(), Instant::now() + TIME);
+    while forks.made < most && !forks.torn && (forks.made < QUIET_FORKS || Instant::now() < end) {
+        let before = buffer.bytes(FIRST, 8);
+        forks.torn = child(task)?.finish(BOUND)? == 1;
+        forks.moved += usize::from(buffer.bytes(FIRST, 8) != before);
+        forks.made += 1;
+    }
+    Ok(forks)
 }
