@@ -4,11 +4,14 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
 
+use crate::sys;
 use crate::verdict::not_run;
 
 /// A shared or private mapping of a file's beginning.
@@ -78,7 +81,7 @@ impl Mapping {
         let mut pages = vec![0u8; self.len.div_ceil(4096)];
         // SAFETY: the range is ours, and there is a byte for each of its pages.
         let result = unsafe { libc::mincore(self.start.cast(), self.len, pages.as_mut_ptr()) };
-        nix::errno::Errno::result(result).context("mincore")?;
+        Errno::result(result).context("mincore")?;
         Ok(pages.iter().filter(|&&page| page & 1 != 0).count())
     }
 
@@ -105,6 +108,32 @@ impl Mapping {
         assert!(at + bytes.len() <= self.len);
         // SAFETY: inside our mapping, which is writable; `bytes` is no part of it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) }
+    }
+
+    /// Stores what read(2) gives of a pipe: a page that is gone is EFAULT and not SIGBUS.
+    ///
+    /// # Errors
+    /// The errno of the call.
+    pub fn receive(&self, at: usize, len: usize, from: &OwnedFd) -> Result<usize, Errno> {
+        assert!(at + len <= self.len);
+        // SAFETY: inside our mapping, which stays as long as `self` and is accessed through raw pointers only.
+        unsafe { sys::read_to(from, self.start.add(at), len) }
+    }
+
+    /// The same from a file's `offset`, by pread(2).
+    ///
+    /// # Errors
+    /// The errno of the call.
+    pub fn receive_at(
+        &self,
+        at: usize,
+        len: usize,
+        from: &File,
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        assert!(at + len <= self.len);
+        // SAFETY: as in `receive`.
+        unsafe { sys::read_into(from, offset, self.start.add(at), len) }
     }
 }
 

@@ -186,9 +186,11 @@ pub fn write_from(to: &OwnedFd, memory: *const u8, len: usize) -> Result<usize, 
 ///
 /// # Errors
 /// The errno of the call; EFAULT for an address that cannot be written.
-pub fn read_to(from: &OwnedFd, memory: *mut u8, len: usize) -> Result<usize, Errno> {
-    // SAFETY: the kernel writes to the range, or refuses it. Callers give the address of a mapping that is
-    // only accessed through raw pointers.
+///
+/// # Safety
+/// What is mapped in the range stays until the call returns, is test memory, and no reference to it exists.
+pub unsafe fn read_to(from: &OwnedFd, memory: *mut u8, len: usize) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the range, or refuses it; the caller says that it may.
     let count = unsafe { libc::read(from.as_raw_fd(), memory.cast(), len) };
     Errno::result(count).map(|count| count as usize)
 }
@@ -197,11 +199,27 @@ pub fn read_to(from: &OwnedFd, memory: *mut u8, len: usize) -> Result<usize, Err
 ///
 /// # Errors
 /// The errno of the call; EFAULT for an address that cannot be written.
-pub fn read_into(from: &File, offset: u64, memory: *mut u8, len: usize) -> Result<usize, Errno> {
-    // SAFETY: the kernel writes to the range, or refuses it; the caller means test memory of its own, to which no
-    // reference exists.
+///
+/// # Safety
+/// As for [`read_to`].
+pub unsafe fn read_into(
+    from: &File,
+    offset: u64,
+    memory: *mut u8,
+    len: usize,
+) -> Result<usize, Errno> {
+    // SAFETY: as in `read_to`.
     let count = unsafe { libc::pread(from.as_raw_fd(), memory.cast(), len, offset as i64) };
     Errno::result(count).map(|count| count as usize)
+}
+
+/// State of a process or thread as proc_pid_status(5) has it, `Z` when it has ended; `None` where there is none. `folder`
+/// is its folder in /proc. (To read `stat` of a process whose execve(2) waits for a request of libaio's would wait too,
+/// and not for a signal.)
+pub fn state(folder: &Path) -> Option<char> {
+    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("State:"))?;
+    line.trim_start().chars().next()
 }
 
 /// sync_file_range(2) of a whole file: its dirty pages are written, its metadata and the device's cache are not.

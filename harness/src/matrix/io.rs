@@ -153,14 +153,17 @@ pub struct Parts<'a> {
 /// What an I/O came to: its count, and the bytes that it brought, where they are not in user memory.
 pub type Outcome = (Done, Vec<u8>);
 
+/// An outcome, with the mapping that a thread faulted in for it. To unmap a file waits for its write-back, and everything
+/// that maps or unmaps waits for that: it must not happen while that is parked, nor before the thread is done.
+type Brought = (anyhow::Result<Outcome>, Option<Mapping>);
+
 /// An I/O in flight.
 #[derive(Debug)]
 pub enum Started {
     /// In an engine.
     Flight(Flight),
-    /// In a thread; with the mapping that it faults in. To unmap a file waits for its write-back, and everything that
-    /// maps or unmaps waits for that: it must not happen while that is parked.
-    Aside(Aside<anyhow::Result<Outcome>>, Option<Mapping>),
+    /// In a thread.
+    Aside(Aside<Brought>),
     /// In a process of its own.
     Child(Child),
 }
@@ -190,30 +193,35 @@ impl Parts<'_> {
         let source = self.source.to_vec();
         let what = self.cell.op.name();
         let aside = match (call, self.cell.op.way) {
-            (Call::Splice, Way::Read) => scene.aside(&what, move || splice_out(&handle, len))?,
-            (Call::Splice, Way::Write) => {
-                scene.aside(&what, move || splice_in(&handle, &source))?
+            (Call::Splice, Way::Read) => {
+                scene.aside(&what, move || (splice_out(&handle, len), None))
             }
-            (Call::Sendfile, Way::Read) => scene.aside(&what, move || send_out(&handle, len))?,
+            (Call::Splice, Way::Write) => {
+                scene.aside(&what, move || (splice_in(&handle, &source), None))
+            }
+            (Call::Sendfile, Way::Read) => {
+                scene.aside(&what, move || (send_out(&handle, len), None))
+            }
             (Call::Sendfile, Way::Write) => {
-                scene.aside(&what, move || send_in(&handle, &source))?
+                scene.aside(&what, move || (send_in(&handle, &source), None))
             }
             (Call::Copy, _) => {
                 let path = scene.name().path;
                 let to = File::options().create_new(true).read(true).write(true).open(path)?;
-                scene.aside(&what, move || copy(&handle, &to, len))?
+                scene.aside(&what, move || (copy(&handle, &to, len), None))
             }
             (_, way) => {
                 let mapping = Mapping::shared(&handle, len)?;
-                let at = mapping.address(0) as usize;
-                let aside = match way {
-                    Way::Read => scene.aside(&what, move || load(at, len))?,
-                    Way::Write => scene.aside(&what, move || store(at, &source))?,
-                };
-                return Ok(Started::Aside(aside, Some(mapping)));
+                scene.aside(&what, move || {
+                    let outcome = match way {
+                        Way::Read => load(&mapping, len),
+                        Way::Write => store(&mapping, &source),
+                    };
+                    (outcome, Some(mapping))
+                })
             }
         };
-        Ok(Started::Aside(aside, None))
+        Ok(Started::Aside(aside?))
     }
 }
 
@@ -237,7 +245,7 @@ impl Started {
     pub fn finish(self, scene: &mut Scene<'_>) -> anyhow::Result<Outcome> {
         match self {
             Started::Flight(flight) => Ok((scene.finish(flight)?, Vec::new())),
-            Started::Aside(aside, _mapping) => aside.join()?,
+            Started::Aside(aside) => aside.join()?.0,
             Started::Child(_) => anyhow::bail!("a process has no outcome"),
         }
     }
@@ -283,12 +291,12 @@ fn copy(from: &File, to: &File, len: usize) -> anyhow::Result<Outcome> {
     Ok((done, sys::contents(to).unwrap_or_default()))
 }
 
-/// Loads from a mapping at an address page by page, by write(2): that answers EFAULT where a load would raise SIGBUS.
-fn load(start: usize, len: usize) -> anyhow::Result<Outcome> {
+/// Loads from a mapping page by page, by write(2): that answers EFAULT where a load would raise SIGBUS.
+fn load(mapping: &Mapping, len: usize) -> anyhow::Result<Outcome> {
     let (out, into) = nix::unistd::pipe()?;
     let (out, mut bytes) = (File::from(out), Vec::new());
     let done = sys::repeat(len, |at| {
-        let count = sys::write_from(&into, (start + at) as *const u8, PAGE.min(len - at))?;
+        let count = sys::write_from(&into, mapping.address(at), PAGE.min(len - at))?;
         let mut page = vec![0; count];
         std::io::Read::read_exact(&mut &out, &mut page).map_err(|_| Errno::EIO)?;
         bytes.extend(page);
@@ -297,12 +305,11 @@ fn load(start: usize, len: usize) -> anyhow::Result<Outcome> {
     Ok((done, bytes))
 }
 
-/// Stores to a mapping at an address, by read(2) from a file for the same reason.
-fn store(start: usize, source: &[u8]) -> anyhow::Result<Outcome> {
+/// Stores to a mapping, by read(2) from a file for the same reason.
+fn store(mapping: &Mapping, source: &[u8]) -> anyhow::Result<Outcome> {
     let from = tempfile::tempfile()?;
     from.write_all_at(source, 0)?;
-    let done = sys::repeat(source.len(), |at| {
-        sys::read_into(&from, at as u64, (start + at) as *mut u8, source.len() - at)
-    });
+    let done =
+        sys::repeat(source.len(), |at| mapping.receive_at(at, source.len() - at, &from, at as u64));
     Ok((done, Vec::new()))
 }

@@ -15,7 +15,6 @@ use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory};
 use crate::pipe::Pipe;
 use crate::scene::BOUND;
-use crate::sys;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -73,7 +72,7 @@ impl Writer {
         let mapping = self.mapping.as_ref().context("no mapping")?;
         let (out, into) = ends()?;
         anyhow::ensure!(nix::unistd::write(&into, bytes)? == PART, "a pipe takes a page");
-        Ok(sys::read_to(&OwnedFd::from(out), mapping.address(part * PART), PART))
+        Ok(mapping.receive(part * PART, PART, &OwnedFd::from(out)))
     }
 
     fn splice(&mut self, at: u64) -> anyhow::Result<Done> {
