@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,7 +13,12 @@ use nix::unistd::pipe2;
 
 use crate::engine::{Engine, Io};
 use crate::memory::{Buffer, PAGE};
+use crate::stacks::Watch;
+use crate::sys;
 use crate::verdict::{Stop, not_run};
+
+/// Longest that a look at a process may take.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A forked child that waits to be told to go on. Killed when it is dropped.
 #[derive(Debug)]
@@ -256,33 +263,46 @@ impl Child {
     /// # Errors
     /// [`Stop::Broken`] when it runs on.
     pub fn settle(&self, bound: Duration) -> anyhow::Result<()> {
-        let end = Instant::now() + bound;
-        while self.state() == Some('R') {
-            if Instant::now() >= end {
-                return Err(Stop::Broken(format!("child {} runs on", self.pid)).into());
-            }
-            std::thread::yield_now();
+        match self.look(bound, |state| state != 'R') {
+            Some(_) => Ok(()),
+            None => Err(Stop::Broken(format!("child {} runs on", self.pid)).into()),
         }
-        Ok(())
     }
 
-    /// Its state as in proc_pid_status(5), `Z` when it has ended. (To read `stat` of a process whose execve(2) waits
-    /// for a request of libaio's would wait too, and not for a signal.)
+    /// Its state as in proc_pid_status(5), `Z` when it has ended; `None` where that cannot be had.
     pub fn state(&self) -> Option<char> {
-        let (pid, (sender, receiver)) = (self.pid, std::sync::mpsc::channel());
-        let (say_thread, thread) = std::sync::mpsc::channel();
-        // Not on this thread: one that looks at a process just when it ends may be left with its memory, and must then
-        // wait for the I/O in it, as the process itself would have to (exit_aio).
+        self.look(LOOK, |_| true)
+    }
+
+    /// Looks at its state until one is as wanted, and gives that; `None` when none is within the bound.
+    ///
+    /// Not on this thread: one that looks at a process just when it ends may be left with its memory, and must then wait
+    /// for the I/O in it, as the process itself would have to (exit_aio). That is a `D`, too.
+    fn look(&self, bound: Duration, is_wanted: fn(char) -> bool) -> Option<char> {
+        /// Between two looks at who looks.
+        const MOMENT: Duration = Duration::from_millis(1);
+        let (folder, end) = (PathBuf::from(format!("/proc/{}", self.pid)), Instant::now() + bound);
+        let (sender, receiver) = channel();
+        let (say_thread, thread) = channel();
         std::thread::spawn(move || {
             say_thread.send(nix::unistd::gettid()).ok();
-            sender.send(state_of(&format!("/proc/{pid}/status"))).ok();
+            while let Some(state) = sys::state(&folder) {
+                if is_wanted(state) {
+                    sender.send(state).ok();
+                }
+                if is_wanted(state) || Instant::now() >= end {
+                    return;
+                }
+                std::thread::yield_now();
+            }
         });
-        let own = format!("/proc/self/task/{}/status", thread.recv().ok()?);
+        let mut watch = Watch::new(thread.recv().ok()?.as_raw());
         loop {
-            match receiver.try_recv() {
-                Ok(state) => return state,
-                Err(_) if state_of(&own) == Some('D') => return Some('D'),
-                Err(_) => std::thread::yield_now(),
+            match receiver.recv_timeout(MOMENT) {
+                Ok(state) => return Some(state),
+                Err(RecvTimeoutError::Timeout) if watch.waits() => return Some('D'),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
+                Err(_) => return None,
             }
         }
     }
@@ -313,12 +333,6 @@ impl Child {
             other => anyhow::bail!("the child ended by {other:?}"),
         }
     }
-}
-
-fn state_of(status: &str) -> Option<char> {
-    let status = std::fs::read_to_string(status).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("State:"))?;
-    line.trim_start().chars().next()
 }
 
 impl Drop for Child {
@@ -432,6 +446,18 @@ mod tests {
         assert_eq!(child.finish(BOUND).unwrap(), 0);
         assert_eq!(buffer.load(5), 9);
         spawn_and_wait(BOUND).unwrap();
+    }
+
+    #[test]
+    fn a_child_settles_when_it_waits_and_when_it_has_ended() {
+        let child = child(Task::Exit).unwrap();
+        child.settle(BOUND).unwrap();
+        child.wait_end(BOUND).unwrap();
+        assert_eq!(child.state(), Some('Z'));
+        assert_eq!(child.look(Duration::ZERO, |state| state == 'R'), None);
+        let (pid, folder) = (child.pid(), PathBuf::from(format!("/proc/{}", child.pid())));
+        assert_eq!(child.finish(BOUND).unwrap(), 0);
+        assert_eq!(sys::state(&folder), None, "process {pid} is gone");
     }
 
     #[test]

@@ -215,10 +215,8 @@ fn pid_in(file: &Path) -> Option<i32> {
 /// Waits until a process that need not be our child has ended.
 pub fn wait_end(pid: i32, bound: Duration) -> bool {
     let end = Instant::now() + bound;
-    let is_zombie = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
-    };
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let is_zombie = || sys::state(&folder) == Some('Z');
     loop {
         if kill(Pid::from_raw(pid), None).is_err() || is_zombie() {
             return true;

@@ -74,10 +74,7 @@ fn disturb(
     at: usize,
 ) -> anyhow::Result<()> {
     match variant.act {
-        "compact" => {
-            let told = std::fs::write("/proc/sys/vm/compact_memory", "1");
-            told.map_err(|error| not_run(format!("compact_memory: {error}")))
-        }
+        "compact" => scene.compact(),
         "collapse" => {
             buffer.advise(MmapAdvise::MADV_HUGEPAGE)?;
             let result = crate::memory::collapse(buffer.at(at) as usize, HUGE);

@@ -1,13 +1,16 @@
 //! What runs in another thread, because it may have to wait for what is parked.
 
-use std::time::Duration;
+use std::fs::File;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use super::{BOUND, PATIENCE, RENDEZVOUS, Scene};
 use crate::event::Actor;
-use crate::stacks;
-use crate::verdict::Stop;
+use crate::stacks::{self, Watch};
+use crate::sys;
+use crate::verdict::{Stop, no_proof, not_run};
 
 impl Scene<'_> {
     /// Runs something that may block in a thread.
@@ -29,6 +32,24 @@ impl Scene<'_> {
         std::thread::Builder::new().name("race-aside".to_owned()).spawn(run)?;
         let thread = thread.recv().context("a thread did not start")?.as_raw();
         Ok(Aside { what: what.to_owned(), thread, receiver, early: None })
+    }
+
+    /// Has the kernel compact all memory. That waits for pages under I/O, those that are parked and those of others: it
+    /// is begun, and not waited for.
+    ///
+    /// # Errors
+    /// NOTRUN without the right to; or as [`Aside::settle`].
+    pub fn compact(&mut self) -> anyhow::Result<()> {
+        const FILE: &str = "/proc/sys/vm/compact_memory";
+        let refused = |error: io::Error| not_run(format!("{FILE}: {error}"));
+        let mut file = File::options().write(true).open(FILE).map_err(refused)?;
+        let mut compaction = self.aside("compaction", move || file.write_all(b"1"))?;
+        let is_over = compaction.settle()?;
+        if is_over {
+            compaction.join()?.map_err(refused)?;
+        }
+        self.note(format!("compaction was over while the request was parked: {is_over}"));
+        Ok(())
     }
 }
 
@@ -70,43 +91,40 @@ impl<T> Aside<T> {
         }
     }
 
-    /// Waits until it is over, or sits in the kernel and waits for something; `true` when it is over.
+    /// Waits until it is over, or waits for what is parked: for I/O on a file, on pages, or for a lock that I/O holds;
+    /// `true` when it is over.
     ///
     /// # Errors
-    /// It does neither: BROKEN.
+    /// It does neither: NOPROOF where it waits for something else, BROKEN where it does not wait.
     pub fn settle(&mut self) -> anyhow::Result<bool> {
-        let end = std::time::Instant::now() + RENDEZVOUS;
-        let stat = format!("/proc/self/task/{}/stat", self.thread);
-        loop {
-            if self.early.is_none() {
-                self.early = self.receiver.try_recv().ok();
-            }
-            if self.early.is_some() {
-                return Ok(true);
-            }
-            let text = std::fs::read_to_string(&stat).unwrap_or_default();
-            let state = text.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-            if state == Some('D') || state == Some('S') && self.is_in_ring() {
+        /// Between two looks.
+        const MOMENT: Duration = Duration::from_millis(1);
+        let (end, mut watch) = (Instant::now() + RENDEZVOUS, Watch::new(self.thread));
+        while !self.is_over(MOMENT)? {
+            if watch.waits() {
                 return Ok(false);
             }
-            if std::time::Instant::now() >= end {
-                return Err(Stop::Broken(format!("{} neither ends nor waits", self.what)).into());
+            if Instant::now() >= end {
+                let (what, place) = (&self.what, self.place());
+                return Err(match sys::state(watch.thread()) {
+                    Some('R') | None => {
+                        Stop::Broken(format!("{what} neither ends nor waits")).into()
+                    }
+                    _ => no_proof(format!("{what} waits for something else: {place}")),
+                });
             }
-            std::thread::yield_now();
         }
-    }
-
-    /// Whether it stands in io_uring_register(2), which waits for requests as a signal may end it.
-    fn is_in_ring(&self) -> bool {
-        let call = std::fs::read_to_string(format!("/proc/self/task/{}/syscall", self.thread));
-        let number = call.unwrap_or_default().split(' ').next().and_then(|word| word.parse().ok());
-        number == Some(nix::libc::SYS_io_uring_register)
+        Ok(true)
     }
 
     /// Where it waits: functions of the kernel, as far as we may know.
     pub fn place(&self) -> String {
-        let pid = std::process::id().cast_signed();
-        stacks::thread(pid, self.thread).unwrap_or_else(|| "where is not known".to_owned())
+        self.seen().unwrap_or_else(|| "where is not known".to_owned())
+    }
+
+    /// The same; nothing where we may not know.
+    pub fn seen(&self) -> Option<String> {
+        stacks::place(Watch::new(self.thread).thread())
     }
 
     /// Waits for its end.
