@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 pub use aside::Aside;
-pub use files::{Open, Stamped};
+pub use files::{Open, Stamped, forget_pages};
 pub use gate::Parked;
 
 use crate::engine::{Done, Engines};

@@ -20,6 +20,9 @@ pub const BLOCK: usize = 512;
 /// What memory is filled with before it is read into.
 pub const POISON: u8 = 0xE7;
 
+/// What memory in other use is filled with, where late data must not arrive.
+pub const CANARY: u8 = 0xCA;
+
 const MAGIC: [u8; 8] = *b"INFLSTMP";
 const CRC_AT: usize = 28;
 const HEAD: usize = 32;

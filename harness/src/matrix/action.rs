@@ -1,7 +1,6 @@
 //! Racing actions of the matrix.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
@@ -16,7 +15,8 @@ use crate::event::Actor;
 use crate::fork::{Child, Task, sharer};
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Aside, BOUND, Scene, Stamped};
-use crate::verdict::not_run;
+use crate::stamp::CANARY;
+use crate::verdict::{no_proof, not_run};
 
 /// What happens while the request is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +149,6 @@ pub const STORE_AT: usize = SPACE - 96;
 pub const INSIDE_AT: usize = 100;
 /// What is stored there.
 pub const STORED: u8 = 1;
-/// What fresh memory is filled with.
-pub const CANARY: u8 = 0xCA;
 /// Bytes for the stack of a child that has only ours.
 const STACK: usize = 64 << 10;
 
@@ -167,6 +165,12 @@ pub struct After {
     pub change: Option<Aside<(nix::Result<()>, File)>>,
     /// Files that may have got the blocks.
     pub others: Vec<Stamped>,
+    /// Why there are no such files, where the unlink had to wait.
+    pub late: Option<anyhow::Error>,
+    /// The end of the descriptor, which may have to wait.
+    pub close: Option<Aside<()>>,
+    /// The write-back of a mapped file that is the memory.
+    pub clean: Option<Aside<nix::Result<()>>>,
 }
 
 /// Does what is done to the memory.
@@ -215,14 +219,10 @@ pub fn on_memory(
             held.buffer.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         }
         Action::Pageout => {
-            let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-            if swaps.lines().count() < 2 && !cell.kind.is_mapped_file() {
-                return Err(not_run("this machine has no swap"));
-            }
             advise(&held.buffer, MmapAdvise::MADV_PAGEOUT)?;
             held.buffer.load(STORE_AT);
         }
-        Action::Compact => compact(scene)?,
+        Action::Compact => scene.compact()?,
         _ => {}
     }
     if after.canary {
@@ -239,17 +239,6 @@ pub fn on_memory(
 
 fn advise(buffer: &Buffer, advice: MmapAdvise) -> anyhow::Result<()> {
     buffer.advise(advice).map_err(refused)
-}
-
-/// Compaction waits for pages under I/O, those that are parked and those of others: it is begun, and not waited for.
-fn compact(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    const FILE: &str = "/proc/sys/vm/compact_memory";
-    let file = File::options().write(true).open(FILE);
-    let mut file = file.map_err(|error| not_run(format!("{FILE}: {error}")))?;
-    let mut compaction = scene.aside("compaction", move || file.write_all(b"1"))?;
-    let is_over = compaction.settle()?;
-    scene.note(format!("compaction was over while the request was parked: {is_over}"));
-    Ok(())
 }
 
 /// Not every kernel has it for every kind of memory.
@@ -289,22 +278,35 @@ pub fn on_file(
         (done, other)
     };
     let mut change = scene.aside(action.name(), call)?;
+    let mut after = After::default();
     let is_over = change.settle()?;
-    let mut after = After { change: Some(change), ..After::default() };
     if action == Action::Unlink && is_over {
         for _ in 0..2 {
             after.others.push(scene.quick_file(SPACE as u64)?);
         }
+    } else if action == Action::Unlink {
+        // The files would come too late.
+        after.late = Some(match change.seen() {
+            Some(place) => not_run(format!(
+                "the target makes an unlink wait for this I/O, there is no such race: {place}"
+            )),
+            None => no_proof("the unlink was not over while the request was parked"),
+        });
     }
+    after.change = Some(change);
     Ok(after)
 }
 
 impl After {
-    /// Waits for the change of the file.
+    /// Waits for what was done aside.
     ///
     /// # Errors
-    /// HANG, or the change failed; NOTRUN where the target does not have it.
+    /// HANG, or it failed; NOTRUN where the target does not have the change of the file.
     pub fn settle(&mut self) -> anyhow::Result<()> {
+        self.close.take().map(Aside::join).transpose()?;
+        if let Some(clean) = self.clean.take() {
+            clean.join()?.context("write back what is mapped")?;
+        }
         match self.change.take().map(Aside::join).transpose()? {
             Some((Err(Errno::EOPNOTSUPP), _)) => {
                 Err(not_run("the target does not have this change"))
@@ -312,5 +314,13 @@ impl After {
             Some((Err(errno), _)) => Err(errno).context("the change of the file"),
             _ => Ok(()),
         }
+    }
+
+    /// Says that there was no race, if there was none and all is well without.
+    ///
+    /// # Errors
+    /// NOTRUN where an unlink had to wait for the I/O; NOPROOF where that cannot be seen.
+    pub fn prove(self, scene: &Scene<'_>) -> anyhow::Result<()> {
+        self.late.filter(|_| scene.faults.is_empty()).map_or(Ok(()), Err)
     }
 }

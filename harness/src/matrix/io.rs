@@ -103,9 +103,8 @@ impl Op {
 
     /// E.g. `read.uring.direct`; a call's name is that of its reading form.
     pub fn name(&self) -> String {
-        let way = if self.way == Way::Read { "read" } else { "write" };
         let open = if self.open == Open::Direct { "direct" } else { "cached" };
-        [way, self.call.name(), open].join(".")
+        [self.way.name(), self.call.name(), open].join(".")
     }
 
     /// Whether it goes past the page cache.
@@ -226,14 +225,14 @@ impl Parts<'_> {
 }
 
 impl Started {
-    /// Whether it is over already, waiting a moment for it. A process of its own never is.
+    /// Whether it is over already. A process of its own never is.
     ///
     /// # Errors
     /// The engine is broken.
-    pub fn is_over(&mut self, scene: &mut Scene<'_>, moment: Duration) -> anyhow::Result<bool> {
+    pub fn is_over(&mut self, scene: &mut Scene<'_>) -> anyhow::Result<bool> {
         match self {
             Started::Flight(flight) => scene.engines().is_done(flight),
-            Started::Aside(aside, _) => aside.is_over(moment),
+            Started::Aside(aside) => aside.is_over(Duration::ZERO),
             Started::Child(_) => Ok(false),
         }
     }

@@ -1,20 +1,21 @@
 //! What is judged when a combination of the matrix was played: the count, memory, mappings, and the file.
 
-use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 
 use super::Cell;
-use super::action::{Action, After, CANARY, STORE_AT, STORED};
+use super::action::{Action, After, STORE_AT, STORED};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::Outcome;
-use super::oracle;
+use super::oracle::{self, Piece};
 use super::play::Set;
 use crate::engine::Way;
 use crate::memory::PAGE;
-use crate::scene::{BOUND, Open, Scene, Stamped};
-use crate::stamp::Legal;
+use crate::scene::{BOUND, Open, Scene, forget_pages};
+use crate::stamp::{CANARY, Legal};
+use crate::sys;
 use crate::verdict::Class;
 
 impl Set {
@@ -42,14 +43,14 @@ impl Set {
             _ => {}
         }
         let count = done.unwrap_or(0);
-        let legal = oracle::read(cell, &self.file, race);
+        let legal = oracle::read(cell, &self.file, race, SPACE);
         match &self.held {
             None if cell.op.way == Way::Read => {
                 if brought.len() != count {
                     let text = format!("returned {count}, brought {} bytes", brought.len());
                     scene.fault(Class::Short, text);
                 }
-                scene.judge("what came", brought, 0, &legal);
+                judge_pieces(scene, "what came", brought, &legal);
             }
             Some(held) => self.judge_memory(scene, cell, held, count, &legal, after),
             None => {}
@@ -68,7 +69,7 @@ impl Set {
         cell: &Cell,
         held: &Held,
         count: usize,
-        legal: &[Legal],
+        legal: &[Piece],
         after: &After,
     ) {
         let race = scene.race();
@@ -88,11 +89,14 @@ impl Set {
             if race {
                 oracle::forgive_stores(cell, &mut bytes, legal);
             }
-            scene.judge("the memory", &bytes, 0, legal);
+            judge_pieces(scene, "the memory", &bytes, legal);
         }
         if let Some(moved) = after.moved.as_ref().filter(|_| is_read) {
-            let legal = if cell.op.holds_pages() { legal } else { &[Legal::Poison] };
-            scene.judge("the moved pages", &moved.bytes(0, count), 0, legal);
+            let bytes = moved.bytes(0, count);
+            match cell.op.holds_pages() {
+                true => judge_pieces(scene, "the moved pages", &bytes, legal),
+                false => scene.judge("the moved pages", &bytes, 0, &[Legal::Poison]),
+            }
         }
         let stored = race && cell.action.stores() && cell.kind != Kind::ReadOnly;
         let is_rewritten = cell.action == Action::Store && !is_read;
@@ -113,33 +117,39 @@ impl Set {
         Ok(())
     }
 
-    /// Data that was read into a mapping of a file is in the file.
+    /// Data that was read into a mapping of a file is in the file: it is asked for past the page cache, when nobody maps
+    /// the pages any longer.
     pub(super) fn judge_mapped(
-        &self,
+        &mut self,
         scene: &mut Scene<'_>,
         cell: &Cell,
         outcome: Option<&Outcome>,
+        after: &mut After,
     ) -> anyhow::Result<()> {
-        let mapped = self.held.as_ref().and_then(|held| held.mapped.as_ref());
-        let Some((file, handle, offset)) = mapped.filter(|_| cell.op.way == Way::Read) else {
+        let Some(Held { buffer, mapped: Some((_, handle, offset)) }) =
+            self.held.take_if(|held| held.mapped.is_some() && cell.op.way == Way::Read)
+        else {
             return Ok(());
         };
+        drop((buffer, after.moved.take()));
         let cuts =
             matches!(cell.action, Action::Cut | Action::CutGrow | Action::Punch | Action::Zero);
         let (Some((Ok(count), _)), false) = (outcome, scene.race() && cuts) else { return Ok(()) };
         handle.sync_all().context("fsync of the mapped file")?;
-        drop_cache(file, handle)?;
-        let mut bytes = scene.read(handle, *offset, *count)?.map_err(anyhow::Error::from)?;
+        sys::set_direct(handle.as_raw_fd(), true).context("O_DIRECT on the mapped file")?;
+        let mut bytes = scene.read(&handle, offset, *count)?.map_err(anyhow::Error::from)?;
+        scene.count("reading the mapped file", Ok(bytes.len()), *count);
         // What is copied goes to what is mapped at the address by then.
         let left = matches!(cell.action, Action::Munmap | Action::Mremap) && scene.race();
-        let legal = match left && !cell.op.holds_pages() {
-            true => [Legal::Poison],
-            false => [self.file.generation(1)],
-        };
+        if left && !cell.op.holds_pages() {
+            scene.judge("the mapped file", &bytes, 0, &[Legal::Poison]);
+            return Ok(());
+        }
+        let legal = oracle::read(cell, &self.file, scene.race(), *count);
         if scene.race() {
             oracle::forgive_stores(cell, &mut bytes, &legal);
         }
-        scene.judge("the mapped file", &bytes, 0, &legal);
+        judge_pieces(scene, "the mapped file", &bytes, &legal);
         Ok(())
     }
 
@@ -153,7 +163,7 @@ impl Set {
         let race = scene.race();
         if cell.op.way == Way::Write && !cell.op.is_direct() {
             self.reader.sync_all().context("fsync")?;
-            drop_cache(&self.file, &self.reader)?;
+            forget_pages(&self.reader)?;
         }
         let (mut sizes, pieces) = oracle::file(cell, &self.file, race, self.offset, self.len);
         if race && cell.action == Action::Cut && sizes.len() > 1 {
@@ -165,7 +175,7 @@ impl Set {
             }
         }
         let believed = self.reader.metadata()?.len();
-        let size = match crate::sys::refresh(&self.file.path) {
+        let size = match sys::refresh(&self.file.path) {
             Ok(size) => size,
             // It was unlinked: nobody else can be asked.
             Err(_) if race && cell.action == Action::Unlink => believed,
@@ -180,10 +190,7 @@ impl Set {
         let bytes = scene.read(&self.reader, 0, size as usize + PAGE)?;
         let bytes = bytes.map_err(anyhow::Error::from)?;
         scene.count("reading the file", Ok(bytes.len()), size as usize);
-        for piece in pieces {
-            let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
-            scene.judge("the file", &bytes[from..to], from as u64, &piece.legal);
-        }
+        judge_pieces(scene, "the file", &bytes, &pieces);
         for other in &after.others {
             let handle = scene.open(other, Open::Buffered)?;
             let bytes = scene.read(&handle, 0, SPACE)?.map_err(anyhow::Error::from)?;
@@ -193,8 +200,10 @@ impl Set {
     }
 }
 
-fn drop_cache(file: &Stamped, handle: &File) -> anyhow::Result<()> {
-    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-    nix::fcntl::posix_fadvise(handle, 0, 0, advice)
-        .with_context(|| format!("fadvise {}", file.path.display()))
+/// Judges what a reader saw from the beginning of a file on, as far as it reaches.
+fn judge_pieces(scene: &mut Scene<'_>, what: &str, bytes: &[u8], pieces: &[Piece]) {
+    for piece in pieces {
+        let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
+        scene.judge(what, &bytes[from..to], from as u64, &piece.legal);
+    }
 }

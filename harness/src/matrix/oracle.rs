@@ -25,14 +25,15 @@ pub fn source(cell: &Cell, file: &Stamped) -> Legal {
     if cell.kind == Kind::Zero { Legal::Zero } else { file.generation(2) }
 }
 
-/// What the bytes may be that a read brought.
-pub fn read(cell: &Cell, file: &Stamped, race: bool) -> Vec<Legal> {
-    use Action::*;
-    let mut legal = vec![file.generation(1)];
-    if race && matches!(cell.action, Cut | CutGrow | Punch | Zero) {
-        legal.push(Legal::Zero);
+/// What the `len` bytes may be that a read brought, in pieces.
+pub fn read(cell: &Cell, file: &Stamped, race: bool, len: usize) -> Vec<Piece> {
+    let old = vec![file.generation(1)];
+    let gone = vec![file.generation(1), Legal::Zero];
+    match cell.action {
+        Action::Cut | Action::CutGrow if race => pieces(&[(0, len, &gone)]),
+        Action::Punch | Action::Zero if race => pieces(&[(0, HALF, &gone), (HALF, len, &old)]),
+        _ => pieces(&[(0, len, &old)]),
     }
-    legal
 }
 
 /// Whether an I/O may return less than it was asked for: the file was shorter for a while.
@@ -143,14 +144,46 @@ fn pieces(parts: &[(usize, usize, &Vec<Legal>)]) -> Vec<Piece> {
 
 /// Puts what a read may have left of a byte that a program stored meanwhile to what the read brings: such a byte
 /// is either's.
-pub fn forgive_stores(cell: &Cell, bytes: &mut [u8], legal: &[Legal]) {
+pub fn forgive_stores(cell: &Cell, bytes: &mut [u8], pieces: &[Piece]) {
     if !cell.action.stores() {
         return;
     }
     for at in [INSIDE_AT, STORE_AT] {
         let Some(byte) = bytes.get_mut(at).filter(|byte| **byte == STORED) else { continue };
-        if let Some(Legal::Generation(id, generation)) = legal.first().copied() {
-            *byte = stamp::content(id, generation, at as u64, 1)[0];
+        let piece = pieces.iter().find(|piece| (piece.from..piece.to).contains(&at));
+        if let Some(Legal::Generation(id, generation)) = piece.and_then(|piece| piece.legal.first())
+        {
+            *byte = stamp::content(*id, *generation, at as u64, 1)[0];
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Engine;
+    use crate::matrix::io::Op;
+    use crate::scene::Open;
+    use inflight::gate::Phase;
+
+    #[test]
+    fn a_read_beside_a_hole_has_zeroes_in_the_hole_only() {
+        let call = Call::Engine(Engine::Uring);
+        let op = Op { way: Way::Read, call, open: Open::Direct };
+        let file = Stamped { path: "f".into(), id: 7, len: SPACE as u64 };
+        let legal = |action, race| {
+            let cell = Cell { action, op, kind: Kind::Anon, phase: Phase::Received };
+            let zero = |piece: &Piece| piece.legal.contains(&Legal::Zero);
+            read(&cell, &file, race, SPACE)
+                .iter()
+                .map(|p| (p.from, p.to, zero(p)))
+                .collect::<Vec<_>>()
+        };
+        for action in [Action::Punch, Action::Zero] {
+            assert_eq!(legal(action, true), [(0, HALF, true), (HALF, SPACE, false)]);
+            assert_eq!(legal(action, false), [(0, SPACE, false)]);
+        }
+        assert_eq!(legal(Action::Cut, true), [(0, SPACE, true)]);
+        assert_eq!(legal(Action::Store, true), [(0, SPACE, false)]);
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use nix::errno::Errno;
 
 use super::Cell;
-use super::action::{self, Action, After, CANARY};
+use super::action::{self, Action, After};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
@@ -17,6 +17,9 @@ use crate::engine::{Engine, Io, Way};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::{Aside, BOUND, Open, PATIENCE, Parked, RENDEZVOUS, Scene, Stamped};
+use crate::stacks;
+use crate::stamp::CANARY;
+use crate::sys;
 use crate::target::Target;
 use crate::verdict::{Class, Stop, no_proof, not_run};
 
@@ -36,6 +39,14 @@ pub(super) struct Set {
 /// The write-back of what a cached write left.
 type Sync = Aside<io::Result<()>>;
 
+/// What is in flight, and what was done meanwhile. To drop any of it may have to wait for what is parked.
+#[derive(Default)]
+struct Live {
+    started: Option<Started>,
+    after: After,
+    outcome: Option<Outcome>,
+}
+
 /// Plays it, with the race or without.
 ///
 /// # Errors
@@ -43,35 +54,47 @@ type Sync = Aside<io::Result<()>>;
 pub fn play(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
     let mut set = Set::new(scene, cell)?;
     try_flags(scene, cell)?;
-    let is_fixed = cell.op.call == Call::Engine(Engine::Fixed) && !cell.action.ends_process();
+    let is_fixed = cell.op.call == Call::Engine(Engine::Fixed);
     if let Some(held) = set.held.as_ref().filter(|_| is_fixed) {
         let registered = scene.engines().register(held.buffer.ptr(), set.len)?;
         registered.map_err(|errno| anyhow::anyhow!("register the memory: {errno}"))?;
     }
-    let parked = set.park(scene, cell)?;
-    let started = set.parts(cell)?.start(scene)?;
-    let (started, sync) = reach(scene, cell, parked, started, &set)?;
-    if scene.race() && cell.action == Action::Abort {
-        return aborted(scene, cell, parked, started, &mut set);
-    }
-    let mut after = if scene.race() { set.act(scene, cell, &started)? } else { After::default() };
-    let seq = scene.meet(parked, 1)?[0].id;
-    scene.release(parked)?;
-    let outcome = end(scene, cell, started, seq)?;
-    if let Some(sync) = sync {
-        sync.join()?.context("fsync")?;
-    }
-    after.settle()?;
-    if is_fixed {
+    let is_registered = is_fixed && !cell.action.ends_process();
+    if is_fixed && !is_registered {
+        // A child registers by itself, and cannot say why it was refused.
         scene.engines().unregister()?;
     }
+    let mut live = Live::default();
+    if let Err(error) = set.race(scene, cell, &mut live) {
+        if matches!(error.downcast_ref(), Some(Stop::Hang(_))) {
+            scene.notes.extend(stacks::of(std::process::id().cast_signed()));
+        }
+        if let Ok(gate) = scene.stage().gate() {
+            let _ = gate.open();
+        }
+        return Err(error);
+    }
+    if is_registered {
+        scene.engines().unregister()?;
+    }
+    if scene.race() && cell.action == Action::Abort {
+        return Ok(());
+    }
+    let Live { outcome, mut after, .. } = live;
     set.judge_io(scene, cell, outcome.as_ref(), &mut after)?;
-    set.judge_mapped(scene, cell, outcome.as_ref())?;
-    set.judge_file(scene, cell, &after)
+    set.judge_mapped(scene, cell, outcome.as_ref(), &mut after)?;
+    set.judge_file(scene, cell, &after)?;
+    after.prove(scene)
 }
 
 impl Set {
     fn new(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Set> {
+        if cell.action == Action::Pageout && !cell.kind.is_mapped_file() {
+            let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+            if swaps.lines().count() < 2 {
+                return Err(not_run("this machine has no swap"));
+            }
+        }
         let is_append = cell.op.call == Call::Engine(Engine::Append);
         if is_append && scene.stage().target().is_looped() {
             return Err(not_run("where appended data goes on a loop device is not known before"));
@@ -119,6 +142,48 @@ impl Set {
         scene.park(op, &self.file, (self.offset as u64, PAGE as u64), cell.phase)
     }
 
+    /// Parks, starts, races, and lets all of it end.
+    fn race(&mut self, scene: &mut Scene<'_>, cell: &Cell, live: &mut Live) -> anyhow::Result<()> {
+        let parked = self.park(scene, cell)?;
+        live.started = Some(self.parts(cell)?.start(scene)?);
+        let sync = reach(scene, cell, parked, &mut live.started, self)?;
+        if scene.race() && cell.action == Action::Abort {
+            return aborted(scene, cell, parked, live, self);
+        }
+        let clean = self.clean(scene, cell)?;
+        if scene.race() {
+            let started = live.started.as_ref().context("nothing was started")?;
+            live.after = self.act(scene, cell, started)?;
+        }
+        live.after.clean = clean;
+        let seq = scene.meet(parked, 1)?[0].id;
+        scene.release(parked)?;
+        let started = live.started.take().context("nothing was started")?;
+        live.outcome = end(scene, cell, started, seq)?;
+        if let Some(sync) = sync {
+            sync.join()?.context("fsync")?;
+        }
+        live.after.settle()
+    }
+
+    /// Writes a mapped file that is read into back once more: a read that holds the pages must make them dirty at its
+    /// end, or what it brought is lost.
+    fn clean(
+        &self,
+        scene: &mut Scene<'_>,
+        cell: &Cell,
+    ) -> anyhow::Result<Option<Aside<nix::Result<()>>>> {
+        let mapped = self.held.as_ref().and_then(|held| held.mapped.as_ref());
+        let Some((_, handle, _)) = mapped.filter(|_| cell.op.way == Way::Read) else {
+            return Ok(None);
+        };
+        let handle = handle.try_clone()?;
+        let mut clean =
+            scene.aside("write-back of the memory", move || sys::write_back(&handle))?;
+        clean.settle()?;
+        Ok(Some(clean))
+    }
+
     fn act(
         &mut self,
         scene: &mut Scene<'_>,
@@ -131,8 +196,12 @@ impl Set {
         }
         match (cell.action, started) {
             (Action::Close, _) => {
-                scene.event(Actor::Racer, "close");
-                self.handle = None;
+                // It is the last that refers to the file: before 6.18 a close waits for a FUSE file's synchronous write.
+                let handle = self.handle.take();
+                let mut close = scene.aside("close", move || drop(handle))?;
+                let is_over = close.settle()?;
+                scene.note(format!("close returned while the request was parked: {is_over}"));
+                return Ok(After { close: Some(close), ..After::default() });
             }
             (Action::Kill, Started::Child(child)) => {
                 scene.event(Actor::Racer, "SIGKILL");
@@ -184,16 +253,16 @@ fn reach(
     scene: &mut Scene<'_>,
     cell: &Cell,
     parked: Parked,
-    mut started: Started,
+    started: &mut Option<Started>,
     set: &Set,
-) -> anyhow::Result<(Started, Option<Sync>)> {
+) -> anyhow::Result<Option<Sync>> {
     const MOMENT: Duration = Duration::from_micros(500);
     let end = Instant::now() + RENDEZVOUS;
     loop {
         if scene.is_parked(parked, MOMENT)? {
-            return Ok((started, None));
+            return Ok(None);
         }
-        if started.is_over(scene, Duration::ZERO)? {
+        if started.as_mut().context("nothing was started")?.is_over(scene)? {
             break;
         }
         if Instant::now() >= end {
@@ -204,9 +273,9 @@ fn reach(
         let handle = set.reader.try_clone()?;
         let sync = scene.aside("fsync", move || handle.sync_all())?;
         scene.meet(parked, 1)?;
-        return Ok((started, Some(sync)));
+        return Ok(Some(sync));
     }
-    let (done, _) = started.finish(scene)?;
+    let (done, _) = started.take().context("nothing was started")?.finish(scene)?;
     if cell.op.call == Call::Engine(Engine::Nowait) && done == Err(Errno::EAGAIN) {
         return Err(not_run("the target would have to wait for something else than the I/O"));
     }
@@ -236,12 +305,13 @@ fn aborted(
     scene: &mut Scene<'_>,
     cell: &Cell,
     parked: Parked,
-    started: Started,
-    set: &mut Set,
+    live: &mut Live,
+    set: &Set,
 ) -> anyhow::Result<()> {
     let seq = scene.meet(parked, 1)?[0].id;
     scene.event(Actor::Racer, "abort");
     scene.stage().abort()?;
+    let started = live.started.take().context("nothing was started")?;
     let (done, _) = started.finish(scene)?;
     if oracle::is_due(cell, true, done) != Some(true) {
         scene.fault(Class::Errno, format!("the I/O returned {done:?}, must fail by the abort"));

@@ -79,14 +79,6 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Base pages that are mapped and were never touched: [`Memory::Zero`].
-    ///
-    /// # Errors
-    /// mmap(2) failed.
-    pub fn untouched(len: usize) -> anyhow::Result<Buffer> {
-        Buffer::new(Memory::Zero, len)
-    }
-
     /// A shared mapping of a file from `offset` on; filled with poison, and so is the file, when it is writable.
     ///
     /// # Errors

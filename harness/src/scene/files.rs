@@ -43,6 +43,15 @@ pub enum Open {
     Direct,
 }
 
+/// Drops what the page cache holds of an open file, as far as it is clean and nobody maps it.
+///
+/// # Errors
+/// Those of posix_fadvise(2).
+pub fn forget_pages(handle: &File) -> anyhow::Result<()> {
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    nix::fcntl::posix_fadvise(handle, 0, 0, advice).context("fadvise")
+}
+
 impl Scene<'_> {
     /// Makes a file of `len` bytes, stamped with generation 1, on stable storage and out of the page cache.
     ///
@@ -103,8 +112,7 @@ impl Scene<'_> {
     /// It does not exist.
     pub fn forget(&self, file: &Stamped) -> anyhow::Result<()> {
         let handle = self.open(file, Open::Buffered)?;
-        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        nix::fcntl::posix_fadvise(&handle, 0, 0, advice).context("fadvise")?;
+        forget_pages(&handle)?;
         sys::refresh(&file.path)?;
         Ok(())
     }
