@@ -3,6 +3,8 @@
 //! The system call fails at once. From then on its memory is the program's again: a late answer must find
 //! nothing to write to, however the memory is used meanwhile.
 
+use std::time::{Duration, Instant};
+
 use inflight::gate::Phase;
 use nix::errno::Errno;
 
@@ -12,6 +14,7 @@ use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::raw_server::{Settings, Which};
 use crate::scene::{Open, Scene};
+use crate::stamp::CANARY;
 use crate::variant::Variant;
 use crate::verdict::{Class, no_proof};
 
@@ -39,13 +42,17 @@ fn variants() -> Vec<Variant> {
     all
 }
 
-const CANARY: u8 = 0xCA;
 /// Large enough for the spliced reply path.
 const LEN: usize = 65536;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
-    if variant.act.starts_with("move") {
-        return run_moved(scene, variant);
+    match variant.act {
+        "move" | "move-beside" if !scene.race() => {
+            return run_moved(scene, Abort::Never).map(drop);
+        }
+        "move" => return run_moved(scene, Abort::Before).map(drop),
+        "move-beside" => return run_beside(scene),
+        _ => {}
     }
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Direct)?;
@@ -89,9 +96,51 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How often the abort and the answer are started together until each came first once, and how long that may take.
+const TRIES: usize = 200;
+const TIME: Duration = Duration::from_secs(20);
+/// The latest start of an abort, in offers of the processor to others.
+const LATEST: u32 = 1 << 16;
+
+/// KL1m with the abort and the answer at the same time, until each of them was first once.
+fn run_beside(scene: &mut Scene<'_>) -> anyhow::Result<()> {
+    let (mut whole, mut cut, end) = (0, 0, Instant::now() + TIME);
+    // How late the abort starts: later when it came first, earlier when it did not.
+    let mut delay = 0;
+    while whole == 0 || cut == 0 {
+        if whole + cut == TRIES || Instant::now() >= end {
+            let text = format!("{whole} whole reads, {cut} that failed or were cut: never both");
+            return Err(no_proof(text));
+        }
+        if run_moved(scene, Abort::Beside { delay })? {
+            (whole, delay) = (whole + 1, delay / 2);
+        } else {
+            (cut, delay) = (cut + 1, (delay * 2 + 1).min(LATEST));
+        }
+        if !scene.faults.is_empty() {
+            break;
+        }
+    }
+    scene.note(format!("{whole} whole reads, {cut} that failed or were cut"));
+    Ok(())
+}
+
+/// When the connection is aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Abort {
+    Never,
+    /// Before the answer.
+    Before,
+    /// Beside the answer, when the processor was offered to others so often.
+    Beside {
+        delay: u32,
+    },
+}
+
 /// KL1m: the answer is spliced and its pages are moved into the page cache (SPLICE_F_MOVE), after the abort or at the
 /// same time. The reader fails or has its bytes, and the file whose pages were moved keeps its own.
-fn run_moved(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
+/// Gives whether the read was whole.
+fn run_moved(scene: &mut Scene<'_>, when: Abort) -> anyhow::Result<bool> {
     let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: false };
     let (mut server, file) = scene.raw_server(settings)?;
     let handle = scene.open(&file, Open::Buffered)?;
@@ -100,26 +149,32 @@ fn run_moved(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let flight = scene.start(Engine::Pread, Io::read(&handle, &buffer, 0..LEN, 0))?;
     server.meet()?;
     let mut beside = None;
-    if scene.race() {
-        if variant.act == "move" {
+    match when {
+        Abort::Never => {}
+        Abort::Before => {
             scene.event(Actor::Racer, "abort");
             server.abort()?;
-        } else {
+        }
+        Abort::Beside { delay } => {
             let abort = server.aborter()?;
-            beside = Some(scene.aside("abort", abort)?);
+            let late = move || {
+                (0..delay).for_each(|_| std::thread::yield_now());
+                abort()
+            };
+            beside = Some(scene.aside("abort", late)?);
         }
     }
     let sent = server.answer(true)?;
-    scene.note(format!("the answer: {sent:?}"));
+    scene.event(Actor::Test, format!("the answer: {sent:?}"));
     let done = scene.finish(flight)?;
     let was_aborted = matches!(done, Err(Errno::ECONNABORTED | Errno::ENOTCONN | Errno::EIO));
     if let Some(beside) = beside {
         anyhow::ensure!(beside.join()?, "cannot write the abort file of the connection");
     }
     match done {
-        Err(_) if scene.race() && was_aborted => {}
+        Err(_) if when != Abort::Never && was_aborted => {}
         // The rest of the file may be asked for by a second request, which the abort meets.
-        Ok(count) if scene.race() && variant.act == "move-beside" && count > 0 => {
+        Ok(count) if matches!(when, Abort::Beside { .. }) && count > 0 => {
             scene.judge("the read", &buffer.bytes(0, count), 0, &[file.generation(1)]);
         }
         done => {
@@ -128,10 +183,10 @@ fn run_moved(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
             }
         }
     }
-    if scene.race() && variant.act == "move" && sent.is_ok() {
+    if when == Abort::Before && sent.is_ok() {
         scene.fault(Class::Errno, "/dev/fuse took an answer after the abort");
     }
     let source = server.source()?;
     scene.judge("the source of the answer", &source, 0, &[file.generation(1)]);
-    Ok(())
+    Ok(done == Ok(LEN))
 }
