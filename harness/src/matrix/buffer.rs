@@ -7,7 +7,6 @@ use anyhow::Context;
 
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene, Stamped};
-use crate::sys;
 
 /// Bytes of memory, and of the part of the file, that an I/O may use.
 pub const SPACE: usize = 65536;
@@ -132,10 +131,6 @@ impl Held {
         let buffer = Buffer::of_file(&handle, offset, SPACE, is_writable)?;
         if let Some(source) = source.filter(|_| is_writable) {
             buffer.write(0, source);
-        }
-        if source.is_none() {
-            // Clean, so that they are only written back again if the read makes them dirty.
-            sys::write_back(&handle).context("write back what is mapped")?;
         }
         Ok(Some(Held { buffer, mapped: Some((mapped, handle, offset)) }))
     }

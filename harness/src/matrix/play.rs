@@ -166,8 +166,8 @@ impl Set {
         live.after.settle()
     }
 
-    /// Writes a mapped file that is read into back once more: a read that holds the pages must make them dirty at its
-    /// end, or what it brought is lost.
+    /// Writes a mapped file that is read into back, while its pages are held: they are clean then, and a read that does
+    /// not make them dirty at its end loses what it brought. (Not earlier: btrfs would copy into clean pages.)
     fn clean(
         &self,
         scene: &mut Scene<'_>,
