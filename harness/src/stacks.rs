@@ -70,7 +70,7 @@ const PASSING: &[&str] = &[
     "msleep",
 ];
 
-/// One line for each thread of a process that is not idle, as far as we may know (a stack needs CAP_SYS_ADMIN).
+/// One line for each thread of a process that is not idle, as far as we may know (a whole stack needs CAP_SYS_ADMIN).
 pub fn of(pid: i32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.filter_map(|thread| line(&thread.path())).collect()
@@ -79,18 +79,30 @@ pub fn of(pid: i32) -> Vec<String> {
 /// Where a thread waits, from the innermost function; nothing where we may not know or it does not wait. `thread` is
 /// its folder in /proc.
 pub fn place(thread: &Path) -> Option<String> {
-    let stack = functions(&fs::read_to_string(thread.join("stack")).ok()?);
+    let stack = stack(thread);
     (!stack.is_empty()).then(|| stack.join(" < "))
 }
 
 fn line(thread: &Path) -> Option<String> {
     let text = |name| fs::read_to_string(thread.join(name)).unwrap_or_default();
-    let (name, stack, state) = (text("comm"), functions(&text("stack")), sys::state(thread)?);
+    let (name, stack, state) = (text("comm"), stack(thread), sys::state(thread)?);
     let is_idle = state != 'D' && stack.first().is_some_and(|place| IDLE.contains(&&**place));
     let number = thread.file_name()?.to_string_lossy().into_owned();
     let shown = !is_idle && state != 'R' && !stack.is_empty();
     let stack = &stack[..stack.len().min(DEPTH)];
     shown.then(|| format!("{} {number} {state}: {}", name.trim(), stack.join(" < ")))
+}
+
+/// The functions that a thread is in; where its stack may not be read, the innermost alone (`wchan`); none where we may
+/// not know that either, or it runs.
+fn stack(thread: &Path) -> Vec<String> {
+    fs::read_to_string(thread.join("stack")).map_or_else(
+        |_| {
+            let place = fs::read_to_string(thread.join("wchan")).unwrap_or_default();
+            functions(if place == "0" { "" } else { &place })
+        },
+        |stack| functions(&stack),
+    )
 }
 
 /// The functions in lines like `[<0>] b.isra.0+0x1/0x2 [module]`.
@@ -127,9 +139,11 @@ impl Watch {
     /// on pages, or for a lock that I/O holds. Where stacks may not be read, every wait that no signal ends counts.
     pub fn waits(&mut self) -> bool {
         let now = match sys::state(&self.thread) {
-            Some('D') => self.stack().filter(|stack| is_held(stack)),
+            Some('D') => Some(stack(&self.thread)).filter(|stack| is_held(stack)),
             // io_uring_register(2) waits for requests as a signal may end it.
-            Some('S') if self.call() == Some(nix::libc::SYS_io_uring_register) => self.stack(),
+            Some('S') if self.call() == Some(nix::libc::SYS_io_uring_register) => {
+                Some(stack(&self.thread))
+            }
             _ => None,
         };
         self.looks = match (&self.last, &now) {
@@ -144,11 +158,6 @@ impl Watch {
     /// Its folder in /proc.
     pub fn thread(&self) -> &Path {
         &self.thread
-    }
-
-    /// The functions that it is in; none where we may not know.
-    fn stack(&self) -> Option<Vec<String>> {
-        Some(functions(&fs::read_to_string(self.thread.join("stack")).unwrap_or_default()))
     }
 
     fn call(&self) -> Option<i64> {
@@ -182,13 +191,15 @@ mod tests {
         (hear.recv().unwrap(), thread, end)
     }
 
-    /// Waits until a thread stands somewhere; `None` where stacks may not be read.
+    /// Waits until a thread stands somewhere; `None` where that may not be seen.
     fn stands(thread: i32) -> Option<Vec<String>> {
         let watch = Watch::new(thread);
         let end = Instant::now() + Duration::from_secs(10);
-        fs::read_to_string(watch.thread.join("stack")).ok()?;
+        let may_see =
+            ["stack", "wchan"].map(|name| fs::read_to_string(watch.thread.join(name)).is_ok());
+        may_see.contains(&true).then_some(())?;
         loop {
-            let stack = watch.stack()?;
+            let stack = stack(&watch.thread);
             if sys::state(&watch.thread) == Some('S') && !stack.is_empty() {
                 return Some(stack);
             }
