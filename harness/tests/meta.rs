@@ -1,26 +1,16 @@
 //! The harness against itself: cases that must fail, hang, be skipped and break; bad input; interruption.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use inflight_race::results;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
-
-fn race(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).current_dir(folder);
-    command
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(out), String::from_utf8_lossy(err))
-}
+use support::{race, text};
 
 /// Runs the harness on a plain directory: no root, no gate, no mount.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
