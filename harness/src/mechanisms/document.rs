@@ -77,6 +77,7 @@ fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
         Some(Outcome::Differs { seen, expected }) => {
             format!("**{}** (expected {expected})", seen.word)
         }
+        Some(Outcome::Failed(_)) => "**failed**".to_owned(),
         Some(Outcome::Not(_)) | None => "-".to_owned(),
     }
 }
