@@ -77,6 +77,15 @@ fn kernels_that_are_not_there_are_not_a_success() {
 }
 
 #[test]
+fn a_document_of_some_mechanisms_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("document");
+    let (code, _, error) = mechanisms(&["0.1", "--markdown", document.to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("cannot be used with") && !document.exists(), "{error}");
+}
+
+#[test]
 fn a_list_is_of_what_was_asked_for_and_nothing_is_ignored() {
     let (code, text, error) = mechanisms(&["--list", "3.1", "4"]);
     let heads: Vec<_> = text.lines().filter(|line| !line.starts_with(' ')).collect();

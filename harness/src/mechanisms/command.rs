@@ -30,8 +30,9 @@ pub struct Arguments {
     /// How guests' code is executed.
     #[arg(long, value_enum, default_value = "auto")]
     accel: Accel,
-    /// Also write the document: every mechanism by kernel.
+    /// Also write the document: every mechanism by kernel, so not of some only.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "harness/MECHANISMS.md")]
+    #[arg(conflicts_with = "ids")]
     markdown: Option<PathBuf>,
 }
 
