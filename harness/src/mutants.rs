@@ -3,14 +3,15 @@
 //! A defect that no variant finds is a hole in the cases. The same variants must pass on the same server
 //! without a defect, so that it is the defect that they find.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use inflight::mutant::Mutant;
 
-use crate::results::{self, Entry};
+use crate::observe::races::Races;
+use crate::results::Entry;
 use crate::verdict::{Class, Verdict};
 
 /// That a variant finds a defect, as harm of this class.
@@ -165,19 +166,10 @@ impl Stage<'_> {
 
     fn play(&self, name: &str, options: &str, variants: &[&str]) -> anyhow::Result<Vec<Entry>> {
         let results = tempfile::Builder::new().prefix(name).tempdir_in(self.folder)?;
-        let program = std::env::current_exe().context("our own path")?;
-        let output = Command::new(program)
-            .env("INFLIGHT", &self.server)
-            .args(["run", "--quiet", "--results"])
-            .arg(results.path())
-            .arg("--scratch")
-            .arg(self.scratch)
-            .args(["--options", options])
-            .args(variants)
-            .output()
-            .context("start a run")?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let run = results::read_run(results.path()).with_context(|| text.trim().to_owned())?;
+        let races = Races { results: results.path(), server: Some(&self.server), aloud: false };
+        let scratch = [OsStr::new("--scratch"), self.scratch.as_os_str()];
+        let arguments = ["--options", options].into_iter().chain(variants.iter().copied());
+        let (_, run) = races.play(scratch.into_iter().chain(arguments.map(OsStr::new)))?;
         ensure!(run.variants.len() == variants.len(), "{name}: {} variants", run.variants.len());
         Ok(run.variants)
     }
