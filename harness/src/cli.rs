@@ -19,7 +19,6 @@ use crate::raw_server;
 use crate::report;
 use crate::results::{self, Single};
 use crate::run::{self, Order};
-use crate::scene::STORM;
 use crate::session;
 use crate::target::Target;
 use crate::vm;
@@ -42,10 +41,10 @@ enum Command {
     /// Show the cases: what each claims, its groups and variants, where it must fail.
     List {
         /// Only cases of this group.
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "matrix")]
         group: Option<String>,
         /// Also the variants.
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "matrix")]
         variants: bool,
         /// The matrix: the combinations that are played, and those that are not, with the reasons.
         #[arg(long)]
@@ -183,9 +182,9 @@ struct RunArguments {
     /// Folder for results (default: race-results/ with the time of day).
     #[arg(long)]
     results: Option<PathBuf>,
-    /// Folder below which images and mounts are made.
-    #[arg(long, default_value_os_t = std::env::temp_dir())]
-    scratch: PathBuf,
+    /// Folder below which images and mounts are made (default: that of temporary files).
+    #[arg(long)]
+    scratch: Option<PathBuf>,
     /// Longest that one variant may take, in seconds (default: 60, more for long storms).
     #[arg(long)]
     bound: Option<u64>,
@@ -231,8 +230,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Kernels { cases, group, exclude, on, options } => {
-            match kernel_orders(cases, group, exclude, on) {
-                Ok(orders) => kernels::run(&options, &orders),
+            let rest = selection(&cases, &group, &exclude);
+            let command = format!("kernels {} --on {} --markdown", rest.join(" "), on.join(","));
+            match kernel_orders(&rest, on) {
+                Ok(orders) => kernels::run(&options, &orders, &command),
                 Err(error) => Ok(usage(&error)),
             }
         }
@@ -289,38 +290,32 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
     let named =
         || Path::new("race-results").join(format!("{}-{}", now.as_secs(), std::process::id()));
-    // A storm takes its time, and its control and the quiet looks take some more.
-    let usual = Duration::from_secs(60).max(arguments.time * 2 + Duration::from_secs(30));
     Ok(Order {
         items: (0..arguments.repeat).flat_map(again).collect(),
-        target,
         options: arguments.options,
         seed,
         results: arguments.results.unwrap_or_else(named),
-        scratch: arguments.scratch,
-        bound: arguments.bound.map_or(usual, Duration::from_secs),
+        scratch: arguments.scratch.unwrap_or_else(std::env::temp_dir),
+        bound: arguments.bound.map_or_else(|| run::bound(arguments.time), Duration::from_secs),
         time: arguments.time,
         quiet: arguments.quiet,
-        tour: false,
         json: arguments.json,
-        relay: false,
-        vm: None,
+        ..Order::empty(target)
     })
 }
 
+/// The words of a command line that select cases.
+fn selection(cases: &[String], groups: &[String], exclude: &[String]) -> Vec<String> {
+    let groups = groups.iter().map(|group| format!("--group={group}"));
+    let exclude = exclude.iter().map(|case| format!("--exclude={case}"));
+    cases.iter().cloned().chain(groups).chain(exclude).collect()
+}
+
 /// One order for each target.
-fn kernel_orders(
-    cases: Vec<String>,
-    groups: Vec<String>,
-    exclude: Vec<String>,
-    targets: Vec<String>,
-) -> anyhow::Result<Vec<Order>> {
-    let mut rest = cases;
-    rest.extend(groups.into_iter().map(|group| format!("--group={group}")));
-    rest.extend(exclude.into_iter().map(|case| format!("--exclude={case}")));
+fn kernel_orders(selection: &[String], targets: Vec<String>) -> anyhow::Result<Vec<Order>> {
     let one = |target| {
         let words = ["run", "--quiet", "--on"].map(str::to_owned).into_iter();
-        guest_order(None, words.chain([target]).chain(rest.clone()).collect())
+        guest_order(None, words.chain([target]).chain(selection.iter().cloned()).collect())
     };
     targets.into_iter().map(one).collect()
 }
@@ -333,6 +328,10 @@ fn guest_order(results: Option<PathBuf>, command: Vec<String>) -> anyhow::Result
         anyhow::bail!("behind -- comes `run` and its arguments");
     };
     arguments.results = results.or(arguments.results);
+    anyhow::ensure!(
+        arguments.scratch.is_none(),
+        "--scratch: a guest has a disk of its own for that"
+    );
     order(*arguments)
 }
 
@@ -344,21 +343,16 @@ fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
     }
     let order = Order {
         items: vec![item],
-        target: single.target,
         options: single.options,
         seed: single.seed,
         results: path.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("replay"),
-        scratch: std::env::temp_dir(),
-        bound: Duration::from_secs(60),
-        time: STORM,
-        quiet: false,
-        tour: false,
-        json: false,
-        relay: false,
-        vm: None,
+        bound: run::bound(single.time),
+        time: single.time,
+        ..Order::empty(single.target)
     };
+    let (modules, accel) = (single.modules, Accel::Auto);
     match single.vm {
-        Some(kernel) => vm::run(&vm::Options { kernel, modules: None, accel: Accel::Auto }, order),
+        Some(kernel) => vm::run(&vm::Options { kernel, modules, accel }, order),
         None => run::run(order),
     }
 }
@@ -411,8 +405,9 @@ fn describe(row: &crate::expect::Expected, names: &[String], here: &Kernel) -> S
     let now = names.iter().any(|name| row.applies(row.on, name, here));
     let now = if now { ", this kernel included" } else { "" };
     let classes = classes.join("/");
+    let fixed: String = row.fixed_in.iter().map(|fixed| format!(", not {fixed}")).collect();
     format!(
-        "{} on {on}: {classes} from {since} until {until}{now} ({})",
+        "{} on {on}: {classes} from {since} until {until}{fixed}{now} ({})",
         row.variant, row.reference
     )
 }

@@ -32,6 +32,15 @@ pub enum Fixed {
     From(Version),
 }
 
+impl std::fmt::Display for Fixed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fixed::Exactly(version) => write!(f, "{version}"),
+            Fixed::From(version) => write!(f, "{version} and later {}.{}", version.0, version.1),
+        }
+    }
+}
+
 /// The beginning of all kernels: `since` of a bug that has always been there.
 pub const EVER: Version = Version(0, 0, 0);
 

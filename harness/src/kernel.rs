@@ -33,8 +33,18 @@ impl Kernel {
     /// The exact version: the first three numbers of Debian's package version if the build names one
     /// (its release says `6.1.0` for every 6.1), otherwise of the release.
     pub fn version(&self) -> Version {
-        let debian = self.build.split_whitespace().skip_while(|word| *word != "Debian").nth(1);
-        Version::parse(debian.unwrap_or(&self.release))
+        Version::parse(self.package().unwrap_or(&self.release))
+    }
+
+    /// The version of Debian's package, if the build names one.
+    pub fn package(&self) -> Option<&str> {
+        self.build.split_whitespace().skip_while(|word| *word != "Debian").nth(1)
+    }
+
+    /// What its release says behind the numbers, e.g. `cloud-amd64`.
+    pub fn flavour(&self) -> String {
+        let is_number = |part: &&str| part.starts_with(|first: char| first.is_ascii_digit());
+        self.release.split('-').skip_while(is_number).collect::<Vec<_>>().join("-")
     }
 }
 
@@ -85,6 +95,9 @@ mod tests {
         };
         let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-08-01)";
         assert_eq!(kernel("6.1.0-53-amd64", debian).version(), Version(6, 1, 176));
+        assert_eq!(kernel("6.1.0-53-amd64", debian).package(), Some("6.1.176-1"));
+        assert_eq!(kernel("6.1.0-53-cloud-amd64", debian).flavour(), "cloud-amd64");
+        assert_eq!(kernel("7.2.13+deb14-amd64", debian).flavour(), "amd64");
         assert_eq!(kernel("6.18.44-fc-v669", "#1 SMP").version(), Version(6, 18, 44));
         assert_eq!(kernel("7.2", "#1").version(), Version(7, 2, 0));
         assert!(Version(6, 9, 0) < Version(6, 12, 117));

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::cases;
+use crate::kernel::Kernel;
 use crate::results::{self, Entry, RUN_FILE, Run};
 use crate::run::{self, INTERRUPTED, Order};
 use crate::verdict::{Class, Verdict, exit_code};
@@ -33,38 +34,62 @@ pub struct Options {
     pub markdown: Option<PathBuf>,
 }
 
-/// Runs each order (one a target) on each kernel, and prints the table; gives the exit code of all runs together.
+/// Runs each order (one a target) on each kernel, and prints the table; gives the exit code of all runs together. The
+/// document says which command line it comes from.
 ///
 /// # Errors
 /// A run could not be started, or results cannot be read or written.
-pub fn run(options: &Options, orders: &[Order]) -> anyhow::Result<i32> {
+pub fn run(options: &Options, orders: &[Order], command: &str) -> anyhow::Result<i32> {
     let kernels = match &*options.kernel {
         [] => ["host".to_owned()].into_iter().chain(source::all()).collect(),
         named => named.to_vec(),
     };
-    let mut runs = Vec::new();
+    let (mut runs, mut lacks) = (Vec::new(), Vec::new());
     for kernel in &kernels {
         for order in orders {
             let name = format!("{}-{}", kernel.replace([':', '/'], "_"), order.target.name());
             let results = options.results.join(name);
-            if !(options.keep && results.join(RUN_FILE).is_file()) {
-                let order = Order { results: results.clone(), ..order.clone() };
-                if one(options, kernel, order)? == INTERRUPTED {
-                    return Ok(INTERRUPTED);
-                }
-            }
-            // A kernel on which nothing can be run has said so, and has no results.
-            if results.join(RUN_FILE).is_file() {
-                runs.push(judged_anew(results::read_run(&results)?));
-            }
+            let kept = if options.keep { kept(&results, order)? } else { None };
+            let run = match kept {
+                Some(run) => run,
+                None => match one(options, kernel, Order { results, ..order.clone() })? {
+                    Ok(run) => run,
+                    Err(INTERRUPTED) => return Ok(INTERRUPTED),
+                    // It has said why.
+                    Err(_) => {
+                        lacks.push(format!("{kernel} ({})", order.target.name()));
+                        continue;
+                    }
+                },
+            };
+            runs.push(judged_anew(run));
         }
     }
     let table = Table::of(&runs);
     print!("{}", table.text());
+    if !lacks.is_empty() {
+        println!("not run on {}", lacks.join(", "));
+    }
     if let Some(path) = &options.markdown {
-        std::fs::write(path, table.markdown()).with_context(|| path.display().to_string())?;
+        std::fs::write(path, table.markdown(command))
+            .with_context(|| path.display().to_string())?;
     }
     Ok(exit_code(runs.iter().flat_map(|run| &run.variants).map(|entry| &entry.verdict)))
+}
+
+/// The results of an earlier, whole run of this order, if they are there.
+fn kept(results: &Path, order: &Order) -> anyhow::Result<Option<Run>> {
+    if !results.join(RUN_FILE).is_file() {
+        return Ok(None);
+    }
+    let run = results::read_run(results)?;
+    Ok(is_whole(&run, order).then_some(run))
+}
+
+fn is_whole(run: &Run, order: &Order) -> bool {
+    let played = run.variants.iter().map(|entry| (&entry.case, &entry.variant));
+    let wanted = order.items.iter().map(|item| (&item.case, &item.variant));
+    run.options == order.options && played.eq(wanted)
 }
 
 /// Kept results may be older than the table of expected failures: what was seen is held against it again.
@@ -78,12 +103,23 @@ fn judged_anew(mut run: Run) -> Run {
     run
 }
 
-fn one(options: &Options, kernel: &str, order: Order) -> anyhow::Result<i32> {
-    if kernel == "host" {
-        return run::run(order);
+/// Plays an order on a kernel; gives the exit code where that brought no results.
+fn one(options: &Options, kernel: &str, order: Order) -> anyhow::Result<Result<Run, i32>> {
+    let results = order.results.clone();
+    let file = results.join(RUN_FILE);
+    if file.is_file() {
+        std::fs::remove_file(&file).with_context(|| file.display().to_string())?;
     }
-    let kernel = kernel.to_owned();
-    vm::run(&vm::Options { kernel, modules: None, accel: options.accel }, order)
+    let code = if kernel == "host" {
+        run::run(order)?
+    } else {
+        let kernel = kernel.to_owned();
+        vm::run(&vm::Options { kernel, modules: None, accel: options.accel }, order)?
+    };
+    if code == INTERRUPTED || !file.is_file() {
+        return Ok(Err(code));
+    }
+    results::read_run(&results).map(Ok)
 }
 
 /// Cells by row (target and case) and kernel.
@@ -117,8 +153,7 @@ impl Table {
         let mut table = Table::default();
         let mut targets: Vec<String> = Vec::new();
         for run in runs {
-            let kernel = title(run);
-            let column = place(&mut table.kernels, kernel);
+            let column = place(&mut table.kernels, title(&run.kernel));
             let line = place(&mut targets, run.target.name());
             for entry in &run.variants {
                 let case = cases::ALL.iter().position(|case| case.id == entry.case);
@@ -161,8 +196,9 @@ impl Table {
         text
     }
 
-    fn markdown(&self) -> String {
-        let mut text = HEAD.to_owned();
+    /// With the command that it comes from.
+    fn markdown(&self, command: &str) -> String {
+        let mut text = HEAD.replace("COMMAND", command);
         for (number, line) in self.grid().iter().enumerate() {
             let cells: Vec<_> = line.iter().map(|cell| cell.replace('|', "\\|")).collect();
             let _ = writeln!(text, "| {} |", cells.join(" | "));
@@ -191,15 +227,15 @@ impl Table {
 
 const HEAD: &str = "# Cases by kernel
 
-Written by `inflight-race kernels -g quick --on inflight,ext4,xfs --markdown`; `scripts/kernels` fetches the kernels. A
+Written by `inflight-race COMMAND`; `scripts/kernels` fetches the kernels. A
 cell holds what was seen: `ok` when every variant that can be played passed, otherwise the kinds of harm and, where
 not all variants failed, how many of how many. All of it is what the table of expected failures beside each case says
-of that kernel, except where a cell says otherwise in **bold**. `-`: cannot be played there. The kernels are Debian's
-packages, in QEMU; the one without a package version is the development machine's own.
+of that kernel, except where a cell says otherwise in **bold**. `-`: cannot be played there. Kernels with a package
+version are Debian's, of the flavour `cloud-amd64` unless the column says another, and run in QEMU; one without is what the
+command itself ran on.
 
-Below the table is why they fail. A stable kernel may have a fix that is younger than its number: 6.12.117 invalidates
-after a synchronous direct write (IV1) and zeroes behind the end when truncate or fallocate let a file grow (IV3, FUSE),
-which 6.16 and 6.17 do not.
+Below the table is why they fail. A stable kernel may have a fix that is younger than its number: `inflight-race list`
+says which.
 
 ";
 
@@ -210,28 +246,32 @@ fn place(all: &mut Vec<String>, one: String) -> usize {
     })
 }
 
-/// The exact package version, or the release without what a builder has added to it.
-fn title(run: &Run) -> String {
-    let words = run.kernel.build.split_whitespace();
-    let package = words.skip_while(|word| *word != "Debian").nth(1);
-    package.map_or_else(|| run.kernel.version().to_string(), str::to_owned)
+/// The exact package version, with the flavour where it is not the one that scripts/kernels takes unless told; or
+/// the release without what a builder has added to it.
+fn title(kernel: &Kernel) -> String {
+    match (kernel.package(), kernel.flavour()) {
+        (None, _) => kernel.version().to_string(),
+        (Some(package), flavour) if flavour.starts_with("cloud") => package.to_owned(),
+        (Some(package), flavour) => format!("{package} {flavour}"),
+    }
 }
 
 impl Cell {
     fn add(&mut self, entry: &Entry) {
+        if entry.verdict.is_unexpected() {
+            self.odd.push(entry.verdict.word());
+        }
         let classes: &[Class] = match &entry.verdict {
-            Verdict::Notrun { .. } => return,
+            // Nothing was seen.
+            Verdict::Notrun { .. } | Verdict::Broken { .. } | Verdict::Noproof { .. } => return,
             Verdict::Fail { classes } | Verdict::Xfail { classes, .. } => classes,
-            _ => &[],
+            Verdict::Pass | Verdict::Xpass { .. } => &[],
         };
         self.played += 1;
         self.failed += usize::from(!classes.is_empty());
         self.classes.extend(classes);
         self.classes.sort();
         self.classes.dedup();
-        if entry.verdict.is_unexpected() {
-            self.odd.push(entry.verdict.word());
-        }
     }
 
     fn text(&self) -> String {
@@ -253,7 +293,7 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Kernel;
+    use crate::plan::Item;
     use crate::target::Target;
     use crate::verdict::Fault;
     use crate::worker::Played;
@@ -266,11 +306,9 @@ mod tests {
     }
 
     fn run(build: &str, variants: Vec<Entry>) -> Run {
-        let (release, machine) = ("6.1.0-56-amd64".to_owned(), String::new());
+        let (release, machine) = ("6.1.0-56-cloud-amd64".to_owned(), String::new());
         let kernel = Kernel { release, build: build.to_owned(), machine };
-        let (options, target) = (String::new(), Target::Inflight);
-        let version = results::VERSION;
-        Run { version, kernel, vm: None, target, options, seed: 1, started: 0, variants }
+        Run { variants, ..Run::new(&Order::empty(Target::Inflight), kernel) }
     }
 
     #[test]
@@ -281,6 +319,44 @@ mod tests {
         let new = judged_anew(run("#1 SMP Debian 7.2.13-1 (x)", vec![lost]));
         assert_eq!(old.variants[0].verdict.word(), "XFAIL");
         assert_eq!(new.variants[0].verdict.word(), "FAIL");
+    }
+
+    #[test]
+    fn only_a_whole_run_of_the_same_order_is_kept() {
+        let item = |variant: &str| {
+            let (case, variant) = ("FK1".to_owned(), variant.to_owned());
+            Item { number: 0, case, variant }
+        };
+        let whole = run("", vec![entry("a", Verdict::Pass), entry("b", Verdict::Pass)]);
+        let items = vec![item("a"), item("b")];
+        let order = Order { items, ..Order::empty(Target::Inflight) };
+        assert!(is_whole(&whole, &order));
+        let other = Order { options: "read=copy".to_owned(), ..order.clone() };
+        assert!(!is_whole(&whole, &other));
+        assert!(!is_whole(&run("", vec![entry("a", Verdict::Pass)]), &order));
+        assert!(!is_whole(&run("", Vec::new()), &order));
+    }
+
+    #[test]
+    fn kernels_of_one_version_and_two_flavours_have_a_column_each() {
+        let build = "#1 SMP Debian 6.1.192-2 (x)";
+        let mut other = run(build, vec![entry("a", Verdict::Pass)]);
+        other.kernel.release = "6.1.0-56-amd64".to_owned();
+        let table = Table::of(&[run(build, vec![entry("a", Verdict::Pass)]), other]);
+        assert_eq!(table.kernels, ["6.1.192-2", "6.1.192-2 amd64"]);
+    }
+
+    #[test]
+    fn what_could_not_be_played_is_not_ok() {
+        let reason = || "x".to_owned();
+        let broken = Verdict::Broken { reason: reason() };
+        let cell = |verdicts: Vec<Verdict>| {
+            let entries = verdicts.into_iter().map(|verdict| entry("a", verdict)).collect();
+            Table::of(&[run("#1", entries)]).grid()[1][2].clone()
+        };
+        assert_eq!(cell(vec![broken.clone()]), "- **BROKEN**");
+        assert_eq!(cell(vec![Verdict::Noproof { reason: reason() }]), "- **NOPROOF**");
+        assert_eq!(cell(vec![Verdict::Pass, broken]), "ok **BROKEN**");
     }
 
     #[test]
@@ -304,9 +380,10 @@ mod tests {
             table.text().lines().all(|line| line.starts_with("target") || line.contains("LOST"))
         );
         assert!(
-            table.markdown().contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |")
+            table.markdown("x").contains("| inflight | FK1 fork-touch | LOST 1/2 | ok **XPASS** |")
         );
-        assert!(table.markdown().ends_with(
+        assert!(table.markdown("x -y").contains("Written by `inflight-race x -y`;"));
+        assert!(table.markdown("x").ends_with(
             "\n\n## Why they fail\n\n* FK1 on inflight: somewhere (met on 6.1.192-2)\n"
         ));
         let all = Table::of(&[run("#1 SMP", vec![entry("a", lost)])]);

@@ -4,6 +4,7 @@
 //! prints and judges by the table; the worker ([`worker`]) mounts targets and plays variants, and may be
 //! lost to a wedged kernel path; the guard ([`session`]) removes what either leaves behind.
 
+pub mod borrow;
 pub mod case;
 pub mod cases;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod expect;
 pub mod fork;
 pub mod frames;
 pub mod image;
+pub mod interrupt;
 pub mod kernel;
 pub mod kernels;
 pub mod kmsg;

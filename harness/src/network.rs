@@ -14,6 +14,7 @@ mod tracker;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -106,11 +107,12 @@ impl Kind {
         if !nix::unistd::geteuid().is_root() {
             return Err(not_run(format!("serving and mounting {name} needs root")));
         }
-        let known = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
-        if !known.split_whitespace().any(|word| word == kind) {
-            return Err(not_run(format!(
-                "this kernel has no {kind} (or its module is not loaded)"
-            )));
+        if !is_known(kind)? {
+            // As mount(2) would have it loaded. Where modprobe(8) is not there, nothing is lost.
+            let _ = Command::new("modprobe").args(["--quiet", kind]).status();
+            if !is_known(kind)? {
+                return Err(not_run(format!("this kernel has no {kind}")));
+            }
         }
         for program in self.programs() {
             if sys::find_program(program).is_none() {
@@ -119,7 +121,9 @@ impl Kind {
         }
         let localio = fs::read_to_string("/sys/module/nfs/parameters/localio_enabled");
         if self == Kind::Nfs && localio.is_ok_and(|text| text.trim() == "Y") {
-            return Err(not_run("nfs.localio_enabled is on: reads would go around the proxy"));
+            return Err(not_run(
+                "reads would go around the proxy: write N to /sys/module/nfs/parameters/localio_enabled",
+            ));
         }
         Ok(())
     }
@@ -131,6 +135,12 @@ impl Kind {
             Kind::NineP => Framing::NineP,
         }
     }
+}
+
+/// Whether the kernel can mount a filesystem of this name now.
+fn is_known(kind: &str) -> anyhow::Result<bool> {
+    let known = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
+    Ok(known.split_whitespace().any(|word| word == kind))
 }
 
 /// Whether a client may keep what it reads in the machine's [cache](cache).

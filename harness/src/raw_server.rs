@@ -190,7 +190,7 @@ impl RawServer {
     /// Not mounted.
     pub fn aborter(&self) -> anyhow::Result<impl FnOnce() -> bool + Send + use<>> {
         let mount = self.mount().context("the splicing server is not mounted")?;
-        Ok(move || session::abort(mount.device_minor))
+        Ok(move || mount.abort())
     }
 
     fn mount(&self) -> Option<Mount> {

@@ -121,6 +121,7 @@ pub(crate) mod tests {
     use crate::event::{Actor, Event};
     use crate::kernel::Kernel;
     use crate::results::Entry;
+    use crate::run::Order;
     use crate::target::Target;
     use crate::verdict::{Class, Fault, Verdict};
     use crate::worker::Played;
@@ -173,17 +174,7 @@ pub(crate) mod tests {
             }
         };
         let variants = verdicts.iter().map(entry).collect();
-        let (vm, options) = (None, String::new());
-        Run {
-            version: results::VERSION,
-            kernel,
-            vm,
-            target,
-            options,
-            seed: 1,
-            started: 0,
-            variants,
-        }
+        Run { variants, started: 0, ..Run::new(&Order::empty(target), kernel) }
     }
 
     pub fn fail() -> Verdict {

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
+use crate::run::Order;
+use crate::scene::STORM;
 use crate::target::Target;
 use crate::verdict::Verdict;
 use crate::worker::Played;
@@ -24,6 +27,12 @@ pub struct Run {
     /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
+    /// Folder of its modules, where it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<PathBuf>,
+    /// How long a storm might last.
+    #[serde(default = "storm")]
+    pub time: Duration,
     /// Target.
     pub target: Target,
     /// Mount options of the whole run.
@@ -34,6 +43,25 @@ pub struct Run {
     pub started: u64,
     /// Every variant.
     pub variants: Vec<Entry>,
+}
+
+impl Run {
+    /// The beginning of a run of an order, now, on a kernel.
+    pub fn new(order: &Order, kernel: Kernel) -> Run {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Run {
+            version: VERSION,
+            kernel,
+            vm: order.vm.clone(),
+            modules: order.modules.clone(),
+            time: order.time,
+            target: order.target.clone(),
+            options: order.options.clone(),
+            seed: order.seed,
+            started: since.map_or(0, |since| since.as_secs()),
+            variants: Vec::new(),
+        }
+    }
 }
 
 /// A variant.
@@ -66,6 +94,12 @@ pub struct Single {
     /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
+    /// Folder of its modules, where it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<PathBuf>,
+    /// How long a storm might last.
+    #[serde(default = "storm")]
+    pub time: Duration,
     /// Target.
     pub target: Target,
     /// Mount options of the whole run.
@@ -74,6 +108,10 @@ pub struct Single {
     pub seed: u64,
     /// The variant.
     pub entry: Entry,
+}
+
+fn storm() -> Duration {
+    STORM
 }
 
 /// Name of the file of a run.
@@ -95,6 +133,8 @@ pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<()
         version: VERSION,
         kernel: run.kernel.clone(),
         vm: run.vm.clone(),
+        modules: run.modules.clone(),
+        time: run.time,
         target: run.target.clone(),
         options: run.options.clone(),
         seed: run.seed,

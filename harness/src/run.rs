@@ -4,11 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -16,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::case::Case;
 use crate::console::Console;
 use crate::expect::{self, Expected};
+use crate::interrupt;
 use crate::kernel::Kernel;
 use crate::plan::Item;
 use crate::results::{self, Entry, Run};
+use crate::scene::STORM;
 use crate::session::{self, Session};
 use crate::target::Target;
 use crate::verdict::{Class, Fault, Verdict, exit_code};
@@ -56,6 +56,9 @@ pub struct Order {
     pub relay: bool,
     /// The kernel of the machine that it runs in, as `vm --kernel` takes it; none: this machine's.
     pub vm: Option<String>,
+    /// Folder of that kernel's modules, where it was named.
+    #[serde(default)]
+    pub modules: Option<PathBuf>,
 }
 
 impl Order {
@@ -68,15 +71,21 @@ impl Order {
             seed: 0,
             results: PathBuf::new(),
             scratch: std::env::temp_dir(),
-            bound: Duration::from_secs(60),
-            time: crate::scene::STORM,
+            bound: bound(STORM),
+            time: STORM,
             quiet: false,
             tour: false,
             json: false,
             relay: false,
             vm: None,
+            modules: None,
         }
     }
+}
+
+/// Longest that a variant may take unless told: a storm takes its time, and its control and the quiet looks take some more.
+pub fn bound(time: Duration) -> Duration {
+    Duration::from_secs(60).max(time * 2 + Duration::from_secs(30))
 }
 
 /// Runs it, and gives the exit code of [`crate::verdict`].
@@ -90,11 +99,16 @@ pub fn run(order: Order) -> anyhow::Result<i32> {
     while !runner.queue.is_empty() && !runner.is_interrupted() {
         let mut worker = Worker::start(&session, &runner)?;
         runner.follow(&mut worker, &session)?;
-        worker.end();
+        worker.end(&session)?;
     }
-    session.end()?;
+    if let Err(error) = session.end() {
+        runner.spoil(&format!("{error:#}"));
+    }
     runner.finish()
 }
+
+/// How long a worker that was killed may take to be gone, before what may hold it is cleaned up and after.
+const END: Duration = Duration::from_secs(2);
 
 /// Judges what was played, prints it and writes it down.
 #[derive(Debug)]
@@ -104,36 +118,23 @@ pub(crate) struct Runner {
     pub(crate) queue: VecDeque<Item>,
     run: Run,
     console: Console,
-    interrupted: Arc<AtomicBool>,
     kept: BTreeSet<PathBuf>,
+    /// What went wrong with the run and with none of its variants.
+    spoilt: Option<Verdict>,
 }
 
 impl Runner {
     /// Also catches SIGINT and SIGTERM from here on.
     pub(crate) fn new(order: Order, kernel: Kernel) -> anyhow::Result<Runner> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-        }
-        let run = Run {
-            version: results::VERSION,
-            kernel,
-            vm: order.vm.clone(),
-            target: order.target.clone(),
-            options: order.options.clone(),
-            seed: order.seed,
-            started: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-            variants: Vec::new(),
-        };
+        interrupt::catch()?;
+        let run = Run::new(&order, kernel);
         let console = Console::new(&order)?;
         let queue = order.items.iter().cloned().collect();
-        Ok(Runner { order, queue, run, console, interrupted, kept: BTreeSet::new() })
+        Ok(Runner { order, queue, run, console, kept: BTreeSet::new(), spoilt: None })
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+        interrupt::is_seen()
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -156,16 +157,18 @@ impl Runner {
                     end = Instant::now() + self.order.bound;
                     self.start(&line)?;
                 }
-                Ok(Line::Finished { played, .. }) => {
+                Ok(Line::Finished { played, spoilt, .. }) => {
                     let item = self.queue.pop_front().context("more results than variants")?;
                     self.settle(&item, *played)?;
+                    if spoilt {
+                        return session::clean(session.root());
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
                 Err(lost) => {
                     let silent = lost == RecvTimeoutError::Timeout;
-                    if !silent && (self.queue.is_empty() || worker.is_spoilt()) {
-                        session::clean(session.root())?;
-                        return Ok(());
+                    if !silent && self.queue.is_empty() {
+                        return session::clean(session.root());
                     }
                     let stacks = if silent { session::stacks(session.root()) } else { Vec::new() };
                     // Gates open and connections abort first: only then can the worker be ended.
@@ -189,7 +192,7 @@ impl Runner {
             let text = format!("nothing was heard of it for {:?}", self.order.bound);
             played.faults.push(Fault { class: Class::Hang, text });
         } else {
-            let status = worker.child.wait().map_or("?".to_owned(), |status| status.to_string());
+            let status = worker.reap().map_or("?".to_owned(), |status| status.to_string());
             played.stop = Some(Stopped::Broken(format!("the worker ended: {status}")));
         }
         self.settle(&item, played)
@@ -206,7 +209,8 @@ impl Runner {
     /// An item was played: judges it, prints it and writes it down.
     pub(crate) fn settle(&mut self, item: &Item, played: Played) -> anyhow::Result<()> {
         if self.order.relay {
-            return worker::say(&Line::Finished { number: item.number, played: Box::new(played) });
+            let (number, played) = (item.number, Box::new(played));
+            return worker::say(&Line::Finished { number, played, spoilt: false });
         }
         let entry = self.judge(item, played)?;
         let path = self.keep(&entry)?;
@@ -215,13 +219,26 @@ impl Runner {
         Ok(())
     }
 
+    /// The run is BROKEN although every variant was played: it ended badly.
+    pub(crate) fn spoil(&mut self, reason: &str) {
+        let broken = Verdict::Broken { reason: reason.to_owned() };
+        match self.order.relay {
+            true => eprintln!("inflight-race: {reason}"),
+            false => self.say(&format!("{:<7} behind the last variant: {reason}", broken.word())),
+        }
+        self.spoilt = Some(broken);
+    }
+
     /// Nothing more can be played: what is left is BROKEN for this reason. Only the first is printed.
     pub(crate) fn forfeit(&mut self, reason: &str) -> anyhow::Result<()> {
         let broken = || {
             let stop = Some(Stopped::Broken(reason.to_owned()));
             Played { stop, ..Played::default() }
         };
-        let Some(first) = self.queue.pop_front() else { return Ok(()) };
+        let Some(first) = self.queue.pop_front() else {
+            self.spoil(reason);
+            return Ok(());
+        };
         self.settle(&first, broken())?;
         let others: Vec<Item> = self.queue.drain(..).collect();
         for item in &others {
@@ -272,24 +289,34 @@ impl Runner {
             "" => String::new(),
             options => format!(" -o {options}"),
         };
+        let modules = self.order.modules.as_ref();
+        let modules =
+            modules.map_or(String::new(), |folder| format!("--modules {} ", folder.display()));
         let vm = self.order.vm.as_ref();
-        let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} -- "));
+        let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} {modules}-- "));
+        let time = match self.order.time {
+            STORM => String::new(),
+            time => format!(" --time {}ms", time.as_millis()),
+        };
         format!(
-            "inflight-race {vm}run '{}:{}' --on {target}{options} --seed {seed}",
+            "inflight-race {vm}run '{}:{}' --on {target}{options} --seed {seed}{time}",
             item.case, item.variant
         )
     }
 
     /// Writes the whole run down, prints the summary, and gives the exit code.
     pub(crate) fn finish(self) -> anyhow::Result<i32> {
-        if self.order.relay {
-            return Ok(if self.is_interrupted() { INTERRUPTED } else { 0 });
-        }
-        results::write_run(&self.order.results, &self.run)?;
+        let verdicts = self.run.variants.iter().map(|entry| &entry.verdict);
         let code = match self.is_interrupted() {
             true => INTERRUPTED,
-            false => exit_code(self.run.variants.iter().map(|entry| &entry.verdict)),
+            // A relay has no verdicts.
+            false if self.order.relay && self.spoilt.is_none() => 0,
+            false => exit_code(verdicts.chain(&self.spoilt)),
         };
+        if self.order.relay {
+            return Ok(code);
+        }
+        results::write_run(&self.order.results, &self.run)?;
         self.console.end(&self.run, &self.order.results, self.queue.len(), code);
         Ok(code)
     }
@@ -298,6 +325,8 @@ impl Runner {
 struct Worker {
     child: Child,
     lines: Receiver<Line>,
+    /// Its job came through it; its end is the worker's sign to go.
+    _job: ChildStdin,
 }
 
 impl Worker {
@@ -322,7 +351,8 @@ impl Worker {
         };
         let mut text = serde_json::to_vec(&job)?;
         text.push(b'\n');
-        child.stdin.take().context("no pipe")?.write_all(&text).context("hand out the job")?;
+        let mut stdin = child.stdin.take().context("no pipe")?;
+        stdin.write_all(&text).context("hand out the job")?;
         let (sender, lines) = channel();
         let output = BufReader::new(child.stdout.take().context("no pipe")?);
         std::thread::spawn(move || {
@@ -333,19 +363,32 @@ impl Worker {
                 }
             }
         });
-        Ok(Worker { child, lines })
+        Ok(Worker { child, lines, _job: stdin })
     }
 
-    fn is_spoilt(&mut self) -> bool {
-        self.child.wait().is_ok_and(|status| status.code() == Some(crate::worker::SPOILT))
-    }
-
-    /// Ends it, if it is still there.
-    fn end(mut self) {
+    /// Ends it, if it is still there. It may sit in the kernel until what it waits for is cleaned up.
+    fn end(mut self, session: &Session) -> anyhow::Result<()> {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        if self.reap().is_none() {
+            session::clean(session.root())?;
+            let pid = self.child.id();
+            self.reap().with_context(|| format!("the worker {pid} does not end"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for its end, within a bound. Its first thread may have ended long before its last.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        let end = Instant::now() + END;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < end => std::thread::yield_now(),
+                other => return other.ok().flatten(),
+            }
+        }
     }
 }
+
 /// What a variant came to on a target under a kernel, by the table of expected failures.
 pub(crate) fn verdict(
     case: &Case,

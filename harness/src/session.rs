@@ -14,8 +14,9 @@ use anyhow::Context;
 use inflight::gate::Client;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
+use crate::borrow::{borrow, give_back};
 use crate::sys;
 
 /// Longest that a polite unmount may take before the connection is aborted.
@@ -84,42 +85,16 @@ impl Drop for Session {
     }
 }
 
-/// Beginning of the names of the notes that say what a setting was.
-const BORROWED: &str = "borrowed";
-
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 /// Huge pages that the cases need at one time.
 const HUGE_PAGES_WANTED: u64 = 4;
 
-/// Makes the kernel keep a few huge pages where it keeps none and lets us; the guard gives them back.
+/// Makes the kernel keep a few huge pages where it keeps fewer and lets us; the guard gives them back. Another run's are
+/// borrowed too, so that they stay.
 fn take_huge_pages(root: &Path) {
-    if fs::read_to_string(HUGE_PAGES).is_ok_and(|before| before.trim() == "0") {
+    let now = fs::read_to_string(HUGE_PAGES).ok().and_then(|text| text.trim().parse().ok());
+    if now.is_some_and(|now: u64| now <= HUGE_PAGES_WANTED) {
         let _ = borrow(root, HUGE_PAGES, &HUGE_PAGES_WANTED.to_string());
-    }
-}
-
-/// Changes a setting of the kernel, a file in /proc/sys or /sys, until the session ends: the guard puts back what
-/// was there when it was first borrowed.
-///
-/// # Errors
-/// We may not change it, or this kernel does not have it.
-pub fn borrow(root: &Path, setting: &str, value: &str) -> anyhow::Result<()> {
-    let before = fs::read_to_string(setting).with_context(|| setting.to_owned())?;
-    let note = root.join(format!("{BORROWED}{}", setting.replace('/', "!")));
-    if !note.exists() {
-        fs::write(&note, before).with_context(|| note.display().to_string())?;
-    }
-    fs::write(setting, value).with_context(|| format!("write {value} to {setting}"))
-}
-
-/// Puts every borrowed setting back.
-fn give_back(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(setting) = name.strip_prefix(BORROWED) else { continue };
-        if let Ok(before) = fs::read(entry.path()) {
-            let _ = fs::write(setting.replace('!', "/"), before);
-        }
     }
 }
 
@@ -129,8 +104,9 @@ fn give_back(root: &Path) {
 /// What was left behind.
 pub fn guard(root: &Path) -> anyhow::Result<()> {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    clean(root)?;
-    give_back(root);
+    let cleaned = clean(root);
+    give_back(root)?;
+    cleaned?;
     fs::remove_dir_all(root).with_context(|| format!("remove {}", root.display()))
 }
 
@@ -160,10 +136,13 @@ pub fn clean(root: &Path) -> anyhow::Result<()> {
 }
 
 /// Unmounts one mount: politely within a bound, then by abort and lazily.
+///
+/// A mount whose name is gone may still be on its way: ext4 writes back to a loop device whose file lies in a
+/// mount of ours that answers no more. That ends when the mount below is aborted, so it is not waited for.
 pub fn unmount(mount: &Mount) {
     let path = mount.path.clone();
     let (done, is_done) = std::sync::mpsc::channel();
-    let polite = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         let end = Instant::now() + POLITE;
         // EBUSY passes when the last user is gone.
         while umount2(&path, MntFlags::empty()) == Err(nix::errno::Errno::EBUSY)
@@ -178,22 +157,9 @@ pub fn unmount(mount: &Mount) {
         if !nix::unistd::geteuid().is_root() {
             let _ = Command::new("fusermount3").arg("-uz").arg(&mount.path).status();
         }
-        abort(mount.device_minor);
+        mount.abort();
         let _ = umount2(&mount.path, MntFlags::MNT_DETACH);
-    } else {
-        let _ = polite.join();
     }
-}
-
-/// Aborts a FUSE connection by the minor number of its device; `false` when there is none, or no right.
-pub fn abort(minor: u32) -> bool {
-    let control = Path::new("/sys/fs/fuse/connections");
-    if !control.join(minor.to_string()).exists() {
-        let (source, kind) = (Some("fusectl"), Some("fusectl"));
-        let flags = nix::mount::MsFlags::empty();
-        let _ = nix::mount::mount(source, control, kind, flags, None::<&str>);
-    }
-    fs::write(control.join(minor.to_string()).join("abort"), "1").is_ok()
 }
 
 /// Where the threads of the worker and of the servers stand in the kernel.
@@ -224,7 +190,10 @@ fn end_servers(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let Some(pid) = pid_in(&entry.path().join("server.pid")) else { continue };
         if !wait_end(pid, POLITE) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            // One that leads a group has children that end with it.
+            let server = Pid::from_raw(pid);
+            let is_leader = getpgid(Some(server)) == Ok(server);
+            let _ = kill(if is_leader { Pid::from_raw(-pid) } else { server }, Signal::SIGKILL);
             wait_end(pid, POLITE);
         }
     }
@@ -266,20 +235,40 @@ pub fn wait_end(pid: i32, bound: Duration) -> bool {
 pub struct Mount {
     /// Where.
     pub path: PathBuf,
-    /// Minor number of its device, which is also the name of its FUSE connection.
-    pub device_minor: u32,
+    /// Its FUSE connection, a folder of fusectl; none where it is no FUSE mount.
+    connection: Option<PathBuf>,
 }
+
+impl Mount {
+    /// One line of /proc/self/mountinfo, as proc_pid_mountinfo(5) has it.
+    fn parse(line: &str) -> Option<Mount> {
+        let (own, device) = line.split_once(" - ")?;
+        let mut fields = own.split(' ');
+        let minor = fields.nth(2)?.split(':').nth(1)?;
+        let path = PathBuf::from(fields.nth(1)?.replace("\\040", " "));
+        let is_fuse = device.starts_with("fuse.") || device.starts_with("fuse ");
+        Some(Mount { path, connection: is_fuse.then(|| Path::new(CONNECTIONS).join(minor)) })
+    }
+
+    /// Aborts its FUSE connection; `false` when there is none, or no right to.
+    pub fn abort(&self) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        if !connection.exists() {
+            let (source, kind) = (Some("fusectl"), Some("fusectl"));
+            let flags = nix::mount::MsFlags::empty();
+            let _ = nix::mount::mount(source, CONNECTIONS, kind, flags, None::<&str>);
+        }
+        fs::write(connection.join("abort"), "1").is_ok()
+    }
+}
+
+/// Where fusectl is mounted. Its folders bear the minor numbers of the connections' devices.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// The mounts at and below a folder, in the order in which they were made.
 pub fn mounts_below(root: &Path) -> Vec<Mount> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let parse = |line: &str| {
-        let mut fields = line.split(' ');
-        let minor = fields.nth(2)?.split(':').nth(1)?.parse().ok()?;
-        let path = PathBuf::from(fields.nth(1)?.replace("\\040", " "));
-        Some(Mount { path, device_minor: minor })
-    };
-    text.lines().filter_map(parse).filter(|mount| mount.path.starts_with(root)).collect()
+    text.lines().filter_map(Mount::parse).filter(|mount| mount.path.starts_with(root)).collect()
 }
 
 /// Whether something is mounted exactly here.
@@ -301,16 +290,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_borrowed_setting_is_given_back_as_it_was_first() {
-        let (root, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let setting = place.path().join("setting");
-        fs::write(&setting, "7\n").unwrap();
-        for value in ["1", "2"] {
-            borrow(root.path(), &setting.to_string_lossy(), value).unwrap();
-            assert_eq!(fs::read_to_string(&setting).unwrap(), value);
-        }
-        give_back(root.path());
-        assert_eq!(fs::read_to_string(&setting).unwrap(), "7\n");
-        assert!(borrow(root.path(), "/proc/sys/no/such", "1").is_err());
+    fn only_fuse_mounts_have_a_connection() {
+        let line =
+            |device: &str| format!("36 35 0:47 / /mnt/a\\040b rw,noatime shared:1 - {device} x rw");
+        let mount = Mount::parse(&line("fuse.inflight")).unwrap();
+        assert_eq!(mount.path, Path::new("/mnt/a b"));
+        assert_eq!(mount.connection, Some(Path::new(CONNECTIONS).join("47")));
+        assert_eq!(Mount::parse(&line("fuse")).unwrap().connection, mount.connection);
+        assert_eq!(Mount::parse(&line("fusectl")).unwrap().connection, None);
+        assert_eq!(Mount::parse(&line("ext4")).unwrap().connection, None);
     }
 }

@@ -147,13 +147,13 @@ impl Stage {
         self.folder.with_file_name(format!("{own}-{name}"))
     }
 
-    /// Changes a setting of the kernel until the session ends; see [`session::borrow`].
+    /// Changes a setting of the kernel until the session ends; see [`crate::borrow`].
     ///
     /// # Errors
     /// NOTRUN when this kernel does not have it, or we may not change it.
     pub fn borrow(&self, setting: &str, value: &str) -> anyhow::Result<()> {
         let root = self.folder.parent().context("a stage lies in its session")?;
-        session::borrow(root, setting, value).map_err(|error| not_run(format!("{error:#}")))
+        crate::borrow::borrow(root, setting, value).map_err(|error| not_run(format!("{error:#}")))
     }
 
     /// A network filesystem beside the target, with nothing held back.
@@ -223,7 +223,7 @@ impl Stage {
         let base = self.base()?;
         let mounts = session::mounts_below(base);
         let mount = mounts.iter().find(|mount| mount.path == base).context("not mounted")?;
-        if !session::abort(mount.device_minor) {
+        if !mount.abort() {
             return Err(not_run(
                 "cannot write the abort file of the connection (no fusectl, no root)",
             ));

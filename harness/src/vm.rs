@@ -20,9 +20,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::cases;
+use crate::interrupt;
 use crate::mechanisms::{self, Shown};
 use crate::network::{self, Kind};
-use crate::run::{Order, Runner};
+use crate::run::{INTERRUPTED, Order, Runner};
 use crate::stage;
 use crate::sys;
 use crate::target::Target;
@@ -83,7 +84,8 @@ const MOVABLE_MIB: u64 = 512;
 /// How to make a machine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Kernel: `debian:6.1` from the cache that scripts/kernels fills, or the path of a bzImage.
+    /// Kernel: `debian:6.1` from the cache that scripts/kernels fills, `debian:6.1-amd64` of another flavour than
+    /// `cloud-amd64`, or the path of a bzImage.
     #[arg(long, value_name = "SPEC")]
     pub kernel: String,
     /// Folder of its modules (default: beside the image, or /lib/modules/RELEASE).
@@ -114,10 +116,15 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
         let path = path.display();
         return Err(not_run(format!("{path} is on this machine; a guest has targets of its own")));
     }
+    interrupt::catch()?;
     let source = Source::find(&options.kernel, options.modules.as_deref())?;
-    let order = Order { vm: Some(options.kernel.clone()), scratch: init::SCRATCH.into(), ..order };
+    let order = in_guest_order(options, order);
     let parts = parts(&source, &order, None)?;
-    let (machine, birth) = start(&parts, options.accel)?;
+    let (machine, birth, remark) = start(&parts, options.accel)?;
+    if interrupt::is_seen() {
+        machine.end();
+        return Ok(INTERRUPTED);
+    }
     let (kernel, lacks) = match &birth {
         Birth::Up { kernel, lacks } => (kernel.clone(), lacks.clone()),
         Birth::Unfit(reason) => {
@@ -128,6 +135,7 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
     };
     let mut runner = Runner::new(order, kernel)?;
     runner.print_head();
+    remark.iter().for_each(|remark| runner.say(remark));
     lacks.iter().for_each(|lack| runner.say(&format!("lacks    {lack}")));
     let lost = match birth {
         Birth::Lost(lost) => Some(lost),
@@ -150,14 +158,11 @@ pub fn mechanisms(options: &Options, ids: &[String]) -> anyhow::Result<Shown> {
     let source = Source::find(&options.kernel, options.modules.as_deref())?;
     let folder = tempfile::tempdir().context("a folder for the console")?;
     // Its target says which modules and programs the guest gets: ext4 is what the rows need most of.
-    let order = Order {
-        vm: Some(options.kernel.clone()),
-        scratch: init::SCRATCH.into(),
-        results: folder.path().to_owned(),
-        ..Order::empty(Target::Ext4)
-    };
+    let results = folder.path().to_owned();
+    let order = in_guest_order(options, Order { results, ..Order::empty(Target::Ext4) });
     let parts = parts(&source, &order, Some(ids.to_vec()))?;
-    let (machine, birth) = start(&parts, options.accel)?;
+    let (machine, birth, remark) = start(&parts, options.accel)?;
+    remark.iter().for_each(|remark| eprintln!("inflight-race: {remark}"));
     let shown = match birth {
         Birth::Up { .. } => watch::shown(&machine, SHOWN),
         Birth::Unfit(reason) => {
@@ -171,21 +176,30 @@ pub fn mechanisms(options: &Options, ids: &[String]) -> anyhow::Result<Shown> {
     shown.map_err(|lost| anyhow::anyhow!(lost.reason(&console, complaint.as_deref())))
 }
 
-/// Starts a machine in the first way that gets it up; the last way counts, however it ends.
-fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth)> {
+/// What an order is for the guest that it is played in.
+fn in_guest_order(options: &Options, order: Order) -> Order {
+    let (vm, modules) = (Some(options.kernel.clone()), options.modules.clone());
+    Order { vm, modules, scratch: init::SCRATCH.into(), ..order }
+}
+
+/// Starts a machine in the first way that gets it up, and says why it was not an earlier one; the last way counts,
+/// however it ends.
+fn start(parts: &Parts, accel: Accel) -> anyhow::Result<(Machine, Birth, Option<String>)> {
     let (last, others) = accel.choices().split_last().context("no way to run a guest")?;
+    let mut remark = None;
     for &other in others {
         let machine = Machine::start(parts, other)?;
         let birth = watch::trial(&machine, &parts.console, TRIAL);
-        if !matches!(birth, Birth::Lost(_)) {
-            return Ok((machine, birth));
-        }
-        machine.end();
+        let Birth::Lost(lost) = birth else { return Ok((machine, birth, None)) };
+        let complaint = machine.end();
+        let reason = lost.reason(&clean(&parts.console)?, complaint.as_deref());
+        let (name, other) = (last.name(), other.name());
+        remark = Some(format!("accel    {name}: no guest came up under {other}: {reason}"));
         machine::give_up_kvm();
     }
     let machine = Machine::start(parts, *last)?;
     let birth = watch::birth(&machine, BOOT);
-    Ok((machine, birth))
+    Ok((machine, birth, remark))
 }
 
 /// The console's text, also in its file, without the carriage returns of a terminal. QEMU makes the file: it is

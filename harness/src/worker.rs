@@ -25,9 +25,6 @@ use crate::target::Target;
 use crate::variant::Variant;
 use crate::verdict::{Class, Fault, Stop};
 
-/// Exit code of a worker that stopped because something may still hang in it.
-pub const SPOILT: i32 = 75;
-
 /// What a worker is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
@@ -58,6 +55,9 @@ pub enum Line {
         number: u64,
         /// What came of it.
         played: Box<Played>,
+        /// Something may still hang in the worker: it plays nothing more, and waits to be ended.
+        #[serde(default)]
+        spoilt: bool,
     },
 }
 
@@ -110,10 +110,11 @@ pub fn work(root: &Path) -> anyhow::Result<()> {
         say(&Line::Started { number: item.number })?;
         let (case, variant) = item.find()?;
         let (played, spoilt) = worker.play(case, &variant, item.number);
-        say(&Line::Finished { number: item.number, played: Box::new(played) })?;
+        say(&Line::Finished { number: item.number, played: Box::new(played), spoilt })?;
         if spoilt {
-            // Threads may still sit in the kernel: the runner cleans up and starts another worker.
-            std::process::exit(SPOILT);
+            // Threads may still sit in the kernel, and would keep an exit waiting: the runner cleans up first.
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+            return Ok(());
         }
     }
     worker.strike();

@@ -60,7 +60,6 @@ fn the_first_races_on_inflight() {
     assert!(passed >= 40, "{passed} of {}", run.variants.len());
     let held = run.variants.iter().find(|entry| entry.case == "FK1").unwrap();
     assert!(held.played.records.iter().any(|record| !record.holds.is_empty()), "the gate was used");
-    assert!(run.variants.iter().all(|entry| entry.played.seconds < 5.0));
 }
 
 #[test]

@@ -135,20 +135,62 @@ fn a_run_that_ends_early_is_broken() {
     broken(&script, "the run in the guest ended with exit code 101");
 }
 
+/// A guest that plays one variant, with harm, and then does what `end` says.
+fn one_variant(end: &str) -> String {
+    let played = r#"{"stop":null,"faults":[{"class":"LOST","text":"as told"}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}"#;
+    format!(
+        "{UP}\necho '{{\"line\":\"started\",\"number\":0}}'\n\
+         printf '%s\\r\\n' '{{\"line\":\"finished\",\"number\":0,\"played\":{played}}}'\n{end}"
+    )
+}
+
+#[test]
+fn a_guest_that_ends_badly_behind_its_last_variant_is_broken() {
+    let panic = "printf '[ 9.0] Kernel panic - not syncing: late\\n' >\"$console\"";
+    let ends = [
+        (panic, "the guest panicked: [ 9.0] Kernel panic - not syncing: late"),
+        ("echo '{\"guest\":\"ended\",\"code\":3}'", "ended with exit code 3"),
+    ];
+    for (end, reason) in ends {
+        let setup = Setup::new(&one_variant(end));
+        let output = setup.run("FK1:store/uring/anon");
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(text(&output).contains(reason), "{}", text(&output));
+        let run = results::read_run(&setup.at("results")).unwrap();
+        assert_eq!(run.variants[0].verdict.word(), "XFAIL", "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_table_of_kernels_shows_this_invocation_and_says_what_is_missing() {
+    let setup = Setup::new(&one_variant("echo '{\"guest\":\"ended\",\"code\":0}'"));
+    let case = "FK1:store/uring/anon";
+    let kernels = |kernel: &str, case: &str, keep: &[&str]| {
+        let like = setup.command("vmlinuz", "FK1");
+        let envs = like.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let mut command = Command::new(PROGRAM);
+        command.args(["kernels", "--accel", "tcg", "--results", "table", "--kernel", kernel]);
+        command.args(keep).arg(case).current_dir(setup.folder.path()).envs(envs).output().unwrap()
+    };
+    let output = kernels("vmlinuz", case, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("FK1 fork-touch  LOST"), "{}", text(&output));
+
+    // The same kernel cannot be booted any more: what it did before is shown only when that is asked for.
+    fs::remove_file(setup.at("qemu")).unwrap();
+    let output = kernels("vmlinuz", case, &["--keep"]);
+    assert!(text(&output).contains("FK1 fork-touch  LOST"), "{}", text(&output));
+    let output = kernels("vmlinuz", "FK1:store/aio/anon", &["--keep"]);
+    assert!(text(&output).contains("not run on vmlinuz (inflight)"), "{}", text(&output));
+    let output = kernels("vmlinuz", case, &[]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("not run on vmlinuz (inflight)"), "{}", text(&output));
+    assert!(!text(&output).contains("LOST"), "{}", text(&output));
+}
+
 #[test]
 fn a_whole_run_is_as_a_native_one_and_judged_by_the_guests_kernel() {
-    let played = |fault: &str| {
-        format!(
-            r#"{{"stop":null,"faults":[{fault}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}}"#
-        )
-    };
-    let fault = r#"{"class":"LOST","text":"as told"}"#;
-    let script = format!(
-        "{UP}\necho '{{\"line\":\"started\",\"number\":0}}'\n\
-         printf '%s\\r\\n' '{{\"line\":\"finished\",\"number\":0,\"played\":{}}}'\n\
-         echo '{{\"guest\":\"ended\",\"code\":0}}'",
-        played(fault)
-    );
+    let script = one_variant("echo '{\"guest\":\"ended\",\"code\":0}'");
     let setup = Setup::new(&script);
     let output = setup.run("FK1:store/uring/anon");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));

@@ -34,8 +34,8 @@ struct About {
 }
 
 impl Source {
-    /// Finds a kernel: `debian:6.1`, `debian:6.18.5`, `debian:` and a whole package version, or a path. The
-    /// modules of a path are looked for in `modules`, beside the image, and in `/lib/modules`.
+    /// Finds a kernel: `debian:6.1`, `debian:6.18.5`, `debian:6.1-amd64` of another flavour, `debian:` and a whole package
+    /// version, or a path. The modules of a path are looked for in `modules`, beside the image, and in `/lib/modules`.
     ///
     /// # Errors
     /// NOTRUN: there is no such kernel, or the file is none.
@@ -104,8 +104,11 @@ fn cached(wanted: &str) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
     let Some((folder, about)) = folders().into_iter().rfind(|(_, about)| about.is(wanted)) else {
         let place = cache();
         let place = place.display();
+        let get = wanted
+            .split_once('-')
+            .map_or(wanted.to_owned(), |(series, flavour)| format!("{series} --flavour {flavour}"));
         let text =
-            format!("no kernel '{wanted}' in {place}: `scripts/kernels get {wanted}` brings it");
+            format!("no kernel '{wanted}' in {place}: `scripts/kernels get {get}` brings it");
         return Err(not_run(text));
     };
     Ok((folder.join("vmlinuz"), Some(folder.join("lib/modules").join(about.release))))
@@ -127,7 +130,8 @@ impl About {
     fn is(&self, wanted: &str) -> bool {
         let parts = |text: &str| text.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>();
         let own = self.version.split('-').next().unwrap_or("");
-        let starts = match (parts(own), parts(wanted)) {
+        let series = wanted.strip_suffix(&format!("-{}", self.flavour)).unwrap_or(wanted);
+        let starts = match (parts(own), parts(series)) {
             (Ok(own), Ok(wanted)) => own.starts_with(&wanted),
             _ => false,
         };
@@ -170,11 +174,11 @@ mod tests {
     #[test]
     fn a_kernel_is_found_by_series_by_version_and_by_name() {
         let kernel = about("6.18.15-1~bpo13+1", "cloud-amd64");
-        for wanted in ["6", "6.18", "6.18.15", "6.18.15-1~bpo13+1", "6.18.15-1~bpo13+1-cloud-amd64"]
-        {
+        let exact = ["6.18.15-1~bpo13+1", "6.18.15-1~bpo13+1-cloud-amd64"];
+        for wanted in ["6", "6.18", "6.18.15", "6.18-cloud-amd64"].into_iter().chain(exact) {
             assert!(kernel.is(wanted), "{wanted}");
         }
-        for wanted in ["", "6.1", "6.18.1", "6.18.15-1", "7", "6.18.x"] {
+        for wanted in ["", "6.1", "6.18.1", "6.18.15-1", "7", "6.18.x", "6.18-amd64"] {
             assert!(!kernel.is(wanted), "{wanted}");
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use crate::interrupt;
 use crate::kernel::Kernel;
 use crate::mechanisms::Shown;
 use crate::run::Runner;
@@ -71,9 +72,16 @@ impl Lost {
     }
 }
 
-/// Waits for the first word of a guest.
+/// Waits for the first word of a guest, or for an interrupt.
 pub fn birth(machine: &Machine, bound: Duration) -> Birth {
-    born(machine.messages.recv_timeout(bound), bound)
+    let end = Instant::now() + bound;
+    loop {
+        let message = machine.messages.recv_timeout(TICK);
+        let is_over = Instant::now() >= end || interrupt::is_seen();
+        if is_over || !matches!(message, Err(RecvTimeoutError::Timeout)) {
+            return born(message, bound);
+        }
+    }
 }
 
 /// The same where it may well be that nothing is executed at all: then the console stays empty.
@@ -115,13 +123,16 @@ pub(crate) fn follow(runner: &mut Runner, machine: &Machine) -> anyhow::Result<O
         end = Instant::now() + bound;
         match message {
             Message::Run(line @ Line::Started { .. }) => runner.start(&line)?,
-            Message::Run(Line::Finished { number, played }) => {
-                match runner.queue.pop_front().filter(|item| item.number == number) {
-                    Some(item) => runner.settle(&item, *played)?,
-                    None => return Ok(Some(Lost::Garbled(format!("a result for item {number}")))),
+            Message::Run(Line::Finished { number, played, .. }) => {
+                match runner.queue.front().cloned() {
+                    Some(item) if item.number == number => {
+                        runner.queue.pop_front();
+                        runner.settle(&item, *played)?;
+                    }
+                    _ => return Ok(Some(Lost::Garbled(format!("a result for item {number}")))),
                 }
             }
-            Message::Guest(State::Ended { .. }) if runner.queue.is_empty() => return Ok(None),
+            Message::Guest(State::Ended { code: 0 }) if runner.queue.is_empty() => return Ok(None),
             Message::Guest(State::Ended { code }) => return Ok(Some(Lost::Early(code))),
             other => return Ok(Some(Lost::Garbled(format!("{other:?}")))),
         }

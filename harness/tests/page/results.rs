@@ -3,7 +3,8 @@
 use inflight::gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
 use inflight_race::event::{Actor, Event};
 use inflight_race::kernel::Kernel;
-use inflight_race::results::{Entry, Run, VERSION};
+use inflight_race::results::{Entry, Run};
+use inflight_race::run::Order;
 use inflight_race::stamp::{self, Legal};
 use inflight_race::strip::Strip;
 use inflight_race::target::Target;
@@ -92,9 +93,7 @@ pub fn run(target: Target, worst: Verdict) -> Run {
     }
     let (release, build) = ("6.18.44".to_owned(), "#1 SMP".to_owned());
     let kernel = Kernel { release, build, machine: "x86_64".to_owned() };
-    let options = String::new();
-    let (seed, started, vm) = (7, 0, None);
-    Run { version: VERSION, kernel, vm, target, options, seed, started, variants }
+    Run { variants, started: 0, seed: 7, ..Run::new(&Order::empty(target), kernel) }
 }
 
 /// The same race without harm.
