@@ -41,7 +41,7 @@ pub enum Part {
 }
 
 /// Variants that a pipe-backed iterator fails, on a server built with one.
-const PIPE_BACKED: &str = "SP5:short-4097|truncate-4097/*";
+const PIPE_BACKED: &str = "SP5:eof-4097|truncate-4097/received";
 /// Exit code of a part that cannot be shown here.
 const NOTHING: i32 = 4;
 /// The old kernel, and what it loses.

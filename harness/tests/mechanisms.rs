@@ -1,9 +1,10 @@
 //! The table of mechanisms and the probe, on this kernel.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
+use inflight_race::stage;
 use serde_json::Value;
 
 /// The kernel counts everybody's pins: one at a time.
@@ -17,7 +18,7 @@ fn output(arguments: &[&str]) -> Option<Value> {
     }
     let _alone = ALONE.lock();
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    if let Some(program) = beside_the_test() {
+    if let Ok(program) = stage::program() {
         command.env("INFLIGHT", program);
     }
     let output = command.args(arguments).output().unwrap();
@@ -25,13 +26,6 @@ fn output(arguments: &[&str]) -> Option<Value> {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{error}", output.status);
     Some(serde_json::from_str(&text).expect(&text))
-}
-
-/// Test binaries lie one folder below the programs.
-fn beside_the_test() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    let program = own.parent()?.parent()?.join("inflight");
-    program.is_file().then_some(program)
 }
 
 #[test]
