@@ -173,7 +173,7 @@ pub enum OptionError {
         /// As it was written.
         value: String,
         /// What would be.
-        expected: &'static str,
+        expected: String,
     },
 }
 
@@ -282,7 +282,8 @@ fn transport_mode(value: &str) -> Result<TransportMode, OptionError> {
 
 fn mutant(value: &str) -> Result<Mutant, OptionError> {
     let found = Mutant::ALL.iter().find(|mutant| mutant.name() == value);
-    found.copied().ok_or_else(|| wrong("mutant", value, "one of the list in splice/src/mutant.rs"))
+    let names: Vec<_> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+    found.copied().ok_or_else(|| wrong("mutant", value, &format!("one of {}", names.join(", "))))
 }
 
 fn number<T: FromStr + PartialOrd>(
@@ -301,8 +302,8 @@ fn seconds(name: &'static str, value: &str) -> Result<Duration, OptionError> {
     Ok(Duration::from_secs_f64(number(name, value, 0.0, 31_536_000.0, expected)?))
 }
 
-fn wrong(name: &'static str, value: &str, expected: &'static str) -> OptionError {
-    OptionError::Value { name, value: value.to_owned(), expected }
+fn wrong(name: &'static str, value: &str, expected: &str) -> OptionError {
+    OptionError::Value { name, value: value.to_owned(), expected: expected.to_owned() }
 }
 
 #[cfg(test)]

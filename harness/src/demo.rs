@@ -1,14 +1,16 @@
 //! The guided tour: splice without ITER_PIPE and what goes wrong with it, pins and fork here and under an old
 //! kernel, the zero page, the bugs that are live, and a table of it all.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Context;
 
 use crate::mutants;
+use crate::observe::races::Races;
 use crate::plan::{self, Item, Wanted};
-use crate::results::{self, Run};
+use crate::results::{self, RUN_FILE, Run};
 use crate::run::{self, INTERRUPTED, Order};
 use crate::target::Target;
 use crate::vm;
@@ -39,7 +41,9 @@ pub enum Part {
 }
 
 /// Variants that a pipe-backed iterator fails, on a server built with one.
-const PIPE_BACKED: &str = "SP5:short-4097|truncate-4097/*";
+const PIPE_BACKED: &str = "SP5:eof-4097|truncate-4097/received";
+/// Exit code of a part that cannot be shown here.
+const NOTHING: i32 = 4;
 /// The old kernel, and what it loses.
 const OLD: &str = "debian:6.1";
 const OLD_LOSES: &str = "FK1:store/uring/anon|no-store*";
@@ -113,22 +117,52 @@ pub const STOPS: [Stop; 9] = [
     },
 ];
 
-/// Takes the tour on a target; gives the exit code of the parts that were played on this machine's kernel
-/// and a server without defects.
+/// Plays a part of the tour below a folder of its name; gives the exit code that counts for it.
+type Play = fn(&Tour<'_>, &str) -> anyhow::Result<i32>;
+
+/// The parts by their folders, in order.
+const PARTS: [(&str, Play); 5] = [
+    ("1-splice", |tour, name| tour.part(Part::Splice, name)),
+    ("2-pipe-backed", |tour, name| tour.broken(name)),
+    ("3-pins", |tour, name| tour.part(Part::Pins, name)),
+    ("4-linux-6.1", |tour, name| tour.old(name)),
+    ("5-bugs", |tour, name| tour.part(Part::Bugs, name)),
+];
+
+/// Takes the tour on a target; gives the worst exit code of its parts. A broken server that is not caught is a
+/// failure; a part that cannot be shown here counts only if none can.
 ///
 /// # Errors
-/// A run could not be started.
+/// A run could not be started, or left no results.
 pub fn tour(target: &Target, folder: &Path, scratch: &Path) -> anyhow::Result<i32> {
     let tour = Tour { target, folder, scratch };
-    let mut codes = vec![tour.part(Part::Splice, "1-splice")?];
-    tour.broken("2-pipe-backed")?;
-    codes.push(tour.part(Part::Pins, "3-pins")?);
-    tour.old("4-linux-6.1")?;
-    codes.push(tour.part(Part::Bugs, "5-bugs")?);
-    if !codes.contains(&INTERRUPTED) {
-        tour.table();
+    let mut codes = Vec::new();
+    for (name, play) in PARTS {
+        tour.forget(name)?;
+        match play(&tour, name)? {
+            INTERRUPTED => return Ok(INTERRUPTED),
+            code => codes.push(code),
+        }
     }
-    Ok(codes.into_iter().find(|code| *code != 0).unwrap_or(0))
+    tour.table();
+    Ok(worst(&codes))
+}
+
+/// One exit code for all parts: of those that name something to look at, the lower is the worse.
+fn worst(codes: &[i32]) -> i32 {
+    let bad = codes.iter().copied().filter(|&code| code != 0 && code != NOTHING).min();
+    bad.unwrap_or(if codes.contains(&0) { 0 } else { NOTHING })
+}
+
+/// What a run with a broken server counts for: it must fail, with exit code 1.
+fn caught(code: Option<i32>) -> (i32, Option<&'static str>) {
+    match code {
+        Some(1) => (0, None),
+        Some(0) => (1, Some("The broken server was not caught: that is an error of the races.")),
+        Some(INTERRUPTED) => (INTERRUPTED, None),
+        Some(code) => (code, Some("The broken server was not raced as it should have been.")),
+        None => (3, Some("The races of the broken server were killed.")),
+    }
 }
 
 struct Tour<'a> {
@@ -155,7 +189,7 @@ impl Tour<'_> {
     }
 
     /// What a pipe-backed iterator does wrong, shown by a server that was built with one.
-    fn broken(&self, name: &str) -> anyhow::Result<()> {
+    fn broken(&self, name: &str) -> anyhow::Result<i32> {
         println!(
             "\nThe same with an iterator that writes into a pipe and is reverted after a short read, as the kernel's was.\n\
              It is a build of the server that exists for this; every FAIL below is right.\n"
@@ -164,27 +198,23 @@ impl Tour<'_> {
             Ok(server) => server,
             Err(reason) => {
                 println!("not shown: {reason}");
-                return Ok(());
+                return Ok(NOTHING);
             }
         };
-        let program = std::env::current_exe().context("our own path")?;
-        // A process of its own: the server is chosen by the environment.
-        let status = Command::new(program)
-            .env("INFLIGHT", server)
-            .args(["run", PIPE_BACKED, "--seed", "1", "--options", "read=pipe-backed", "--results"])
-            .arg(self.folder.join(name))
-            .arg("--scratch")
-            .arg(self.scratch)
-            .status()
-            .context("start a run")?;
-        if status.success() {
-            println!("The broken server was not caught: that is an error of the races.");
+        let results = self.folder.join(name);
+        let races = Races { results: &results, server: Some(&server), aloud: true };
+        let arguments = [PIPE_BACKED, "--seed", "1", "--options", "read=pipe-backed", "--scratch"];
+        let arguments = arguments.map(OsStr::new).into_iter().chain([self.scratch.as_os_str()]);
+        let (status, _) = races.play(arguments)?;
+        let (code, complaint) = caught(status.code());
+        if let Some(complaint) = complaint {
+            println!("{complaint} ({status})");
         }
-        Ok(())
+        Ok(code)
     }
 
     /// Fork beside a direct read under a kernel that took references.
-    fn old(&self, name: &str) -> anyhow::Result<()> {
+    fn old(&self, name: &str) -> anyhow::Result<i32> {
         println!(
             "\nThe same fork under Linux 6.1, which took references and no pins, in a virtual machine.\n"
         );
@@ -192,22 +222,26 @@ impl Tour<'_> {
         let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
         let order = Order { tour: false, ..self.order(items, name) };
         let options = vm::Options { kernel: OLD.to_owned(), modules: None, accel: Accel::Auto };
-        vm::run(&options, order).map(drop)
+        vm::run(&options, order)
     }
 
-    /// Every case of every part: how its variants ended.
+    /// Removes the results that an earlier tour left of a part: this one may not get as far.
+    fn forget(&self, name: &str) -> anyhow::Result<()> {
+        let file = self.folder.join(name).join(RUN_FILE);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every case of every part that was shown: how its variants ended.
     fn table(&self) {
         println!("\n{:<16} {:<5} {:<22} verdicts", "part", "case", "");
-        let mut parts: Vec<PathBuf> = std::fs::read_dir(self.folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
-        parts.sort();
-        for part in parts {
-            let Ok(run) = results::read_run(&part) else { continue };
-            let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for (name, _) in PARTS {
+            // A part that could not be shown has said so.
+            let Ok(run) = results::read_run(&self.folder.join(name)) else { continue };
             rows(&run).iter().for_each(|row| println!("{name:<16} {row}"));
         }
     }
@@ -268,5 +302,35 @@ mod tests {
             let cases = vec![cases.to_owned()];
             assert!(!plan::plan(&Wanted { cases, ..Wanted::default() }).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_broken_server_must_be_caught() {
+        assert_eq!(caught(Some(1)), (0, None));
+        for (code, counts) in [(Some(0), 1), (Some(3), 3), (Some(4), 4), (Some(6), 6), (None, 3)] {
+            let (code, complaint) = caught(code);
+            assert!(code == counts && complaint.is_some(), "{code} {counts}");
+        }
+        assert_eq!(caught(Some(INTERRUPTED)), (INTERRUPTED, None));
+    }
+
+    #[test]
+    fn the_worst_part_counts_and_one_that_cannot_be_shown_does_not() {
+        assert_eq!(worst(&[0, 4, 0, 4, 0]), 0);
+        assert_eq!(worst(&[4, 4]), 4);
+        assert_eq!(worst(&[0, 6, 4, 3]), 3);
+        assert_eq!(worst(&[3, 1, 0]), 1);
+    }
+
+    #[test]
+    fn an_earlier_tour_is_forgotten() {
+        let (folder, scratch) = (tempfile::tempdir().unwrap(), Path::new("/nowhere"));
+        let tour = Tour { target: &Target::Inflight, folder: folder.path(), scratch };
+        let file = folder.path().join("3-pins").join(RUN_FILE);
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "{}").unwrap();
+        tour.forget("3-pins").unwrap();
+        assert!(!file.exists());
+        tour.forget("3-pins").unwrap();
     }
 }

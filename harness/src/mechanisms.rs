@@ -4,6 +4,7 @@
 //! A row names the observations that are expected, by the first kernel that must show them; one that differs
 //! is an error. What no user-space path reaches says why.
 
+mod command;
 mod document;
 mod played;
 mod table;
@@ -14,19 +15,16 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Kernel, Version};
+use crate::nearest::nearest;
 use crate::observe::Seen;
 use crate::session::Session;
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::verdict::Stop;
-use crate::vm::machine::Accel;
-use crate::vm::{self, source};
+use crate::verdict::{Stop, Verdict};
 
+pub use command::{Arguments, run};
 pub use document::document;
 pub use table::ALL;
-
-/// Exit code when an observation differs from what the table expects.
-const DIFFERS: i32 = 1;
 
 /// How a mechanism is shown.
 #[derive(Clone, Copy)]
@@ -103,6 +101,20 @@ pub enum Outcome {
     },
     /// It cannot be shown here, for this reason.
     Not(String),
+    /// It could not be observed although it should have been: what failed. Nothing is said about the kernel.
+    Failed(String),
+}
+
+impl Outcome {
+    /// The verdict of a case that came to the same, so that exit codes mean the same.
+    fn verdict(&self) -> Verdict {
+        match self {
+            Outcome::Seen(_) => Verdict::Pass,
+            Outcome::Differs { .. } => Verdict::Fail { classes: Vec::new() },
+            Outcome::Not(reason) => Verdict::Notrun { reason: reason.clone() },
+            Outcome::Failed(reason) => Verdict::Broken { reason: reason.clone() },
+        }
+    }
 }
 
 /// A row of the output.
@@ -123,15 +135,29 @@ pub struct Shown {
     pub rows: Vec<Row>,
 }
 
+/// Whether every id names a mechanism, or all of a seed.
+///
+/// # Errors
+/// One that names none, with the nearest.
+pub fn check(ids: &[String]) -> anyhow::Result<()> {
+    let known = |id: &&String| ALL.iter().any(|mechanism| mechanism.is_named(id));
+    let Some(id) = ids.iter().find(|id| !known(id)) else { return Ok(()) };
+    let near = nearest(id, ALL.iter().map(|mechanism| mechanism.id));
+    anyhow::bail!("no mechanism {id}; nearest: {near}; `mechanisms --list` shows all")
+}
+
+/// The mechanisms that `ids` name; of none named, all.
+fn named(ids: &[String]) -> impl Iterator<Item = &'static Mechanism> {
+    ALL.iter().filter(move |one| ids.is_empty() || ids.iter().any(|id| one.is_named(id)))
+}
+
 /// The cases, with their patterns, that the mechanisms named by `ids` play; of none named, those that all play.
 pub fn cases(ids: &[String]) -> Vec<&'static str> {
-    let wanted =
-        |mechanism: &&Mechanism| ids.is_empty() || ids.iter().any(|id| mechanism.is_named(id));
     let case = |mechanism: &Mechanism| match mechanism.show {
         Show::Case(_, case) => Some(case),
         _ => None,
     };
-    ALL.iter().filter(wanted).filter_map(case).collect()
+    named(ids).filter_map(case).collect()
 }
 
 /// Shows mechanisms: those that `ids` name (`2.1`, or `2` for all of a seed), or all. `said` hears of each as
@@ -140,17 +166,12 @@ pub fn cases(ids: &[String]) -> Vec<&'static str> {
 /// # Errors
 /// An id that names none, or no session could be made.
 pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyhow::Result<Shown> {
-    for id in ids {
-        let known = ALL.iter().any(|mechanism| mechanism.is_named(id));
-        anyhow::ensure!(known, "no mechanism {id}; see `mechanisms --list`");
-    }
-    let wanted =
-        |mechanism: &&Mechanism| ids.is_empty() || ids.iter().any(|id| mechanism.is_named(id));
+    check(ids)?;
     let kernel = Kernel::running()?;
     let session = Session::new(&std::env::temp_dir())?;
     let mut stages = Stages { session: &session, made: Vec::new() };
     let mut rows = Vec::new();
-    for mechanism in ALL.iter().filter(wanted) {
+    for mechanism in named(ids) {
         let outcome = settle(mechanism, &kernel, stages.seen(mechanism));
         said(mechanism, &outcome);
         rows.push(Row { id: mechanism.id.to_owned(), outcome });
@@ -160,19 +181,29 @@ pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyho
     Ok(Shown { kernel, rows })
 }
 
+/// Shows mechanisms to the host of a guest: one line of JSON.
+///
+/// # Errors
+/// See [`show`].
+pub fn relay(ids: &[String]) -> anyhow::Result<()> {
+    let shown = show(ids, |_, _| ())?;
+    println!("{}", serde_json::to_string(&shown)?);
+    Ok(())
+}
+
 fn settle(mechanism: &Mechanism, kernel: &Kernel, seen: anyhow::Result<Seen>) -> Outcome {
     let seen = match seen {
         Ok(seen) => seen,
         Err(error) => match error.downcast_ref() {
             Some(Stop::NotRun(reason)) => return Outcome::Not(reason.clone()),
-            _ => Seen::new("failed", format!("{error:#}")),
+            _ => return Outcome::Failed(format!("{error:#}")),
         },
     };
     match mechanism.expected_on(kernel) {
         Some(expected) if expected != seen.word => {
             Outcome::Differs { seen, expected: expected.to_owned() }
         }
-        None if seen.word == "failed" || seen.word.contains("unexpected") => {
+        None if seen.word.contains("unexpected") => {
             Outcome::Differs { seen, expected: "what the case's table says".to_owned() }
         }
         _ => Outcome::Seen(seen),
@@ -229,123 +260,6 @@ impl Stages<'_> {
             }
         }
     }
-}
-
-/// What the command line asks for.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// Only these: `3.2`, or `3` for all of a seed.
-    ids: Vec<String>,
-    /// Only the list: what each is, how it is reached, which command shows it.
-    #[arg(long)]
-    list: bool,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-    /// On these kernels, as `vm --kernel` takes them, or `host`; may be repeated (default: the host's own).
-    #[arg(long, value_name = "SPEC")]
-    kernel: Vec<String>,
-    /// On the host's own kernel and on every one in the cache of scripts/kernels.
-    #[arg(long, conflicts_with = "kernel")]
-    kernels: bool,
-    /// How guests' code is executed.
-    #[arg(long, value_enum, default_value = "auto")]
-    accel: Accel,
-    /// Also write the document: every mechanism by kernel.
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "harness/MECHANISMS.md")]
-    markdown: Option<std::path::PathBuf>,
-}
-
-impl Arguments {
-    fn kernels(&self) -> Vec<String> {
-        let host = || "host".to_owned();
-        match &*self.kernel {
-            [] if self.kernels => [host()].into_iter().chain(source::all()).collect(),
-            [] => vec![host()],
-            named => named.to_vec(),
-        }
-    }
-}
-
-/// Shows mechanisms to the host of a guest: one line of JSON.
-///
-/// # Errors
-/// See [`show`].
-pub fn relay(ids: &[String]) -> anyhow::Result<()> {
-    let shown = show(ids, |_, _| ())?;
-    println!("{}", serde_json::to_string(&shown)?);
-    Ok(())
-}
-
-/// Runs the command; gives its exit code.
-///
-/// # Errors
-/// See [`show`].
-pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
-    if arguments.list {
-        for mechanism in ALL {
-            println!("{:<5} {}", mechanism.id, mechanism.what);
-            println!("      reached by {}", mechanism.reach);
-            match mechanism.show {
-                Show::Nothing(reason) => println!("      not shown: {reason}"),
-                _ => println!("      shown by {}", mechanism.command()),
-            }
-        }
-        return Ok(0);
-    }
-    let (kernels, mut all) = (arguments.kernels(), Vec::new());
-    for kernel in &kernels {
-        let said = |mechanism: &Mechanism, outcome: &Outcome| {
-            if !arguments.json {
-                print(mechanism, outcome);
-            }
-        };
-        match on(kernel, arguments, said) {
-            Ok(shown) => all.push(shown),
-            // The others are shown all the same.
-            Err(error) if kernels.len() > 1 => eprintln!("inflight-race: {kernel}: {error:#}"),
-            Err(error) => return Err(error),
-        }
-        if let Some(path) = &arguments.markdown {
-            std::fs::write(path, document(&all)).with_context(|| path.display().to_string())?;
-        }
-    }
-    if arguments.json {
-        println!("{}", serde_json::to_string(&all)?);
-    }
-    let mut rows = all.iter().flat_map(|shown| &shown.rows);
-    let differs = rows.any(|row| matches!(row.outcome, Outcome::Differs { .. }));
-    Ok(if differs { DIFFERS } else { 0 })
-}
-
-/// Shows what was asked for on one kernel.
-fn on(
-    kernel: &str,
-    arguments: &Arguments,
-    mut said: impl FnMut(&Mechanism, &Outcome),
-) -> anyhow::Result<Shown> {
-    if kernel == "host" {
-        return show(&arguments.ids, said);
-    }
-    let options = vm::Options { kernel: kernel.to_owned(), modules: None, accel: arguments.accel };
-    let shown = vm::mechanisms(&options, &arguments.ids)?;
-    if !arguments.json {
-        println!("{} {}", shown.kernel.release, shown.kernel.build);
-    }
-    for row in &shown.rows {
-        let mechanism = ALL.iter().find(|mechanism| mechanism.id == row.id);
-        said(mechanism.context("a mechanism that the guest does not know")?, &row.outcome);
-    }
-    Ok(shown)
-}
-
-fn print(mechanism: &Mechanism, outcome: &Outcome) {
-    let text = match outcome {
-        Outcome::Seen(seen) => seen.to_string(),
-        Outcome::Differs { seen, expected } => format!("DIFFERS: {seen}; expected {expected}"),
-        Outcome::Not(reason) => format!("- {reason}"),
-    };
-    println!("{:<5} {:<64} {text}", mechanism.id, mechanism.what);
 }
 
 #[cfg(test)]

@@ -3,14 +3,16 @@
 //! A defect that no variant finds is a hole in the cases. The same variants must pass on the same server
 //! without a defect, so that it is the defect that they find.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use inflight::mutant::Mutant;
 
-use crate::results::{self, Entry};
+use crate::observe::races::Races;
+use crate::results::Entry;
 use crate::verdict::{Class, Verdict};
 
 /// That a variant finds a defect, as harm of this class.
@@ -71,7 +73,8 @@ enum Outcome {
 /// Plays every proof, each defect on a server of its own, and prints a table.
 ///
 /// The exit code is 0 when every defect was found and the server without one passed, 1 when one was not or
-/// it did not, 3 when a setup failed, 4 when there is no server that has the defects.
+/// it did not, 3 when a setup failed or a row of the table could not be played, 4 when none could: there is
+/// no server that has the defects, or nothing can be mounted. The last line of 3 and 4 has the first reason.
 ///
 /// # Errors
 /// A run could not be started, or left no results.
@@ -85,24 +88,52 @@ pub fn prove(scratch: &Path) -> anyhow::Result<i32> {
         }
     };
     let folder = tempfile::Builder::new().prefix("inflight-mutants.").tempdir_in(scratch)?;
-    let stage = Stage { server, scratch, folder: folder.path() };
+    let mut stage = Stage { server, scratch, folder: folder.path(), played: 0, not_run: None };
     println!("server {}", stage.server.display());
     let mut worst = stage.honest()?;
     for mutant in Mutant::ALL {
         worst = worst.max(stage.mutant(*mutant)?);
     }
     println!("{} mutants in {:.1} s", Mutant::ALL.len(), start.elapsed().as_secs_f64());
-    Ok(match worst {
+    if let Some(reason) = &stage.not_run {
+        println!("NOTRUN {reason}");
+    }
+    Ok(code(worst, stage.played))
+}
+
+/// The exit code, if so many variants were played.
+fn code(worst: Outcome, played: usize) -> i32 {
+    match worst {
         Outcome::Found => 0,
         Outcome::Survived => 1,
-        Outcome::Broken => 3,
-        Outcome::NotRun => 4,
-    })
+        Outcome::NotRun if played == 0 => 4,
+        Outcome::NotRun | Outcome::Broken => 3,
+    }
 }
 
 /// The server that has the defects: `$INFLIGHT_MUTANTS`, or `mutants/inflight` in the target folder that
 /// this program was built into.
+///
+/// # Errors
+/// There is none, or it was built without them.
 pub(crate) fn server() -> Result<PathBuf, String> {
+    let server = place()?;
+    // Nothing can be mounted there; what is wrong with the options is said first.
+    let option = format!("mutant={}", Mutant::ALL[0].name());
+    let mut command = Command::new(&server);
+    let output = command.args(["mount", "-o", &option, "/dev/null", "/dev/null"]).output();
+    let output = output.map_err(|error| format!("{}: {error}", server.display()))?;
+    if String::from_utf8_lossy(&output.stderr).contains("unknown mount option 'mutant") {
+        let server = server.display();
+        return Err(format!("{server} was built without --features inflight/mutants; {BRINGS}"));
+    }
+    Ok(server)
+}
+
+/// What to do about it.
+const BRINGS: &str = "`scripts/test mutants` builds it into target/mutants/inflight";
+
+fn place() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("INFLIGHT_MUTANTS") {
         let path = PathBuf::from(path);
         let missing = format!("$INFLIGHT_MUTANTS: {} is not there", path.display());
@@ -111,21 +142,22 @@ pub(crate) fn server() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let above = own.ancestors().skip(2).take(2);
     let found = above.map(|folder| folder.join("mutants/inflight")).find(|file| file.is_file());
-    found.ok_or_else(|| {
-        "no server with --features mutants in target/mutants/inflight; set $INFLIGHT_MUTANTS"
-            .to_owned()
-    })
+    found.ok_or_else(|| format!("no server that has defects: {BRINGS}, or set $INFLIGHT_MUTANTS"))
 }
 
 struct Stage<'a> {
     server: PathBuf,
     scratch: &'a Path,
     folder: &'a Path,
+    /// Variants that were played.
+    played: usize,
+    /// Why the first that was not could not be.
+    not_run: Option<String>,
 }
 
 impl Stage<'_> {
     /// The variants of all proofs must pass where there is no defect.
-    fn honest(&self) -> anyhow::Result<Outcome> {
+    fn honest(&mut self) -> anyhow::Result<Outcome> {
         let mut variants: Vec<&str> = PROOFS.iter().map(|proof| proof.variant).collect();
         variants.sort_unstable();
         variants.dedup();
@@ -148,7 +180,7 @@ impl Stage<'_> {
         Ok(worst)
     }
 
-    fn mutant(&self, mutant: Mutant) -> anyhow::Result<Outcome> {
+    fn mutant(&mut self, mutant: Mutant) -> anyhow::Result<Outcome> {
         let proofs: Vec<_> = PROOFS.iter().filter(|proof| proof.mutant == mutant).collect();
         let mut worst = if proofs.is_empty() { Outcome::Survived } else { Outcome::Found };
         // Each on a fresh server: some defects leave it in no state to go on.
@@ -163,22 +195,22 @@ impl Stage<'_> {
         Ok(worst)
     }
 
-    fn play(&self, name: &str, options: &str, variants: &[&str]) -> anyhow::Result<Vec<Entry>> {
+    fn play(&mut self, name: &str, options: &str, variants: &[&str]) -> anyhow::Result<Vec<Entry>> {
         let results = tempfile::Builder::new().prefix(name).tempdir_in(self.folder)?;
-        let program = std::env::current_exe().context("our own path")?;
-        let output = Command::new(program)
-            .env("INFLIGHT", &self.server)
-            .args(["run", "--quiet", "--results"])
-            .arg(results.path())
-            .arg("--scratch")
-            .arg(self.scratch)
-            .args(["--options", options])
-            .args(variants)
-            .output()
-            .context("start a run")?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let run = results::read_run(results.path()).with_context(|| text.trim().to_owned())?;
+        let races = Races { results: results.path(), server: Some(&self.server), aloud: false };
+        let scratch = [OsStr::new("--scratch"), self.scratch.as_os_str()];
+        let arguments = ["--options", options].into_iter().chain(variants.iter().copied());
+        let (_, run) = races.play(scratch.into_iter().chain(arguments.map(OsStr::new)))?;
         ensure!(run.variants.len() == variants.len(), "{name}: {} variants", run.variants.len());
+        for entry in &run.variants {
+            match &entry.verdict {
+                Verdict::Notrun { reason } => {
+                    let name = format!("{}:{}", entry.case, entry.variant);
+                    self.not_run.get_or_insert_with(|| format!("{name}: {reason}"));
+                }
+                _ => self.played += 1,
+            }
+        }
         Ok(run.variants)
     }
 }
@@ -218,6 +250,15 @@ mod tests {
             let items = plan(&Wanted { cases, ..Wanted::default() }).unwrap();
             assert_eq!(items.len(), 1, "{}", proof.variant);
         }
+    }
+
+    #[test]
+    fn a_row_that_could_not_be_played_is_no_proof() {
+        assert_eq!(code(Outcome::Found, 9), 0);
+        assert_eq!(code(Outcome::NotRun, 9), 3);
+        assert_eq!(code(Outcome::NotRun, 0), 4);
+        assert_eq!(code(Outcome::Broken, 9), 3);
+        assert_eq!(code(Outcome::Survived, 9), 1);
     }
 
     #[test]

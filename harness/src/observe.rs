@@ -7,6 +7,7 @@ pub mod files;
 pub mod fork;
 pub mod passthrough;
 pub mod pins;
+pub mod races;
 pub mod register;
 pub mod scsi;
 pub mod sockets;

@@ -49,10 +49,10 @@ fn counter(name: &str) -> anyhow::Result<i64> {
     number.with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
-/// Memory that this process has pinned for long (VmPin), in KiB: registered buffers. `None` where the kernel does not
-/// say.
-pub fn of_process() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+/// Memory that a process (its number, or `self`) has pinned for long (VmPin), in KiB: registered buffers. `None` where
+/// the kernel does not say.
+pub fn of_process(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmPin:"))?;
     line.split_whitespace().next()?.parse().ok()
 }

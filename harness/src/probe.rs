@@ -20,6 +20,7 @@ use crate::observe::splice::{self, How};
 use crate::observe::{Seen, pins, register};
 use crate::stamp;
 use crate::target;
+use crate::target::Target;
 use crate::verdict::Stop;
 
 pub use fork_lottery::{Draws, Hold};
@@ -133,7 +134,7 @@ fn answer(seen: anyhow::Result<Seen>) -> anyhow::Result<Seen> {
 fn live(folder: &Path, filesystem: &str) -> anyhow::Result<Vec<Tried>> {
     let here = folder.canonicalize()?.display().to_string();
     let mut places = vec![(format!("{here}, nothing parked"), here)];
-    if ["ext4", "xfs", "btrfs"].contains(&filesystem) {
+    if Target::parse(filesystem).is_ok_and(|target| target.is_looped()) {
         places.push((format!("{filesystem} behind the gate"), filesystem.to_owned()));
     }
     places.push(("FUSE behind the gate".to_owned(), "inflight".to_owned()));

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use serve::serve;
 
+use crate::scene::PATIENCE;
 use crate::session::{self, Mount};
 use crate::verdict::{Stop, not_run};
 
@@ -47,7 +48,6 @@ pub enum Which {
 #[serde(tag = "do", rename_all = "lowercase")]
 enum Command {
     Size { size: u64 },
-    Generation { generation: u32 },
     Hold { which: Which, answer_first: bool },
     Wait,
     Drain,
@@ -115,14 +115,6 @@ impl RawServer {
     /// The server is gone.
     pub fn say_size(&mut self, size: u64) -> anyhow::Result<()> {
         self.order(Command::Size { size }).map(drop)
-    }
-
-    /// Gives the file new content; nobody is told.
-    ///
-    /// # Errors
-    /// The server is gone.
-    pub fn set_generation(&mut self, generation: u32) -> anyhow::Result<()> {
-        self.order(Command::Generation { generation }).map(drop)
     }
 
     /// Holds the next request of a kind: a WRITE unanswered or, with `answer_first`, answered and yet to be looked
@@ -219,8 +211,12 @@ impl RawServer {
 
 impl Drop for RawServer {
     fn drop(&mut self) {
-        // Without orders it ends, and the connection with it: nothing can hold the mount after that.
+        // Without orders it ends, and the connection with it: nothing can hold the mount after that. A child of ours
+        // that waits for it may have the other end of its orders, though.
         self.orders = None;
+        if !session::wait_end(self.process.id() as i32, PATIENCE) {
+            let _ = self.process.kill();
+        }
         let _ = self.process.wait();
         if let Some(mount) = self.mount() {
             session::unmount(&mount);

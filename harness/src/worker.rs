@@ -318,9 +318,11 @@ impl Worker {
 
 fn stop_of_control(control: &Act) -> Option<Stopped> {
     match &control.result {
-        Err(Stop::NotRun(reason)) => return Some(Stopped::NotRun(reason.clone())),
+        Err(Stop::NotRun(reason)) if control.faults.is_empty() => {
+            return Some(Stopped::NotRun(reason.clone()));
+        }
+        Ok(()) | Err(Stop::NotRun(_)) => {}
         Err(other) => return Some(Stopped::Broken(format!("control: {other}"))),
-        Ok(()) => {}
     }
     if control.records.iter().any(Record::voided) {
         let reason = "control: the gate's watchdog released a request".to_owned();

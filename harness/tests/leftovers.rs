@@ -80,3 +80,14 @@ fn a_wedged_server_is_a_hang_and_leaves_nothing() {
     assert!(matches!(output.status.code(), Some(1 | 3)), "{}", text(&output));
     nothing_is_left(folder.path());
 }
+
+#[test]
+fn a_wedged_server_below_a_loop_device_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((mut runner, server)) = started(folder.path(), "ext4", &[]) else { return };
+    kill(server, Signal::SIGSTOP).unwrap();
+    // ext4 is unmounted first, and has something to write that goes nowhere until the mount below is aborted.
+    kill(Pid::from_raw(runner.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(runner.wait().unwrap().code(), Some(130));
+    nothing_is_left(folder.path());
+}

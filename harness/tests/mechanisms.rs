@@ -1,9 +1,10 @@
 //! The table of mechanisms and the probe, on this kernel.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
+use inflight_race::stage;
 use serde_json::Value;
 
 /// The kernel counts everybody's pins: one at a time.
@@ -17,7 +18,7 @@ fn output(arguments: &[&str]) -> Option<Value> {
     }
     let _alone = ALONE.lock();
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    if let Some(program) = beside_the_test() {
+    if let Ok(program) = stage::program() {
         command.env("INFLIGHT", program);
     }
     let output = command.args(arguments).output().unwrap();
@@ -25,13 +26,6 @@ fn output(arguments: &[&str]) -> Option<Value> {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{error}", output.status);
     Some(serde_json::from_str(&text).expect(&text))
-}
-
-/// Test binaries lie one folder below the programs.
-fn beside_the_test() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    let program = own.parent()?.parent()?.join("inflight");
-    program.is_file().then_some(program)
 }
 
 #[test]
@@ -43,12 +37,58 @@ fn what_the_table_expects_of_this_kernel_is_seen() {
     assert!(rows.len() > 60 && seen > 20, "{seen} of {} seen", rows.len());
 }
 
-#[test]
-fn an_unknown_mechanism_is_named() {
+/// Runs `mechanisms` with no kernel in the cache; gives its exit code, and what it printed.
+fn mechanisms(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    let output = command.args(["mechanisms", "0.999"]).output().unwrap();
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no mechanism 0.999"));
+    command.arg("mechanisms").args(arguments).env("INFLIGHT_KERNELS", "/no/such/cache");
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn an_unknown_mechanism_is_named_before_any_machine_is_looked_for() {
+    for arguments in [&["0.999"][..], &["--list", "0.999"], &["--kernel", "debian:6.1", "0.999"]] {
+        let (code, _, error) = mechanisms(arguments);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains("no mechanism 0.999; nearest: 0.9"), "{error}");
+        assert!(!error.contains("kernel"), "{error}");
+    }
+}
+
+#[test]
+fn kernels_that_are_not_there_are_not_a_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("document");
+    let path = document.to_str().unwrap();
+    for kernels in [&["--kernel=debian:6.1"][..], &["--kernel=debian:6.1", "--kernel=debian:7"]] {
+        let arguments = [kernels, &["--json", "--markdown", path]].concat();
+        let (code, text, error) = mechanisms(&arguments);
+        assert_eq!((code, &*text), (Some(4), "[]\n"), "{error}");
+        assert!(error.contains("debian:6.1: no kernel '6.1'"), "{error}");
+        assert!(!document.exists(), "a document of nothing");
+    }
+}
+
+#[test]
+fn a_document_of_some_mechanisms_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("document");
+    let (code, _, error) = mechanisms(&["0.1", "--markdown", document.to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("cannot be used with") && !document.exists(), "{error}");
+}
+
+#[test]
+fn a_list_is_of_what_was_asked_for_and_nothing_is_ignored() {
+    let (code, text, error) = mechanisms(&["--list", "3.1", "4"]);
+    let heads: Vec<_> = text.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(code, Some(0), "{error}");
+    assert!(heads.len() > 2 && heads[0].starts_with("3.1 "), "{text}");
+    assert!(heads[1..].iter().all(|line| line.starts_with("4.")), "{text}");
+    for other in ["--json", "--kernels", "--markdown", "--kernel=host", "--accel=tcg"] {
+        assert_eq!(mechanisms(&["--list", other]).0, Some(2), "{other}");
+    }
 }
 
 #[test]

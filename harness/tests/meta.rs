@@ -1,26 +1,16 @@
 //! The harness against itself: cases that must fail, hang, be skipped and break; bad input; interruption.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use inflight_race::results;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
-
-fn race(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).current_dir(folder);
-    command
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(out), String::from_utf8_lossy(err))
-}
+use support::{race, text};
 
 /// Runs the harness on a plain directory: no root, no gate, no mount.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
@@ -50,12 +40,15 @@ fn every_meta_case_ends_as_it_must() {
         .collect();
     let wanted = [
         ("lost", "FAIL LOST"),
+        ("lost-then-notrun", "FAIL LOST"),
+        ("lost-then-noproof", "FAIL LOST"),
         ("never-returns", "FAIL HANG"),
         ("never-ends", "FAIL HANG"),
         ("dies", "BROKEN the worker ended: signal: 6"),
         ("notrun", "NOTRUN this machine has no flux capacitor"),
         ("noproof", "NOPROOF the window never overlapped"),
         ("control", "BROKEN the control without the race fails: STALE: also without the race"),
+        ("control-notrun", "BROKEN the control without the race fails: STALE"),
         ("error", "BROKEN no such thing"),
         ("panic", "BROKEN the case panicked: as told"),
         ("watchdog", "NOTRUN needs the gate in front of the filesystem itself"),
@@ -152,7 +145,7 @@ fn nothing_is_left_after_a_kill() {
 #[test]
 fn json_lines_tell_a_run_as_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let output = run(folder.path(), &["META1", "META3", "--json", "--seed", "5"]);
+    let output = run(folder.path(), &["META1:lost", "META3", "--json", "--seed", "5"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let lines: Vec<serde_json::Value> = output
         .stdout
@@ -176,7 +169,7 @@ fn shards_come_together_in_one_report() {
     let folder = tempfile::tempdir().unwrap();
     let shard = |number: &str| {
         let results = format!("shard{}", &number[..1]);
-        let arguments = ["run", "META1", "META3", "META4", "--on", "./", "--scratch", "."];
+        let arguments = ["run", "META1:lost", "META3", "META4", "--on", "./", "--scratch", "."];
         let more = ["--shard", number, "--results", &results];
         race(folder.path(), &arguments).args(more).output().unwrap();
     };
@@ -189,15 +182,15 @@ fn shards_come_together_in_one_report() {
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let runs: Vec<results::Run> = serde_json::from_str(&read("r.json")).unwrap();
     let [run] = &runs[..] else { panic!("two shards of one run are {} runs", runs.len()) };
-    let whole = ["lost", "notrun", "noproof", "control", "error", "panic"];
+    let whole = ["lost", "notrun", "noproof", "control", "control-notrun", "error", "panic"];
     let mut names: Vec<_> = run.variants.iter().map(|entry| entry.variant.as_str()).collect();
     names.sort_unstable();
     let mut wanted = whole.to_vec();
     wanted.sort_unstable();
     assert_eq!(names, wanted);
     let (page, suites) = (read("p.html"), read("j.xml"));
-    assert_eq!((page.matches("<article").count(), suites.matches("<testcase").count()), (6, 6));
-    assert!(suites.contains(r#"failures="2" errors="3" skipped="1""#), "{suites}");
+    assert_eq!((page.matches("<article").count(), suites.matches("<testcase").count()), (7, 7));
+    assert!(suites.contains(r#"failures="2" errors="4" skipped="1""#), "{suites}");
 }
 
 #[test]

@@ -1,25 +1,21 @@
 //! The first races on real mounts, where this machine can have them: an `inflight` beside the test, /dev/fuse, root.
 
+mod support;
+
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use inflight_race::results;
-use inflight_race::stage;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
+use support::{PROGRAM, inflight, race};
 
 /// Runs cases on a target and gives what came of them; `None` where the machine cannot.
 fn run(target: &str, cases: &[&str]) -> Option<results::Run> {
-    let program = program()?;
+    let program = inflight()?;
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(PROGRAM)
-        .env("INFLIGHT", program)
-        .args(["run", "--on", target, "--results", "results"])
-        .args(cases)
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
+    let arguments = ["run", "--on", target, "--results", "results"];
+    let output =
+        race(folder.path(), &arguments).env("INFLIGHT", program).args(cases).output().unwrap();
     Some(check(folder.path(), &output))
 }
 
@@ -31,26 +27,6 @@ fn check(folder: &Path, output: &Output) -> results::Run {
     let bad: Vec<_> = unexpected.map(|entry| &entry.variant).collect();
     assert!(bad.is_empty(), "{bad:?}\n{text}");
     run
-}
-
-/// The server, where this machine can have mounts.
-fn program() -> Option<PathBuf> {
-    let Ok(program) = stage::program().or_else(|_| beside_the_test()) else {
-        eprintln!("skipped: no `inflight` was built");
-        return None;
-    };
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: needs root and /dev/fuse");
-        return None;
-    }
-    Some(program)
-}
-
-/// Test binaries lie one folder below the programs.
-fn beside_the_test() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own.parent().and_then(Path::parent).map(|folder| folder.join("inflight"));
-    folder.filter(|file| file.is_file()).ok_or_else(|| anyhow::anyhow!("none"))
 }
 
 #[test]
@@ -107,7 +83,7 @@ fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
 /// says why it is not played.
 #[test]
 fn an_ordinary_user_gets_reasons_and_no_failures() {
-    let Some(program) = program() else { return };
+    let Some(program) = inflight() else { return };
     const NOBODY: u32 = 65534;
     let folder = tempfile::tempdir().unwrap();
     // Where that user can reach them.

@@ -1,6 +1,8 @@
 //! Runs in a machine: what is wrong with it is said in one line, everything else is as a native run, and no QEMU is
 //! left behind. A small program plays QEMU's part; the last test boots a real kernel if one is in the cache.
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,8 @@ use inflight_race::results;
 use inflight_race::vm::source;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::{PROGRAM, text};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
 const UP: &str = r##"echo '{"guest":"up","kernel":{"release":"6.1.0-x","build":"#1 SMP Debian 6.1.192-2 (x)","machine":"x86_64"},"lacks":[]}'"##;
 
 /// A folder with a kernel that nobody boots, and a QEMU that does what a test wants.
@@ -69,11 +71,6 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "{what} was waited for in vain");
         std::thread::yield_now();
     }
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 fn wait_gone(pid: i32) {

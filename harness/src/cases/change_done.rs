@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::Context;
-use inflight::gate::{Action, Phase};
+use inflight::gate::{Action, Hold, Phase, ReleasedBy};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
@@ -18,7 +18,7 @@ use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{BOUND, Open, Scene, Stamped};
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {
     id: "WR1",
@@ -71,7 +71,8 @@ fn write(scene: &mut Scene<'_>, file: &Stamped, engine: Engine) -> anyhow::Resul
         scene.judge("the write", &bytes[..PART], 0, &[file.generation(2)]);
         scene.judge("the rest", &bytes[PART..], PART as u64, &[file.generation(1)]);
     }
-    settle_always(scene, "write", ino)
+    settle_always(scene, "write", ino)?;
+    prove(scene, "write", ino)
 }
 
 fn truncate(scene: &mut Scene<'_>, file: &Stamped) -> anyhow::Result<()> {
@@ -87,7 +88,8 @@ fn truncate(scene: &mut Scene<'_>, file: &Stamped) -> anyhow::Result<()> {
         let text = format!("behind the new end SEEK_DATA says {beyond:?}, must be ENXIO");
         scene.fault(Class::Resurrected, text);
     }
-    settle_always(scene, "setattr", ino)
+    settle_always(scene, "setattr", ino)?;
+    prove(scene, "setattr", ino)
 }
 
 /// Two writes to two blocks; in the race the first is held while the second comes and goes.
@@ -132,6 +134,16 @@ fn slow_down(scene: &mut Scene<'_>, op: &str, file: &Stamped) -> anyhow::Result<
     if scene.race() {
         let slow = Action::Delay(SLOW);
         scene.park_with(op, file, Phase::Received, |rule| rule.count(1).action(slow))?;
+    }
+    Ok(())
+}
+
+/// That the gate has delayed a request.
+fn prove(scene: &mut Scene<'_>, op: &str, ino: u64) -> anyhow::Result<()> {
+    let is_slow = |hold: &Hold| hold.by == Some(ReleasedBy::Delay);
+    let requests = scene.requests(op, ino)?;
+    if scene.race() && !requests.iter().any(|record| record.holds.iter().any(is_slow)) {
+        return Err(no_proof(format!("no {op} was slowed down")));
     }
     Ok(())
 }

@@ -78,10 +78,10 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     let neighbour = Buffer::new(Memory::Anon, NEIGHBOUR)?;
     neighbour.fill(0, NEIGHBOUR, CANARY);
-    if let Some(free) = frames.as_ref().map(Frames::free).transpose()?
-        && free > 0
+    if let Some(lost) = frames.as_ref().map(Frames::lost).transpose()?
+        && lost > 0
     {
-        scene.fault(Class::Pins, format!("{free} pages were freed with the read still in flight"));
+        scene.fault(Class::Pins, format!("{lost} pages were freed with the read still in flight"));
     }
     scene.release(parked)?;
     scene.wait_done(seq)?;

@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::case::{Case, Reach};
 use crate::scene::Scene;
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "META4",
@@ -13,7 +13,7 @@ pub const CASE: Case = Case {
     claim: "the harness says BROKEN when the control fails, the setup fails or the case panics",
     groups: &["meta"],
     reach: Reach::Any,
-    variants: || vec![Variant::new("control"), Variant::new("error"), Variant::new("panic")],
+    variants: || ["control", "control-notrun", "error", "panic"].map(Variant::new).into(),
     run,
     expected: &[],
 };
@@ -21,6 +21,10 @@ pub const CASE: Case = Case {
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     match variant.act {
         "control" => scene.fault(Class::Stale, "also without the race"),
+        "control-notrun" => {
+            scene.fault(Class::Stale, "also without the race");
+            return Err(not_run("harm was seen before this"));
+        }
         "error" if scene.race() => bail!("no such thing"),
         "panic" if scene.race() => panic!("as told"),
         _ => {}

@@ -44,7 +44,7 @@ const LEN: usize = 16384;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
-    let before = pins::of_process();
+    let before = pins::of_process("self");
     let (mut all, mut held, mut freed) = (Vec::new(), 0, 0);
     for _ in 0..ROUNDS {
         let Some((frames, free)) = round(scene, variant, &file)? else {
@@ -64,7 +64,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         let text = format!("each of {ROUNDS} I/Os left pages that something holds");
         scene.fault(Class::Pins, text);
     }
-    let after = pins::of_process();
+    let after = pins::of_process("self");
     if after > before {
         let text = format!("this process has {after:?} KiB pinned, {before:?} before");
         scene.fault(Class::Pins, text);
@@ -104,7 +104,7 @@ fn round(
         } else {
             scene.event(Actor::Racer, "munmap");
             buffer.remap()?;
-            free = frames.free()?;
+            free = frames.lost()?;
         }
     }
     scene.release(parked)?;

@@ -13,6 +13,7 @@ use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
+use crate::pins;
 use crate::scene::{Open, PATIENCE, Scene};
 use crate::variant::Variant;
 use crate::verdict::Class;
@@ -112,9 +113,7 @@ impl Holdings {
             report.pointer(at).and_then(|n| n.as_u64()).with_context(|| format!("no {at} in stat"))
         };
         let pid = scene.stage().gate()?.server_pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
-        let pinned = pinned.and_then(|text| text.split_whitespace().next()?.parse().ok());
+        let pinned = pins::of_process(&pid.to_string());
         Ok(Holdings {
             pins: number("/pins")?,
             buffers: number("/pool/in_use")?,

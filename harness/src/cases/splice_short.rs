@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
-use inflight::gate::{Action, Phase};
+use inflight::gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
 use crate::case::{Case, Reach};
@@ -91,10 +91,14 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     Err(no_proof(format!("{TRIES} splices in a row got fewer pages than they asked for")))
 }
 
+/// The first READ from the beginning of a file.
+fn first(scene: &mut Scene<'_>, ino: u64) -> anyhow::Result<Option<Record>> {
+    Ok(scene.requests("read", ino)?.into_iter().find(|read| read.offset == 0))
+}
+
 /// Whether the first READ of a file asked for less than `len` bytes: its splice got too few pages.
 fn starved(scene: &mut Scene<'_>, ino: u64, len: usize) -> anyhow::Result<bool> {
-    let reads = scene.requests("read", ino)?;
-    let asked = reads.iter().find(|read| read.offset == 0).map(|read| read.len);
+    let asked = first(scene, ino)?.map(|read| read.len);
     let is_less = asked.is_some_and(|asked| asked < len as u64);
     if is_less {
         scene.note(format!("the kernel asked for {asked:?} of {len} bytes; again"));
@@ -153,6 +157,16 @@ fn play(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<Play> {
         }
         let bytes = pipe.drain()?;
         scene.judge("the rest", &bytes, position as u64, &[file.generation(1)]);
+    }
+    // That the server said what it was told to.
+    let said = first(scene, handle.metadata()?.ino())?.and_then(|read| read.outcome);
+    let wanted = match kind {
+        "short" => Some(Outcome::Bytes(cut as u64)),
+        "error" => Some(Outcome::Errno(libc::EIO)),
+        _ => said,
+    };
+    if scene.race() && said != wanted {
+        return Err(no_proof(format!("the READ was answered with {said:?}, not {wanted:?}")));
     }
     Ok(Play::Judged)
 }

@@ -15,12 +15,12 @@ use crate::event::Actor;
 use crate::fork::{Child, Task};
 use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory, PAGE};
-use crate::raw_server::{Settings, Which};
+use crate::raw_server::{RawServer, Settings, Which};
 use crate::scene::{BOUND, Open, RENDEZVOUS, Scene, Stamped};
 use crate::stamp::Legal;
 use crate::target::Target;
 use crate::variant::Variant;
-use crate::verdict::not_run;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "WB1",
@@ -123,12 +123,26 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: true };
     let (mut server, file) = scene.raw_server(settings)?;
     let handle = scene.open(&file, Open::Buffered)?;
-    let mapping = Mapping::shared(&handle, LEN)?;
-    let is_late = variant.act == "spliced-late";
+    let result = play_spliced(scene, &mut server, &file, &handle, variant.act == "spliced-late");
+    if result.is_err() {
+        // Who closes a file waits for what is held of it; without its server nothing is.
+        drop(server);
+    }
+    result
+}
+
+fn play_spliced(
+    scene: &mut Scene<'_>,
+    server: &mut RawServer,
+    file: &Stamped,
+    handle: &File,
+    is_late: bool,
+) -> anyhow::Result<()> {
+    let mapping = Mapping::shared(handle, LEN)?;
     mapping.store(0, &file.content(2, 0, LEN));
     handle.sync_all().context("fsync")?;
     server.hold(Which::Write, is_late)?;
-    let sync = write_back(scene, &file, &handle, &mapping, LEN / PAGE)?;
+    let sync = write_back(scene, file, handle, &mapping, LEN / PAGE)?;
     server.meet()?;
     let mut legal = vec![file.generation(2)];
     let mut sync = Some(sync);
@@ -150,7 +164,7 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
         }
         if is_late {
             scene.event(Actor::Racer, "ftruncate");
-            nix::unistd::ftruncate(&handle, 0)?;
+            nix::unistd::ftruncate(handle, 0)?;
             legal.push(Legal::Zero);
             let taken = Buffer::new(Memory::Anon, NEIGHBOUR)?;
             taken.fill(0, NEIGHBOUR, CANARY);
@@ -168,6 +182,15 @@ fn run_spliced(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     if let Some(child) = child {
         child.finish(BOUND)?;
+        // The page is dirty again, or was when it was written back: in the end the server has the store.
+        handle.sync_all().context("fsync")?;
+        let direct = scene.open(file, Open::Direct)?;
+        let bytes = scene.read(&direct, 0, LEN)?.map_err(anyhow::Error::from)?;
+        let wanted = file.content(3, STORE_AT as u64, 1)[0];
+        if bytes.get(STORE_AT) != Some(&wanted) {
+            let text = format!("byte {STORE_AT} of the server's file is not what was stored to the page");
+            scene.fault(Class::Lost, text);
+        }
     }
     drop((mapping, neighbour));
     Ok(())

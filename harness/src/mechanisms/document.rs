@@ -23,15 +23,28 @@ pub fn document(shown: &[Shown]) -> String {
     }
     for (seed, title) in SEEDS {
         let _ = writeln!(text, "\n## {seed}. {title}\n");
-        let names: Vec<_> =
-            kernels.iter().map(|shown| shown.kernel.version().to_string()).collect();
-        let _ = writeln!(text, "| | mechanism | reached by | {} |", names.join(" | "));
+        let names = kernels.iter().map(|shown| shown.kernel.version().to_string());
+        let head = ["", "mechanism", "reached by"].map(str::to_owned);
+        line(&mut text, head.into_iter().chain(names));
         let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(kernels.len()));
         for mechanism in ALL.iter().filter(|mechanism| mechanism.id.starts_with(seed)) {
             row(&mut text, mechanism, &kernels);
         }
     }
     text
+}
+
+/// A line of a table. A bar in a cell would end it.
+fn line(text: &mut String, cells: impl Iterator<Item = String>) {
+    text.push('|');
+    for cell in cells {
+        let cell = cell.replace('|', "\\|");
+        let _ = match &*cell {
+            "" => write!(text, " |"),
+            cell => write!(text, " {cell} |"),
+        };
+    }
+    text.push('\n');
 }
 
 const HEAD: &str = "\
@@ -61,13 +74,8 @@ fn row(text: &mut String, mechanism: &Mechanism, kernels: &[&Shown]) {
         Show::Command(command) => vec![format!("`{command}`"); kernels.len()],
         _ => kernels.iter().map(|shown| cell(mechanism, shown)).collect(),
     };
-    let _ = writeln!(
-        text,
-        "| {} | {what} | {} | {} |",
-        mechanism.id,
-        mechanism.reach,
-        cells.join(" | ")
-    );
+    let head = [mechanism.id.to_owned(), what, mechanism.reach.to_owned()];
+    line(text, head.into_iter().chain(cells));
 }
 
 fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
@@ -77,6 +85,7 @@ fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
         Some(Outcome::Differs { seen, expected }) => {
             format!("**{}** (expected {expected})", seen.word)
         }
+        Some(Outcome::Failed(_)) => "**failed**".to_owned(),
         Some(Outcome::Not(_)) | None => "-".to_owned(),
     }
 }
@@ -106,5 +115,32 @@ mod tests {
         assert!(line.ends_with("| **gone** (expected there) | gone |"), "{line}");
         let head = text.lines().find(|line| line.starts_with("| | mechanism")).unwrap();
         assert!(head.ends_with("| 6.1.9 | 6.18.1 |"), "{head}");
+    }
+
+    /// Cells of a line, an escaped bar being part of one.
+    fn cells(line: &str) -> usize {
+        line.replace("\\|", "").matches('|').count() - 1
+    }
+
+    #[test]
+    fn every_line_of_a_table_has_as_many_cells_as_its_head() {
+        let kernel = |release: &str| {
+            let release = release.to_owned();
+            Kernel { release, build: String::new(), machine: String::new() }
+        };
+        let outcome = || Outcome::Seen(Seen::new("FOLL_PIN|FOLL_LONGTERM", ""));
+        let rows = || ALL.iter().map(|one| Row { id: one.id.to_owned(), outcome: outcome() });
+        let shown = ["6.1.9", "6.18.1"]
+            .map(|release| Shown { kernel: kernel(release), rows: rows().collect() });
+        let made = document(&shown);
+        assert!(made.contains("FOLL_PIN\\|FOLL_LONGTERM, which"), "{made}");
+        let kept = include_str!("../../MECHANISMS.md");
+        for text in [&*made, kept] {
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
+            assert!(lines.len() > ALL.len());
+            for line in &lines {
+                assert_eq!(cells(line), cells(lines[0]), "{line}");
+            }
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! Alignment that direct I/O wants, as statx(2) tells it and as trying shows it.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::Context;
 use serde::Serialize;
 
+use super::files;
 use crate::engine::{Engine, Engines, Io};
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::scene::BOUND;
@@ -29,10 +29,7 @@ pub struct Alignment {
 /// # Errors
 /// No file can be made.
 pub fn of(folder: &Path) -> anyhow::Result<Option<Alignment>> {
-    let file = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot make a file in {}", folder.display()))?;
-    file.as_file().write_all_at(&[0x5A; 4 * PAGE], 0).context("write")?;
-    file.as_file().sync_all().context("fsync")?;
+    let file = files::file(folder, &[0x5A; 4 * PAGE])?;
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(file.path());
     let Ok(direct) = direct else { return Ok(None) };
     let told = sys::direct_alignment(file.path())?;

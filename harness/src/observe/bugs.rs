@@ -1,12 +1,12 @@
 //! Which known kernel bugs are live here: the cases that must fail somewhere, played now.
 
-use std::process::{Command, Stdio};
-
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::races::Races;
 use crate::cases;
 use crate::results::{self, Run};
+use crate::target::Target;
 use crate::verdict::{Verdict, not_run};
 
 /// A case that harmed something.
@@ -28,17 +28,10 @@ pub struct Bug {
 /// Nothing could be played at all.
 pub fn play(target: &str, cases: &[String]) -> anyhow::Result<Run> {
     let folder = tempfile::tempdir().context("a folder for results")?;
-    let output = Command::new(std::env::current_exe().context("our own path")?)
-        .args(["run", "--quiet", "--on", target, "--results"])
-        .arg(folder.path())
-        .args(cases)
-        .stdin(Stdio::null())
-        .output()
-        .context("start the races")?;
-    results::read_run(folder.path()).with_context(|| {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        format!("the races did not run: {}", text.trim())
-    })
+    let races = Races { results: folder.path(), server: None, aloud: false };
+    let (_, run) =
+        races.play(["--on", target].into_iter().chain(cases.iter().map(|case| &**case)))?;
+    Ok(run)
 }
 
 /// Known bugs that are live on a target.
@@ -81,7 +74,22 @@ pub fn harmed(run: &Run) -> Vec<Bug> {
 
 /// The command that plays a case on the filesystem of a folder, parked and certain, where there is one.
 pub fn certain(kind: &str) -> Option<String> {
-    let gated = ["ext4", "xfs", "btrfs"].contains(&kind) || kind.starts_with("fuse");
     let on = if kind.starts_with("fuse") { "inflight" } else { kind };
-    gated.then(|| format!("inflight-race run FK1 FK2 --on {on}"))
+    let target = Target::parse(on).ok().filter(Target::is_gated)?;
+    Some(format!("inflight-race run FK1 FK2 --on {}", target.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::certain;
+
+    #[test]
+    fn every_filesystem_that_can_be_gated_has_a_certain_command() {
+        let on = |kind: &str| certain(kind)?.split(' ').next_back().map(str::to_owned);
+        for kind in ["ext4", "xfs", "btrfs", "vfat"] {
+            assert_eq!(on(kind).as_deref(), Some(kind));
+        }
+        assert_eq!(on("fuse.sshfs").as_deref(), Some("inflight"));
+        assert_eq!((on("tmpfs"), on("overlay"), on("nfs4"), on("?")), (None, None, None, None));
+    }
 }

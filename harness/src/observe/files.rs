@@ -24,7 +24,7 @@ pub(super) fn file(folder: &Path, content: &[u8]) -> anyhow::Result<NamedTempFil
     Ok(file)
 }
 
-fn direct(file: &NamedTempFile) -> anyhow::Result<File> {
+pub(super) fn direct(file: &NamedTempFile) -> anyhow::Result<File> {
     let opened =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(file.path());
     opened.map_err(|error| not_run(format!("O_DIRECT is refused: {error}")))

@@ -3,15 +3,15 @@
 //! A call that pins adds a page's worth to `nr_foll_pin_acquired` for every page; one that takes plain
 //! references (FOLL_GET), or none, adds nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::IoSliceMut;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::Context;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
-use super::Seen;
+use super::{Seen, files};
 use crate::engine::{Engine, Engines, Io};
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::pagemap::{self, Pagemap};
@@ -38,13 +38,8 @@ pub fn counted(pages: usize, call: impl FnMut() -> anyhow::Result<()>) -> anyhow
 
 /// A file of [`LEN`] bytes to read from with O_DIRECT, and the file itself.
 fn direct(folder: &Path) -> anyhow::Result<(tempfile::NamedTempFile, File)> {
-    let file = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot make a file in {}", folder.display()))?;
-    file.as_file().write_all_at(&vec![0x5A; LEN], 0).context("write")?;
-    file.as_file().sync_all().context("fsync")?;
-    let options =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(file.path());
-    let direct = options.map_err(|error| not_run(format!("O_DIRECT is refused: {error}")))?;
+    let file = files::file(folder, &vec![0x5A; LEN])?;
+    let direct = files::direct(&file)?;
     Ok((file, direct))
 }
 

@@ -10,12 +10,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, accept, bind, socket};
 
 use super::Seen;
-use super::pins::counted;
+use super::pins::{PAGES, counted};
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::verdict::not_run;
-
-/// Pages of a umem, and of all that is sent.
-const PAGES: usize = 1024;
 
 fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
     let len = size_of::<T>() as libc::socklen_t;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::Seen;
+use super::{Seen, files};
 use crate::memory::PAGE;
 use crate::pipe::Pipe;
 use crate::sys;
@@ -124,10 +124,8 @@ pub fn shmem_hole() -> anyhow::Result<Seen> {
 /// # Errors
 /// The file cannot be made.
 pub fn short_direct(folder: &Path) -> anyhow::Result<Seen> {
-    let file = tempfile::NamedTempFile::new_in(folder).context("make a file")?;
     let content = vec![0x5A; 3 * PAGE + 100];
-    file.as_file().write_all_at(&content, 0)?;
-    file.as_file().sync_all()?;
+    let file = files::file(folder, &content)?;
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(file.path());
     let direct = direct.map_err(|error| not_run(format!("O_DIRECT: {error}")))?;
     let mut pipe = Pipe::new()?;

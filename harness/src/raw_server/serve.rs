@@ -248,13 +248,13 @@ impl Server {
 
     /// Answers a READ out of the page cache of the source file, and offers its pages to the kernel.
     fn answer_by_move(&self, unique: u64, transfer: &TransferIn) -> anyhow::Result<Errno> {
-        let state = self.state();
-        let size = load(&state, transfer).len();
+        let size = load(&self.state(), transfer).len();
         let len = (size_of::<OutHeader>() + size) as u32;
         let mut pipe = Pipe::new()?;
         pipe.put(OutHeader { len, error: 0, unique }.as_bytes())?;
-        let offset = transfer.offset as i64;
-        let filled = pipe.fill(&self.source, Some(offset), size).context("splice the source")?;
+        let from = transfer.offset as i64;
+        let fill = |done| pipe.fill(&self.source, Some(from + done as i64), size - done);
+        let filled = sys::repeat(size, fill).context("splice the source")?;
         ensure!(filled == size, "the pipe took {filled} of {size} bytes");
         let (from, to) = (pipe.out_fd(), self.dev.as_raw_fd());
         let sent = sys::splice(from, None, to, len as usize, libc::SPLICE_F_MOVE);
@@ -265,11 +265,6 @@ impl Server {
     fn obey(&self, command: Command) -> anyhow::Result<Answer> {
         match command {
             Command::Size { size } => self.state().size = size,
-            Command::Generation { generation } => {
-                let mut state = self.state();
-                let len = state.data.len();
-                state.data = stamp::content(self.settings.id, generation, 0, len);
-            }
             Command::Hold { which, answer_first } => {
                 self.state().hold = Some((which, answer_first));
             }
