@@ -14,6 +14,7 @@ use crate::fork::Task;
 use crate::frames::Frames;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{BOUND, Open, PATIENCE, RENDEZVOUS, Scene};
+use crate::stamp::CANARY;
 use crate::variant::Variant;
 use crate::verdict::{Class, Stop, not_run};
 
@@ -41,7 +42,6 @@ fn variants() -> Vec<Variant> {
     all
 }
 
-const CANARY: u8 = 0xCA;
 const LEN: usize = 16384;
 /// Memory that is taken while the read is in flight: it would get pages that were freed too early.
 const NEIGHBOUR: usize = 32 << 20;

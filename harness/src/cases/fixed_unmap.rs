@@ -11,6 +11,7 @@ use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene};
+use crate::stamp::CANARY;
 use crate::variant::Variant;
 use crate::verdict::Class;
 
@@ -29,7 +30,6 @@ fn variants() -> Vec<Variant> {
     ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).into()
 }
 
-const CANARY: u8 = 0xCA;
 const LEN: usize = 4096;
 
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {

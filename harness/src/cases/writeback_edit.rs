@@ -17,7 +17,7 @@ use crate::mapping::Mapping;
 use crate::memory::{Buffer, Memory, PAGE};
 use crate::raw_server::{RawServer, Settings, Which};
 use crate::scene::{BOUND, Open, RENDEZVOUS, Scene, Stamped};
-use crate::stamp::Legal;
+use crate::stamp::{CANARY, Legal};
 use crate::target::Target;
 use crate::variant::Variant;
 use crate::verdict::{Class, not_run};
@@ -110,7 +110,6 @@ fn end(sync: Child) -> anyhow::Result<()> {
 
 /// The byte that is stored to.
 const STORE_AT: usize = 100;
-const CANARY: u8 = 0xCA;
 /// Memory that is taken when the pages are free: it would get theirs.
 const NEIGHBOUR: usize = 8 << 20;
 
