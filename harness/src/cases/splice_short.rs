@@ -96,6 +96,14 @@ fn first(scene: &mut Scene<'_>, ino: u64) -> anyhow::Result<Option<Record>> {
     Ok(scene.requests("read", ino)?.into_iter().find(|read| read.offset == 0))
 }
 
+/// What it was answered with; that is written down a moment after the answer.
+fn said(scene: &mut Scene<'_>, ino: u64) -> anyhow::Result<Option<Outcome>> {
+    if let Some(read) = first(scene, ino)? {
+        scene.wait_done(read.seq)?;
+    }
+    Ok(first(scene, ino)?.and_then(|read| read.outcome))
+}
+
 /// Whether the first READ of a file asked for less than `len` bytes: its splice got too few pages.
 fn starved(scene: &mut Scene<'_>, ino: u64, len: usize) -> anyhow::Result<bool> {
     let asked = first(scene, ino)?.map(|read| read.len);
@@ -159,7 +167,7 @@ fn play(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<Play> {
         scene.judge("the rest", &bytes, position as u64, &[file.generation(1)]);
     }
     // That the server said what it was told to.
-    let said = first(scene, handle.metadata()?.ino())?.and_then(|read| read.outcome);
+    let said = said(scene, handle.metadata()?.ino())?;
     let wanted = match kind {
         "short" => Some(Outcome::Bytes(cut as u64)),
         "error" => Some(Outcome::Errno(libc::EIO)),
