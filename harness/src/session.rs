@@ -118,13 +118,9 @@ pub fn guard(root: &Path) -> anyhow::Result<()> {
 pub fn clean(root: &Path) -> anyhow::Result<()> {
     end_worker(root);
     open_gates(root);
-    let mut mounts = mounts_below(root);
-    mounts.reverse();
-    for mount in &mounts {
-        unmount(mount);
-    }
+    // As long as their files have names. A device that is in use goes with its last user, and what lies below it can be
+    // unmounted then.
     detach_loops(root);
-    // A mount below a loop device could not go before the device did.
     for mount in mounts_below(root).iter().rev() {
         unmount(mount);
     }
@@ -141,8 +137,7 @@ pub fn clean(root: &Path) -> anyhow::Result<()> {
 /// mount of ours that answers no more. That ends when the mount below is aborted, so it is not waited for.
 pub fn unmount(mount: &Mount) {
     let path = mount.path.clone();
-    let (done, is_done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    within(POLITE + Duration::from_secs(1), move || {
         let end = Instant::now() + POLITE;
         // EBUSY passes when the last user is gone.
         while umount2(&path, MntFlags::empty()) == Err(nix::errno::Errno::EBUSY)
@@ -150,9 +145,7 @@ pub fn unmount(mount: &Mount) {
         {
             std::thread::yield_now();
         }
-        done.send(()).ok();
     });
-    let _ = is_done.recv_timeout(POLITE + Duration::from_secs(1));
     if is_mounted(&mount.path) {
         if !nix::unistd::geteuid().is_root() {
             let _ = Command::new("fusermount3").arg("-uz").arg(&mount.path).status();
@@ -228,6 +221,16 @@ pub fn wait_end(pid: i32, bound: Duration) -> bool {
     }
 }
 
+/// Does what may have to wait for something that only we can end; it goes on when the bound is over.
+fn within(bound: Duration, call: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        call();
+        done.send(()).ok();
+    });
+    let _ = is_done.recv_timeout(bound);
+}
+
 /// A mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct Mount {
@@ -278,7 +281,8 @@ fn detach_loops(root: &Path) {
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
         if backing.is_ok_and(|backing| Path::new(backing.trim()).starts_with(root)) {
-            let _ = sys::detach_loop(&Path::new("/dev").join(entry.file_name()));
+            let device = Path::new("/dev").join(entry.file_name());
+            within(POLITE, move || drop(sys::detach_loop(&device)));
         }
     }
 }
