@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -14,7 +15,7 @@ use super::play::Set;
 use crate::engine::Way;
 use crate::memory::PAGE;
 use crate::scene::{BOUND, Open, Scene, forget_pages};
-use crate::stamp::{CANARY, Legal};
+use crate::stamp::{self, CANARY, Legal};
 use crate::sys;
 use crate::verdict::Class;
 
@@ -135,22 +136,29 @@ impl Set {
         let cuts =
             matches!(cell.action, Action::Cut | Action::CutGrow | Action::Punch | Action::Zero);
         let (Some((Ok(count), _)), false) = (outcome, scene.race() && cuts) else { return Ok(()) };
-        handle.sync_all().context("fsync of the mapped file")?;
         sys::set_direct(handle.as_raw_fd(), true).context("O_DIRECT on the mapped file")?;
-        let mut bytes = scene.read(&handle, offset, *count)?.map_err(anyhow::Error::from)?;
-        scene.count("reading the mapped file", Ok(bytes.len()), *count);
         // What is copied goes to what is mapped at the address by then.
         let left = matches!(cell.action, Action::Munmap | Action::Mremap) && scene.race();
-        if left && !cell.op.holds_pages() {
-            scene.judge("the mapped file", &bytes, 0, &[Legal::Poison]);
-            return Ok(());
+        let legal = match left && !cell.op.holds_pages() {
+            true => vec![Piece { from: 0, to: *count, legal: vec![Legal::Poison] }],
+            false => oracle::read(cell, &self.file, scene.race(), *count),
+        };
+        let end = Instant::now() + BOUND;
+        loop {
+            handle.sync_all().context("fsync of the mapped file")?;
+            let mut bytes = scene.read(&handle, offset, *count)?.map_err(anyhow::Error::from)?;
+            if scene.race() {
+                oracle::forgive_stores(cell, &mut bytes, &legal);
+            }
+            // Pages that were written back while they were held are made dirty again by a worker, and the read does not
+            // wait for that (`bio_check_pages_dirty` in block/bio.c): it may be later than the first fsync.
+            if do_fit(&bytes, &legal) || Instant::now() >= end {
+                scene.count("reading the mapped file", Ok(bytes.len()), *count);
+                judge_pieces(scene, "the mapped file", &bytes, &legal);
+                return Ok(());
+            }
+            std::thread::yield_now();
         }
-        let legal = oracle::read(cell, &self.file, scene.race(), *count);
-        if scene.race() {
-            oracle::forgive_stores(cell, &mut bytes, &legal);
-        }
-        judge_pieces(scene, "the mapped file", &bytes, &legal);
-        Ok(())
     }
 
     /// Judges the file: its size, what the kernel believes of it, its contents, and those of its neighbours.
@@ -202,8 +210,23 @@ impl Set {
 
 /// Judges what a reader saw from the beginning of a file on, as far as it reaches.
 fn judge_pieces(scene: &mut Scene<'_>, what: &str, bytes: &[u8], pieces: &[Piece]) {
-    for piece in pieces {
-        let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
-        scene.judge(what, &bytes[from..to], from as u64, &piece.legal);
+    for (from, bytes, legal) in parts(bytes, pieces) {
+        scene.judge(what, bytes, from, legal);
     }
+}
+
+/// Whether a judge would find nothing.
+fn do_fit(bytes: &[u8], pieces: &[Piece]) -> bool {
+    parts(bytes, pieces).all(|(from, bytes, legal)| stamp::judge("", bytes, from, legal).is_empty())
+}
+
+/// What was seen of each piece: from where on, and what is legal there.
+fn parts<'a>(
+    bytes: &'a [u8],
+    pieces: &'a [Piece],
+) -> impl Iterator<Item = (u64, &'a [u8], &'a [Legal])> {
+    pieces.iter().map(|piece| {
+        let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
+        (from as u64, &bytes[from..to], &*piece.legal)
+    })
 }
