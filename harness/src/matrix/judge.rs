@@ -152,7 +152,9 @@ impl Set {
             }
             // Pages that were written back while they were held are made dirty again by a worker, and the read does not
             // wait for that (`bio_check_pages_dirty` in block/bio.c): it may be later than the first fsync.
-            if do_fit(&bytes, &legal) || Instant::now() >= end {
+            // What memory does not have the file will not get.
+            let is_over = !scene.faults.is_empty() || Instant::now() >= end;
+            if is_over || do_fit(&bytes, &legal) {
                 scene.count("reading the mapped file", Ok(bytes.len()), *count);
                 judge_pieces(scene, "the mapped file", &bytes, &legal);
                 return Ok(());
