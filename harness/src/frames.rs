@@ -113,6 +113,16 @@ mod tests {
     use super::*;
     use crate::pipe::Pipe;
 
+    /// Memory and the frames behind it, where they may be known.
+    fn memory(len: usize) -> Option<(Buffer, Frames)> {
+        let buffer = Buffer::new(Memory::Anon, len).unwrap();
+        let frames = Frames::of("self", buffer.ptr() as usize, len).unwrap();
+        if frames.is_none() {
+            eprintln!("skipped: page frames are not readable");
+        }
+        Some((buffer, frames?))
+    }
+
     #[test]
     fn a_page_that_the_kernel_took_for_a_slab_is_not_kept() {
         // As 6.18 shows them: a page in a CPU's list; slabs of one page, heads and tails, with and without bit 21.
@@ -126,11 +136,7 @@ mod tests {
     fn pages_that_are_taken_back_too_early_are_seen() {
         // So many that others cannot have taken them all at once.
         const LEN: usize = 1024 * PAGE;
-        let buffer = Buffer::new(Memory::Anon, LEN).unwrap();
-        let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN).unwrap() else {
-            eprintln!("skipped: page frames are not readable");
-            return;
-        };
+        let Some((buffer, frames)) = memory(LEN) else { return };
         assert_eq!(frames.lost().unwrap(), 0);
         drop(buffer);
         assert!(frames.lost().unwrap() > 0);
@@ -139,11 +145,7 @@ mod tests {
     #[test]
     fn a_page_that_a_pipe_holds_is_kept_until_it_is_drained() {
         const LEN: usize = 4 * PAGE;
-        let buffer = Buffer::new(Memory::Anon, LEN).unwrap();
-        let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN).unwrap() else {
-            eprintln!("skipped: page frames are not readable");
-            return;
-        };
+        let Some((buffer, frames)) = memory(LEN) else { return };
         let mut pipe = Pipe::new().unwrap();
         assert_eq!(pipe.gift(buffer.ptr(), PAGE), Ok(PAGE));
         assert_eq!((frames.kept().unwrap(), frames.lost().unwrap()), (0, 0), "mapped");

@@ -96,10 +96,11 @@ pub fn run(order: Order) -> anyhow::Result<i32> {
     let mut runner = Runner::new(order, Kernel::running()?)?;
     runner.print_head();
     let session = Session::new(&runner.order.scratch)?;
-    while !runner.queue.is_empty() && !runner.is_interrupted() {
-        let mut worker = Worker::start(&session, &runner)?;
-        runner.follow(&mut worker, &session)?;
-        worker.end(&session)?;
+    // What was played is judged and written down, whatever became of the rest.
+    match runner.play(&session) {
+        Err(error) if runner.is_interrupted() => runner.spoil(&format!("{error:#}")),
+        Err(error) => runner.forfeit(&format!("{error:#}"))?,
+        Ok(()) => {}
     }
     if let Err(error) = session.end() {
         runner.spoil(&format!("{error:#}"));
@@ -143,6 +144,16 @@ impl Runner {
 
     pub(crate) fn print_head(&self) {
         self.console.head(&self.run);
+    }
+
+    /// Hands what is left to workers, one after the other, until nothing is left or it is interrupted.
+    fn play(&mut self, session: &Session) -> anyhow::Result<()> {
+        while !self.queue.is_empty() && !self.is_interrupted() {
+            let mut worker = Worker::start(session, self)?;
+            self.follow(&mut worker, session)?;
+            worker.end(session)?;
+        }
+        Ok(())
     }
 
     /// Follows one worker until it is done, lost, or not wanted any more.
@@ -219,12 +230,12 @@ impl Runner {
         Ok(())
     }
 
-    /// The run is BROKEN although every variant was played: it ended badly.
+    /// The run is BROKEN, and none of its variants: it ended badly.
     pub(crate) fn spoil(&mut self, reason: &str) {
         let broken = Verdict::Broken { reason: reason.to_owned() };
         match self.order.relay {
             true => eprintln!("inflight-race: {reason}"),
-            false => self.say(&format!("{:<7} behind the last variant: {reason}", broken.word())),
+            false => self.say(&format!("{:<7} at the end: {reason}", broken.word())),
         }
         self.spoilt = Some(broken);
     }
