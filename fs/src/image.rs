@@ -2,7 +2,8 @@
 //!
 //! `fs/FORMAT.md` draws the map. From the bottom up:
 //!
-//! * [`device`]: reads, writes, flushes and punches bytes of the image.
+
+//! * [`open`]: the one way in.
 //! * [`lock`]: one owner at a time, and the owner's name for everyone else.
 //! * [`superblock`]: what the image is, in two checksummed copies.
 //! * [`metastore`]: the byte range that the metadata database lives in.
@@ -10,14 +11,13 @@
 //! * [`space`]: which blocks are free, freed, or still under I/O.
 //! * [`store`]: the running transaction, and the commit that makes it durable.
 
-pub mod device;
-
 pub mod dump;
 pub mod fsck;
 mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;
+pub mod open;
 pub mod pins;
 pub mod probe;
 pub mod space;

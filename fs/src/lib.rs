@@ -5,6 +5,8 @@
 //! holds it all. The [`gate`] stands between transport and ops and may park any request.
 
 pub mod cli;
+pub mod data;
+pub mod disk;
 pub mod errno;
 pub mod image;
 pub mod volume;

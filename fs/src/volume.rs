@@ -18,7 +18,7 @@ mod xattrs;
 
 pub use links::NewInode;
 pub use names::{DirEntry, NAME_MAX};
-pub use read::{ReadPiece, ReadPlan};
+pub use read::ReadPlan;
 pub use resize::Fallocate;
 pub use write::{SIZE_MAX, Write, WriteData};
 pub use xattrs::SetMode;

@@ -2,12 +2,9 @@
 //!
 //! Reads through the overlay of [`metastore`](crate::image::metastore), so nothing is written.
 
-use crate::errno::{Error, Result};
-use crate::image::device::Device;
-use crate::image::lock::{self, ImageLock, LockError};
-use crate::image::metastore::MetaStore;
+use crate::errno::Result;
 use crate::image::mkfs::ROOT;
-use crate::image::probe::{self, ProbeError};
+use crate::image::open::{self, OpenError};
 use crate::image::space::Usage;
 use crate::image::store::Store;
 use crate::image::superblock::Superblock;
@@ -19,30 +16,13 @@ use redb::ReadableTable as _;
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// It cannot be opened, or is not an image.
+    /// It cannot be opened or read.
     #[error(transparent)]
-    Image(#[from] ProbeError),
-    /// Somebody else has it.
-    #[error("{image} is {source}")]
-    Locked {
-        /// The image.
-        image: PathBuf,
-        /// Who has it.
-        source: LockError,
-    },
-    /// Its metadata cannot be read.
-    #[error("{image}: {source}")]
-    Metadata {
-        /// The image.
-        image: PathBuf,
-        /// What is wrong.
-        source: Error,
-    },
+    Image(#[from] OpenError),
     /// The path is not in the image.
     #[error("{image} has no {path}")]
     NoSuchPath {
@@ -118,17 +98,8 @@ pub struct Dump {
 impl Dump {
     /// Opens and locks the image. Waits, within bounds, for somebody who is about to be done.
     pub fn open(image: &Path) -> std::result::Result<Dump, DumpError> {
-        let path = || image.to_owned();
-        let device = Device::open(image, false)
-            .map_err(|source| ProbeError::Open { path: path(), source })?;
-        let lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
-            .map_err(|source| DumpError::Locked { image: path(), source })?;
-        let superblock = probe::superblock(&device, false)?;
-        let device = Arc::new(device);
-        let meta = Arc::new(MetaStore::new(device.clone(), superblock));
-        let store = Store::open(device, meta, Some(lock))
-            .map_err(|source| DumpError::Metadata { image: path(), source })?;
-        Ok(Dump { store, image: path() })
+        let store = open::open(image, false)?;
+        Ok(Dump { store, image: image.to_owned() })
     }
 
     /// Superblock and usage.
@@ -156,7 +127,8 @@ impl Dump {
     }
 
     fn explain<T>(&self, result: Result<T>) -> std::result::Result<T, DumpError> {
-        result.map_err(|source| DumpError::Metadata { image: self.image.clone(), source })
+        let image = || self.image.clone();
+        Ok(result.map_err(|source| OpenError::Metadata { image: image(), source })?)
     }
 }
 

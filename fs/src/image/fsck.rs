@@ -19,9 +19,9 @@ mod tree;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
 
+use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
-use crate::image::device::Device;
-use crate::image::lock::{self, ImageLock, LockError};
+use crate::image::open::{self, Locked, OpenError};
 use crate::image::pins::Run;
 use crate::image::probe::ProbeError;
 use crate::image::superblock::Superblock;
@@ -46,21 +46,7 @@ pub struct Options<'a> {
 pub enum FsckError {
     /// It cannot be opened, or is not an image.
     #[error(transparent)]
-    Image(#[from] ProbeError),
-    /// Somebody else has it.
-    #[error("{image} is {source}")]
-    Locked {
-        /// The image.
-        image: PathBuf,
-        /// Who has it.
-        source: LockError,
-    },
-    /// The kernel has it.
-    #[error("{image} is a block device that the kernel uses (mounted, or part of something)")]
-    Busy {
-        /// The image.
-        image: PathBuf,
-    },
+    Image(#[from] OpenError),
     /// The repair failed half way; the image is at its last commit.
     #[error("{image}: the repair failed: {source}")]
     Repair {
@@ -84,43 +70,39 @@ struct Pass {
 /// meanwhile, and written only by a repair that has something to do.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let image = || path.to_owned();
-    let open = |source| ProbeError::Open { path: image(), source };
-    let device = Arc::new(Device::open(path, false).map_err(open)?);
-    let _lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
-        .map_err(|source| FsckError::Locked { image: image(), source })?;
-    if lock::kernel_uses(path) {
-        return Err(FsckError::Busy { image: image() });
-    }
-    let first = look(&device, options.progress)?;
+    let Locked { disk, lock: _lock } = open::locked(path, false)?;
+    let disk: Arc<dyn Disk> = disk;
+    let first = look(&disk, options.progress).map_err(OpenError::from)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
         return Ok(report(path, first, None));
     }
     let bits = first.superblock.unknown_ro_compat();
     if bits != 0 {
-        return Err(ProbeError::ReadOnly { path: image(), bits }.into());
+        return Err(OpenError::from(ProbeError::ReadOnly { path: image(), bits }).into());
     }
-    let writer = Arc::new(Device::open(path, true).map_err(open)?);
-    repair(&device, &writer, &first, options.progress)
+    let writer = FileDisk::open(path, true)
+        .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
+    let writer: Arc<dyn Disk> = Arc::new(writer);
+    repair(&disk, &writer, &first, options.progress)
         .map_err(|source| FsckError::Repair { image: image(), source })?;
-    let last = look(&device, options.progress)?;
+    let last = look(&disk, options.progress).map_err(OpenError::from)?;
     Ok(report(path, first, Some(last)))
 }
 
-fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError> {
+fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError> {
     let mut found = Findings::default();
     progress("reading superblocks");
-    let checked = copies::check(device, &mut found)?;
+    let checked = copies::check(&**disk, &mut found)?;
     if checked.cut {
         // Nothing that follows from a size that is not there is worth looking at.
         return Ok(Pass { found, superblock: checked.superblock, examined: None, damaged: true });
     }
     progress("verifying the database");
     let mut pass = Pass { found, superblock: checked.superblock, examined: None, damaged: true };
-    let looked =
-        Suspect::open(device, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
-            pass.damaged = db.damaged;
-            db.examine(&mut pass.found, progress)
-        });
+    let looked = Suspect::open(disk, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
+        pass.damaged = db.damaged;
+        db.examine(&mut pass.found, progress)
+    });
     match looked {
         Ok(examined) => pass.examined = Some(examined),
         Err(e) => pass.found.error("database", e.to_string(), ""),
@@ -129,8 +111,8 @@ fn look(device: &Arc<Device>, progress: Progress<'_>) -> Result<Pass, ProbeError
 }
 
 fn repair(
-    reader: &Arc<Device>,
-    writer: &Arc<Device>,
+    reader: &Arc<dyn Disk>,
+    writer: &Arc<dyn Disk>,
     pass: &Pass,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
@@ -146,7 +128,7 @@ fn repair(
 
 /// Writes corrected rows in place.
 fn correct(
-    writer: &Arc<Device>,
+    writer: &Arc<dyn Disk>,
     superblock: &Superblock,
     seen: &Examined,
     progress: Progress<'_>,

@@ -8,8 +8,8 @@
 //! Opening a database writes to it: a crash is repaired, flags are set. Over a device that was
 //! opened for reading, all of that stays in memory and the image keeps every byte.
 
+use crate::disk::Disk;
 use crate::image::BLOCK;
-use crate::image::device::Device;
 use crate::image::space::{Class, Space};
 use crate::image::superblock::{CHUNKS_MAX, Chunk, STATE_MOUNTED, Superblock};
 use parking_lot::{Mutex, RwLock};
@@ -24,7 +24,7 @@ const GROW_BLOCKS_MIN: u64 = 16;
 
 /// The metadata area and the superblock that describes it.
 pub struct MetaStore {
-    device: Arc<Device>,
+    disk: Arc<dyn Disk>,
     superblock: RwLock<Superblock>,
     /// Serialises growth, so two writers never back the same range twice.
     growing: Mutex<()>,
@@ -55,11 +55,11 @@ use std::sync::atomic::Ordering::{AcqRel, Release};
 
 impl MetaStore {
     /// A store over `device` as `superblock` describes it.
-    pub fn new(device: Arc<Device>, superblock: Superblock) -> MetaStore {
+    pub fn new(disk: Arc<dyn Disk>, superblock: Superblock) -> MetaStore {
         let overlay = Overlay { pages: HashMap::new(), base: superblock.metadata_bytes };
         MetaStore {
-            overlay: (!device.is_writable()).then(|| Mutex::new(overlay)),
-            device,
+            overlay: (!disk.is_writable()).then(|| Mutex::new(overlay)),
+            disk,
             superblock: RwLock::new(superblock),
             growing: Mutex::new(()),
             saving: Mutex::new(()),
@@ -69,9 +69,9 @@ impl MetaStore {
     }
 
     /// As [`MetaStore::new`], but nothing is ever written to the device.
-    pub fn rehearsal(device: Arc<Device>, superblock: Superblock) -> MetaStore {
+    pub fn rehearsal(disk: Arc<dyn Disk>, superblock: Superblock) -> MetaStore {
         let overlay = Overlay { pages: HashMap::new(), base: superblock.metadata_bytes };
-        let store = MetaStore::new(device, superblock);
+        let store = MetaStore::new(disk, superblock);
         MetaStore { overlay: Some(Mutex::new(overlay)), ..store }
     }
 
@@ -125,10 +125,10 @@ impl MetaStore {
         let bytes = sb.encode();
         let second = (sb.total_blocks - 1) * BLOCK;
         drop(sb);
-        self.device.write(0, &bytes)?;
-        self.device.sync()?;
-        self.device.write(second, &bytes)?;
-        self.device.sync()
+        self.disk.write(0, &bytes)?;
+        self.disk.sync()?;
+        self.disk.write(second, &bytes)?;
+        self.disk.sync()
     }
 
     /// Calls `f(image offset, range of the caller's buffer)` for the backed parts of a logical
@@ -199,7 +199,7 @@ impl MetaStore {
         self.for_each_piece(offset, out.len() as u64, |image, range| {
             out[done..range.start].fill(0);
             done = range.end;
-            self.device.read(image, &mut out[range])
+            self.disk.read(image, &mut out[range])
         })?;
         out[done..].fill(0);
         Ok(())
@@ -215,7 +215,7 @@ impl MetaStore {
         let zeros = vec![0u8; len.min(1 << 20)];
         while len > 0 {
             let n = len.min(zeros.len());
-            self.device.write(image, &zeros[..n])?;
+            self.disk.write(image, &zeros[..n])?;
             (image, len) = (image + n as u64, len - n);
         }
         Ok(())
@@ -343,7 +343,7 @@ impl redb::StorageBackend for Backend {
             return Ok(());
         }
         self.0.save()?;
-        self.0.device.sync()
+        self.0.disk.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -353,7 +353,7 @@ impl redb::StorageBackend for Backend {
         }
         store.back(offset, offset + data.len() as u64)?;
         store.for_each_piece(offset, data.len() as u64, |image, range| {
-            store.device.write(image, &data[range])
+            store.disk.write(image, &data[range])
         })?;
         Ok(())
     }
@@ -379,9 +379,9 @@ mod tests {
             let options = MkfsOptions { size: Some(SIZE_MIN), force: true, ..Default::default() };
             mkfs(file.path(), &options).expect("mkfs");
             let before = std::fs::read(file.path()).expect("read");
-            let device = Arc::new(Device::open(file.path(), false).expect("open"));
-            let sb = probe::superblock(&device, false).expect("superblock");
-            let backend = Backend(Arc::new(MetaStore::new(device, sb)));
+            let disk = Arc::new(crate::disk::FileDisk::open(file.path(), false).expect("open"));
+            let sb = probe::superblock(&*disk, false).expect("superblock");
+            let backend = Backend(Arc::new(MetaStore::new(disk, sb)));
             let mut model = vec![0; backend.len().expect("length") as usize];
             backend.read(0, &mut model).expect("read all");
             for (op, at, len, byte) in ops {

@@ -1,7 +1,7 @@
 //! Makes an empty filesystem.
 
+use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
-use crate::image::device::Device;
 use crate::image::lock::{self, ImageLock, LockError};
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::pins::Pins;
@@ -92,8 +92,8 @@ pub fn mkfs(path: &Path, options: &MkfsOptions) -> Result<Superblock, MkfsError>
     if !existed {
         std::fs::File::create_new(path).map_err(open)?;
     }
-    let made = prepare(path, options).and_then(|(device, lock, total)| {
-        let sb = build(&device, options, total)
+    let made = prepare(path, options).and_then(|(disk, lock, total)| {
+        let sb = format(&disk, options, total)
             .map_err(|source| MkfsError::Write { path: path.into(), source })?;
         drop(lock);
         Ok(sb)
@@ -122,21 +122,24 @@ fn check_size(path: &Path, size: u64) -> Result<(), MkfsError> {
     Ok(())
 }
 
-fn prepare(path: &Path, options: &MkfsOptions) -> Result<(Arc<Device>, ImageLock, u64), MkfsError> {
+fn prepare(
+    path: &Path,
+    options: &MkfsOptions,
+) -> Result<(Arc<dyn Disk>, ImageLock, u64), MkfsError> {
     let open = |e: io::Error| MkfsError::Open { path: path.into(), source: e };
-    let device = Device::open(path, true).map_err(open)?;
-    let lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
+    let disk = FileDisk::open(path, true).map_err(open)?;
+    let lock = ImageLock::acquire(disk.file(), disk.name(), lock::PATIENCE)
         .map_err(|source| MkfsError::Locked { path: path.into(), source })?;
     if lock::kernel_uses(path) {
         let what = "is a block device that the kernel uses (mounted, or part of something)";
         return Err(MkfsError::Usage(format!("{} {what}", path.display())));
     }
-    let have = device.size().map_err(open)?;
+    let have = disk.len().map_err(open)?;
     if !options.force {
-        refuse_content(&device, path, have)?;
+        refuse_content(&disk, path, have)?;
     }
     let size = match options.size {
-        Some(size) if device.is_block_device() && size > have => {
+        Some(size) if disk.is_block_device() && size > have => {
             let name = path.display();
             return Err(MkfsError::Usage(format!("{name} has {have} bytes, not {size}")));
         }
@@ -144,15 +147,15 @@ fn prepare(path: &Path, options: &MkfsOptions) -> Result<(Arc<Device>, ImageLock
         None => have / BLOCK * BLOCK,
     };
     check_size(path, size)?;
-    if !device.is_block_device() && have != size {
-        device.file().set_len(size).map_err(open)?;
+    if !disk.is_block_device() && have != size {
+        disk.file().set_len(size).map_err(open)?;
     }
-    Ok((Arc::new(device), lock, size / BLOCK))
+    Ok((Arc::new(disk), lock, size / BLOCK))
 }
 
-fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsError> {
+fn refuse_content(disk: &dyn Disk, path: &Path, have: u64) -> Result<(), MkfsError> {
     let mut head = vec![0; have.min(128 << 10) as usize];
-    device.read(0, &mut head).map_err(|e| MkfsError::Open { path: path.into(), source: e })?;
+    disk.read(0, &mut head).map_err(|e| MkfsError::Open { path: path.into(), source: e })?;
     if head.iter().all(|b| *b == 0) {
         return Ok(());
     }
@@ -165,7 +168,15 @@ fn refuse_content(device: &Device, path: &Path, have: u64) -> Result<(), MkfsErr
     Err(MkfsError::Occupied { path: path.into(), what })
 }
 
-fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Superblock, Error> {
+/// Makes a filesystem of `total` blocks on a disk that nobody else uses; what is there is lost.
+///
+/// # Errors
+/// Those of the disk.
+pub fn format(
+    disk: &Arc<dyn Disk>,
+    options: &MkfsOptions,
+    total: u64,
+) -> Result<Superblock, Error> {
     let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
     let superblock = Superblock {
         version: VERSION,
@@ -184,9 +195,9 @@ fn build(device: &Arc<Device>, options: &MkfsOptions, total: u64) -> Result<Supe
     };
     // A half-made image must not look like a good one: the superblocks come last.
     let nothing = vec![0; BLOCK as usize];
-    device.write(0, &nothing)?;
-    device.write((total - 1) * BLOCK, &nothing)?;
-    let meta = Arc::new(MetaStore::new(device.clone(), superblock));
+    disk.write(0, &nothing)?;
+    disk.write((total - 1) * BLOCK, &nothing)?;
+    let meta = Arc::new(MetaStore::new(disk.clone(), superblock));
     meta.clear()?;
     let db = redb::Database::builder().create_with_backend(Backend(meta.clone()))?;
     let mut txn = db.begin_write()?;

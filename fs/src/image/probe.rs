@@ -1,7 +1,7 @@
 //! Finding out what an image is before anything relies on it.
 
+use crate::disk::Disk;
 use crate::image::BLOCK;
-use crate::image::device::Device;
 use crate::image::superblock::{Superblock, Unusable};
 use std::io;
 use std::path::PathBuf;
@@ -60,14 +60,14 @@ pub enum ProbeError {
 }
 
 /// Reads the superblock; the second copy when the first is damaged, and says so.
-pub fn superblock(device: &Device, for_writing: bool) -> Result<Superblock, ProbeError> {
-    let path = || device.path().to_owned();
+pub fn superblock(disk: &dyn Disk, for_writing: bool) -> Result<Superblock, ProbeError> {
+    let path = || disk.name().to_owned();
     let open = |source| ProbeError::Open { path: path(), source };
-    let have = device.size().map_err(open)?;
+    let have = disk.len().map_err(open)?;
     if have < 3 * BLOCK {
         return Err(ProbeError::TooSmall { path: path(), size: have });
     }
-    let sb = newest(device, have)?;
+    let sb = newest(disk, have)?;
     let need = sb.total_blocks * BLOCK;
     if have < need {
         return Err(ProbeError::Cut { path: path(), have, need });
@@ -80,10 +80,10 @@ pub fn superblock(device: &Device, for_writing: bool) -> Result<Superblock, Prob
 }
 
 /// Both copies, decoded: the first block, and the last block of a file of `have` bytes.
-pub fn copies(device: &Device, have: u64) -> io::Result<[Result<Superblock, Unusable>; 2]> {
+pub fn copies(disk: &dyn Disk, have: u64) -> io::Result<[Result<Superblock, Unusable>; 2]> {
     let read = |block: u64| -> io::Result<Result<Superblock, Unusable>> {
         let mut bytes = vec![0; BLOCK as usize];
-        device.read(block * BLOCK, &mut bytes)?;
+        disk.read(block * BLOCK, &mut bytes)?;
         Ok(Superblock::decode(&bytes))
     };
     let first = read(0)?;
@@ -92,10 +92,10 @@ pub fn copies(device: &Device, have: u64) -> io::Result<[Result<Superblock, Unus
     Ok([first, read(last)?])
 }
 
-fn newest(device: &Device, have: u64) -> Result<Superblock, ProbeError> {
-    let path = device.path().to_owned();
+fn newest(disk: &dyn Disk, have: u64) -> Result<Superblock, ProbeError> {
+    let path = disk.name().to_owned();
     let copies =
-        copies(device, have).map_err(|source| ProbeError::Open { path: path.clone(), source })?;
+        copies(disk, have).map_err(|source| ProbeError::Open { path: path.clone(), source })?;
     match copies {
         [Ok(first), Ok(second)]
             if second.uuid == first.uuid && second.sequence > first.sequence =>

@@ -15,8 +15,8 @@
 //! 6. [`Space`], then the pins
 //! 7. the metadata area (`metastore`)
 
+use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::device::Device;
 use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
 use crate::image::metastore::{Backend, MetaStore};
@@ -47,7 +47,7 @@ pub struct Store {
     running: Mutex<Option<Running>>,
     db: Mutex<Option<Database>>,
     meta: Arc<MetaStore>,
-    device: Arc<Device>,
+    disk: Arc<dyn Disk>,
     space: Arc<Space>,
     committing: Mutex<()>,
     /// Commits begun, those that found nothing to do included.
@@ -83,20 +83,20 @@ pub enum Recovery {
 impl Store {
     /// Opens the metadata of an image whose superblock was read already.
     pub fn open(
-        device: Arc<Device>,
+        disk: Arc<dyn Disk>,
         meta: Arc<MetaStore>,
         lock: Option<ImageLock>,
     ) -> Result<Store> {
-        let writable = device.is_writable();
+        let writable = disk.is_writable();
         let sb = meta.superblock();
         let pins = Arc::new(Pins::default());
         let space = Arc::new(Space::new(sb.total_blocks, pins));
         let was_mounted = sb.state & STATE_MOUNTED != 0;
-        let db = open_verified(&device, &meta, &space)?;
+        let db = open_verified(&disk, &meta, &space)?;
         if was_mounted && writable {
             tracing::info!(
                 "{}: was not unmounted cleanly; the last commit is used",
-                device.path().display()
+                disk.name().display()
             );
         }
         if writable {
@@ -106,7 +106,7 @@ impl Store {
             running: Mutex::new(None),
             db: Mutex::new(Some(db)),
             meta,
-            device,
+            disk,
             space,
             committing: Mutex::new(()),
             started: AtomicU64::new(0),
@@ -128,8 +128,8 @@ impl Store {
     }
 
     /// The bytes of the image.
-    pub fn device(&self) -> &Arc<Device> {
-        &self.device
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// The superblock and metadata area.
@@ -225,7 +225,7 @@ impl Store {
         self.started.fetch_add(1, SeqCst);
         if self.unflushed.swap(false, SeqCst) {
             // The bulk is flushed while operations go on; what they add meanwhile is flushed below.
-            self.device.sync().inspect_err(|_| self.shut_down())?;
+            self.disk.sync().inspect_err(|_| self.shut_down())?;
         }
         let mut slot = self.running.lock();
         // A change may have failed halfway while the data was flushed.
@@ -269,10 +269,10 @@ impl Store {
             *slot = Some(running);
             // Nothing was freed, but an I/O that held earlier blocks back may have ended.
             self.space.committed();
-            return Ok(self.device.sync()?);
+            return Ok(self.disk.sync()?);
         }
         if self.unflushed.swap(false, SeqCst) {
-            self.device.sync()?;
+            self.disk.sync()?;
         }
         let mut txn = running.into_owner();
         txn.set_quick_repair(recovery == Recovery::Quick);
@@ -329,17 +329,17 @@ pub fn open_database(meta: &Arc<MetaStore>) -> Result<Database> {
 /// For writing, the image is first opened and verified without writing. A damaged image is refused
 /// as it is, and the free blocks are known when opening for writing makes the area grow.
 fn open_verified(
-    device: &Arc<Device>,
+    disk: &Arc<dyn Disk>,
     meta: &Arc<MetaStore>,
     space: &Arc<Space>,
 ) -> Result<Database> {
     let sb = meta.superblock();
-    if !device.is_writable() {
+    if !disk.is_writable() {
         let db = verified(meta)?;
         load_space(&db, space, &sb.chunks, sb.total_blocks)?;
         return Ok(db);
     }
-    let rehearsal = Arc::new(MetaStore::rehearsal(device.clone(), sb.clone()));
+    let rehearsal = Arc::new(MetaStore::rehearsal(disk.clone(), sb.clone()));
     load_space(&verified(&rehearsal)?, space, &sb.chunks, sb.total_blocks)?;
     meta.grow_into(space.clone());
     guard("opening the database", || open_database(meta))

@@ -9,16 +9,16 @@
 //! Every step owns what it needs, so a parked read is a value in a table. Dropping any of them
 //! gives buffers, pipes and pins back.
 
+use crate::data::ReadPiece;
 use crate::errno::{Errno, Error};
 use crate::mutant::{self, Mutant};
 use crate::ops::{Answer, Fs};
 use crate::options::ReadMode;
+use crate::volume::ReadPlan;
 use crate::volume::inode::Inode;
-use crate::volume::{ReadPiece, ReadPlan};
 use inflight_dio::Buffer;
 use inflight_splice::direct::{self, Piece};
 use inflight_splice::{FillError, Filled, Filling};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 /// A read.
@@ -154,7 +154,8 @@ impl Fs {
             ReadMode::Buffered => false,
         } && self.io.has_direct();
         let forced = self.options.read != ReadMode::Auto;
-        let fits = len <= self.io.pipes().max_payload() && self.options.splices;
+        let splices = self.options.splices && self.io.has_splice();
+        let fits = len <= self.io.pipes().max_payload() && splices;
         match (direct, fits && len > 0 && (forced || len > COPY_MAX)) {
             (true, true) => Way::SpliceDirect,
             (true, false) => Way::CopyDirect,
@@ -245,12 +246,13 @@ impl Fs {
     }
 
     fn fill_cached(&self, plan: &ReadPlan) -> Result<Filling, Error> {
+        let image = self.io.disk().descriptor().ok_or(Errno::EXFULL)?;
         let mut filling = self.io.pipes().begin(plan.len).map_err(full)?;
         for piece in &plan.pieces {
             match *piece {
                 ReadPiece::Zeros { len } => filling.zeros(len).map_err(full)?,
                 ReadPiece::Data { offset, len } => {
-                    let got = filling.file(self.io.device().as_fd(), offset, len).map_err(full)?;
+                    let got = filling.file(image, offset, len).map_err(full)?;
                     if got != len {
                         let text =
                             format!("image ends at byte {}, inside a file", offset + got as u64);
@@ -271,7 +273,7 @@ impl Fs {
     fn pipe_backed(&self, plan: &ReadPlan, wanted: usize) -> Result<Data, Error> {
         use inflight_splice::pipe_backed::{Revert, read};
         let file = self.io.direct().ok_or(Errno::EIO)?;
-        let segments: Vec<_> = plan.pieces.iter().map(crate::ops::image_io::segment).collect();
+        let segments: Vec<_> = plan.pieces.iter().map(crate::data::segment).collect();
         let (pipes, engine, pool) = (self.io.pipes(), self.io.engine(), self.io.pool());
         Ok(Data::Filled(read(pipes, engine, file, pool, &segments, wanted, Revert::FreeTail)?))
     }

@@ -111,7 +111,7 @@ impl Fs {
         let min = min_len.div_ceil(BLOCK);
         let (mut at, mut trimmed) = (from, 0);
         while let Some(Run { start, blocks }) = store.space().take_free_run(at, to, min) {
-            let discarded = store.device().discard(start * BLOCK, blocks * BLOCK);
+            let discarded = store.disk().discard(start * BLOCK, blocks * BLOCK);
             store.space().unallocate(Run { start, blocks });
             discarded.map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
             (at, trimmed) = (start + blocks, trimmed + blocks * BLOCK);

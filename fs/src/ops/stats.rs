@@ -139,7 +139,7 @@ impl Fs {
             max_us: micros(h.max()),
         };
         Report {
-            image: store.device().path().display().to_string(),
+            image: store.disk().name().display().to_string(),
             pid: std::process::id(),
             transport: self.options.transport_chosen(),
             reads,

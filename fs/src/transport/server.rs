@@ -1,13 +1,12 @@
 //! A mount from start to end: image, operations, gate, session, and everything closed again.
 
+use crate::data::ImageIo;
+use crate::disk::Disk;
 use crate::errno::Error;
 use crate::gate::{Gate, GateError};
-use crate::image::device::Device;
-use crate::image::lock::{ImageLock, LockError, PATIENCE};
-use crate::image::metastore::MetaStore;
-use crate::image::probe::{self, ProbeError};
+use crate::image::open::{self, OpenError};
 use crate::image::store::{Recovery, Store};
-use crate::ops::{Fs, ImageIo};
+use crate::ops::Fs;
 use crate::options::Options;
 use crate::transport::fuser::{Adapter, Past};
 use crate::transport::mount;
@@ -30,25 +29,9 @@ const PIPE_BYTES: usize = 1 << 20;
 /// Why there is no mount.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// The image cannot be used.
+    /// The image cannot be used, or not closed.
     #[error(transparent)]
-    Image(#[from] ProbeError),
-    /// Somebody else has it.
-    #[error("{image} is {source}")]
-    Locked {
-        /// The image.
-        image: PathBuf,
-        /// Who has it.
-        source: LockError,
-    },
-    /// Its metadata cannot be used.
-    #[error("{image}: {source}")]
-    Metadata {
-        /// The image.
-        image: PathBuf,
-        /// What is wrong.
-        source: Error,
-    },
+    Image(#[from] OpenError),
     /// Memory, pipes or threads.
     #[error("cannot prepare data paths: {0}")]
     Resources(String),
@@ -96,7 +79,7 @@ impl Server {
         let kernel = Arc::new(OnceLock::new());
         let service = Service::new(fs.clone(), gate.clone());
         let adapter = Adapter::new(service, kernel.clone());
-        let image = fs.volume().store().device().path().to_owned();
+        let image = fs.volume().store().disk().name().to_owned();
         let session = session(adapter, &image, &request);
         let session = match session {
             Ok(session) => session,
@@ -104,7 +87,7 @@ impl Server {
                 if let Some(gate) = gate {
                     gate.shutdown();
                 }
-                close(&fs).map_err(|source| MountError::Metadata { image, source })?;
+                close(&fs).map_err(|source| OpenError::Metadata { image, source })?;
                 return Err(refused(&request.mountpoint, &e));
             }
         };
@@ -143,7 +126,7 @@ impl Server {
             gate.shutdown();
         }
         let image = request.image;
-        close(&fs).map_err(|source| MountError::Metadata { image, source })?;
+        close(&fs).map_err(|source| OpenError::Metadata { image, source })?;
         served.map_err(|e| MountError::Mount {
             mountpoint: request.mountpoint,
             reason: format!("the session ended with an error: {e}"),
@@ -168,21 +151,23 @@ fn session(
 
 /// Opens an image for use; the caller closes it with [`close`].
 pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
-    let device = Device::open(image, !options.read_only)
-        .map_err(|source| ProbeError::Open { path: image.into(), source })?;
-    let locked = |source| MountError::Locked { image: image.into(), source };
-    let lock = ImageLock::acquire(device.file(), device.path(), PATIENCE).map_err(locked)?;
-    let superblock = probe::superblock(&device, !options.read_only)?;
-    let device = Arc::new(device);
-    let meta = Arc::new(MetaStore::new(device.clone(), superblock));
-    let metadata = |source| MountError::Metadata { image: image.into(), source };
-    let store = Store::open(device.clone(), meta, Some(lock)).map_err(metadata)?;
-    let volume = Volume::open(store).map_err(metadata)?;
+    serve(open::open(image, !options.read_only)?, options)
+}
+
+/// As [`open`], for a disk that nobody else uses.
+pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Fs, MountError> {
+    serve(open::open_on(disk, None)?, options)
+}
+
+fn serve(store: Store, options: &Options) -> Result<Fs, MountError> {
+    let disk = store.disk().clone();
+    let image = disk.name().to_owned();
+    let volume = Volume::open(store).map_err(|source| OpenError::Metadata { image, source })?;
     let resources = |e: io::Error| MountError::Resources(e.to_string());
     let config = PoolConfig { slabs: options.slabs, ..PoolConfig::default() };
     let pool = Pool::new(config).map_err(|e| MountError::Resources(e.to_string()))?;
     let pipes = PipePool::new(PIPE_BYTES, 2 * options.threads).map_err(resources)?;
-    let io = ImageIo::new(device, pool, pipes).map_err(resources)?;
+    let io = ImageIo::new(disk, pool, pipes).map_err(resources)?;
     Ok(Fs::new(volume, io, options.clone()))
 }
 

@@ -1,42 +1,12 @@
 //! Where the bytes of a read are.
 
+use crate::data::ReadPiece;
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::pins::{Pin, Run};
 use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::inode::{Inode, State};
-
-/// A contiguous part of a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadPiece {
-    /// In the image.
-    Data {
-        /// Byte offset in the image.
-        offset: u64,
-        /// Bytes.
-        len: usize,
-    },
-    /// A hole, or blocks that were never written.
-    Zeros {
-        /// Bytes.
-        len: usize,
-    },
-}
-
-impl ReadPiece {
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        match self {
-            ReadPiece::Data { len, .. } | ReadPiece::Zeros { len } => *len,
-        }
-    }
-
-    /// True for a piece of no bytes, which no plan has.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// A read with its blocks pinned: whatever happens to the file meanwhile, the blocks are given to
 /// nobody else until this is dropped.

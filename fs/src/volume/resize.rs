@@ -203,7 +203,7 @@ impl Volume {
     fn zero_image(&self, range: Option<Range<u64>>) -> Result<()> {
         let Some(range) = range else { return Ok(()) };
         let zeros = vec![0; (range.end - range.start) as usize];
-        self.store().device().write(range.start, &zeros)?;
+        self.store().disk().write(range.start, &zeros)?;
         self.store().note_new_data();
         Ok(())
     }

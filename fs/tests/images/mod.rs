@@ -1,11 +1,11 @@
 //! Images for tests, made without mounting anything.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
-use inflight::image::device::Device;
+use inflight::disk::FileDisk;
 use inflight::image::fsck::{self, FsckError, Options as FsckOptions, Report};
-use inflight::image::lock::ImageLock;
 use inflight::image::metastore::MetaStore;
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
+use inflight::image::open::{self, Locked};
 use inflight::image::probe;
 use inflight::image::store::open_database;
 use inflight::image::superblock::Superblock;
@@ -17,7 +17,6 @@ use redb::{TableDefinition, WriteTransaction};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub const INODES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("inodes");
 pub const NAMES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("names");
@@ -91,16 +90,15 @@ impl Image {
     }
 
     pub fn superblock(&self) -> Superblock {
-        let device = Device::open(&self.path(), false).expect("open");
+        let device = FileDisk::open(&self.path(), false).expect("open");
         probe::superblock(&device, false).expect("superblock")
     }
 
     /// Changes rows behind the filesystem's back.
     pub fn edit(&self, change: impl FnOnce(&WriteTransaction)) {
-        let device = Arc::new(Device::open(&self.path(), true).expect("open"));
-        let _lock = ImageLock::acquire(device.file(), device.path(), Duration::ZERO).expect("free");
-        let sb = probe::superblock(&device, true).expect("superblock");
-        let db = open_database(&Arc::new(MetaStore::new(device, sb))).expect("database");
+        let Locked { disk, lock: _lock } = open::locked(&self.path(), true).expect("free");
+        let sb = probe::superblock(&*disk, true).expect("superblock");
+        let db = open_database(&Arc::new(MetaStore::new(disk, sb))).expect("database");
         let mut txn = db.begin_write().expect("transaction");
         change(&txn);
         txn.set_quick_repair(true);

@@ -1,7 +1,7 @@
 //! The two superblocks, against each other and against the size of the image.
 
+use crate::disk::Disk;
 use crate::image::BLOCK;
-use crate::image::device::Device;
 use crate::image::fsck::report::Findings;
 use crate::image::probe::{self, ProbeError};
 use crate::image::superblock::{STATE_MOUNTED, Superblock, Unusable};
@@ -21,14 +21,14 @@ pub struct Checked {
 ///
 /// # Errors
 /// When neither can be used, or only by a newer program.
-pub fn check(device: &Device, f: &mut Findings) -> Result<Checked, ProbeError> {
-    let path = || device.path().to_owned();
+pub fn check(disk: &dyn Disk, f: &mut Findings) -> Result<Checked, ProbeError> {
+    let path = || disk.name().to_owned();
     let open = |source| ProbeError::Open { path: path(), source };
-    let have = device.size().map_err(open)?;
+    let have = disk.len().map_err(open)?;
     if have < 3 * BLOCK {
         return Err(ProbeError::TooSmall { path: path(), size: have });
     }
-    let copies = probe::copies(device, have).map_err(open)?;
+    let copies = probe::copies(disk, have).map_err(open)?;
     let superblock = match copies {
         [Err(source @ (Unusable::Newer { .. } | Unusable::UnknownFeatures { .. })), _] => {
             return Err(ProbeError::Unusable { path: path(), source, hint: "" });

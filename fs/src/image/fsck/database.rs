@@ -1,7 +1,7 @@
 //! The metadata database under check: opened, verified, read, and corrected in place.
 
+use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::device::Device;
 use crate::image::fsck::blocks::{self, Layout};
 use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
@@ -40,12 +40,12 @@ impl Suspect {
     /// writable, what opening and verifying repair stays in memory; over another one the metadata
     /// area may grow into `room`.
     pub fn open(
-        device: &Arc<Device>,
+        disk: &Arc<dyn Disk>,
         superblock: &Superblock,
         room: Option<Arc<Space>>,
         f: &mut Findings,
     ) -> Result<Suspect> {
-        let meta = Arc::new(MetaStore::new(device.clone(), superblock.clone()));
+        let meta = Arc::new(MetaStore::new(disk.clone(), superblock.clone()));
         if let Some(space) = room {
             meta.grow_into(space);
         }

@@ -3,8 +3,8 @@
 //! It is built in memory and copied to free blocks; only then do the superblocks point at it. A
 //! crash at any moment leaves the old database or the new one.
 
+use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::device::Device;
 use crate::image::fsck::database::{Examined, free_blocks, write};
 use crate::image::guard::guard;
 use crate::image::metastore::{Backend, MetaStore};
@@ -20,8 +20,8 @@ const STEP: u64 = 1 << 20;
 /// Writes the rows of `examined` as a new database and returns the superblock that points at it.
 /// `reader` is the image opened for reading.
 pub fn rebuild(
-    reader: &Arc<Device>,
-    writer: &Arc<Device>,
+    reader: &Arc<dyn Disk>,
+    writer: &Arc<dyn Disk>,
     superblock: &Superblock,
     examined: &Examined,
 ) -> Result<Superblock> {
@@ -34,7 +34,7 @@ pub fn rebuild(
     let bytes = built.superblock().metadata_bytes;
     let space = free_blocks(examined, superblock.total_blocks);
     let chunks = allocate(&space, blocks_for(bytes))?;
-    copy(&Backend(built), bytes, writer, &chunks)?;
+    copy(&Backend(built), bytes, &**writer, &chunks)?;
     writer.sync()?;
     let meta = MetaStore::new(writer.clone(), superblock.clone());
     meta.update(|sb| {
@@ -60,7 +60,7 @@ fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
     Ok(chunks)
 }
 
-fn copy(from: &Backend, bytes: u64, to: &Device, chunks: &[Chunk]) -> Result<()> {
+fn copy(from: &Backend, bytes: u64, to: &dyn Disk, chunks: &[Chunk]) -> Result<()> {
     let mut logical = 0;
     for chunk in chunks {
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! The bytes of the image: a regular file or a block device.
+//! A regular file or a block device.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -6,23 +6,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk::Disk;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-/// An open image.
+/// An image on a regular file or a block device, through the page cache.
 #[derive(Debug)]
-pub struct Device {
+pub struct FileDisk {
     file: File,
     path: PathBuf,
     block_device: bool,
     writable: bool,
 }
 
-impl Device {
+impl FileDisk {
     /// Opens `path`, for writing too when `writable`.
     ///
     /// # Errors
     /// Those of open(2); `InvalidInput` when it is neither a regular file nor a block device.
-    pub fn open(path: &Path, writable: bool) -> io::Result<Device> {
+    pub fn open(path: &Path, writable: bool) -> io::Result<FileDisk> {
         let file = OpenOptions::new().read(true).write(writable).open(path)?;
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -32,12 +33,7 @@ impl Device {
             ));
         }
         let path = std::fs::canonicalize(path)?;
-        Ok(Device { file, path, block_device: kind.is_block_device(), writable })
-    }
-
-    /// Where it was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(FileDisk { file, path, block_device: kind.is_block_device(), writable })
     }
 
     /// True for a block device.
@@ -45,50 +41,9 @@ impl Device {
         self.block_device
     }
 
-    /// True when it was opened for writing.
-    pub fn is_writable(&self) -> bool {
-        self.writable
-    }
-
     /// The file itself, for locks.
     pub fn file(&self) -> &File {
         &self.file
-    }
-
-    /// Size in bytes now.
-    pub fn size(&self) -> io::Result<u64> {
-        if self.block_device {
-            let mut end = &self.file;
-            return io::Seek::seek(&mut end, io::SeekFrom::End(0));
-        }
-        Ok(self.file.metadata()?.size())
-    }
-
-    /// Fills `out` from byte `offset`.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the image ends before: it was truncated while in use.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset).map_err(|e| self.explain(e, "read", offset))
-    }
-
-    /// Writes all of `data` at byte `offset`, through the page cache.
-    pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset).map_err(|e| self.explain(e, "write", offset))
-    }
-
-    /// Makes every completed write durable: fdatasync(2).
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().map_err(|e| self.explain(e, "flush", 0))
-    }
-
-    /// Gives the storage of a byte range back to what holds the image; it reads as zeros or as old
-    /// data afterwards. Used for FITRIM on free blocks only.
-    pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        // On block devices the kernel turns this into a discard (block/fops.c blkdev_fallocate).
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&self.file, mode, offset as i64, len as i64)?;
-        Ok(())
     }
 
     fn explain(&self, e: io::Error, what: &str, offset: u64) -> io::Error {
@@ -101,8 +56,43 @@ impl Device {
     }
 }
 
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+impl Disk for FileDisk {
+    fn name(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        if self.block_device {
+            let mut end = &self.file;
+            return io::Seek::seek(&mut end, io::SeekFrom::End(0));
+        }
+        Ok(self.file.metadata()?.size())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset).map_err(|e| self.explain(e, "read", offset))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset).map_err(|e| self.explain(e, "write", offset))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(|e| self.explain(e, "flush", 0))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        // On block devices the kernel turns this into a discard (block/fops.c blkdev_fallocate).
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&self.file, mode, offset as i64, len as i64)?;
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }

@@ -1,21 +1,50 @@
-//! The data paths between the server's memory and the image: through the image's page cache, or
-//! with O_DIRECT through pinned buffers.
+//! File bytes between the server's memory and the image: through the image's page cache, or with
+//! O_DIRECT through pinned buffers. Which bytes are whose is decided above.
 
+use crate::disk::Disk;
 use crate::errno::{Errno, Result};
-use crate::image::device::Device;
 use crate::mutant::{self, Mutant};
-use crate::volume::ReadPiece;
 use inflight_dio::iter::IoIter;
-use inflight_dio::{Buffer, DirectFile, Engine, Part, Pool};
+use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool};
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
 use std::ops::Range;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
+
+/// A contiguous part of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadPiece {
+    /// In the image.
+    Data {
+        /// Byte offset in the image.
+        offset: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// A hole, or blocks that were never written.
+    Zeros {
+        /// Bytes.
+        len: usize,
+    },
+}
+
+impl ReadPiece {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            ReadPiece::Data { len, .. } | ReadPiece::Zeros { len } => *len,
+        }
+    }
+
+    /// True for a piece of no bytes, which no plan has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
 
 /// Everything that moves data.
 pub struct ImageIo {
-    device: Arc<Device>,
+    disk: Arc<dyn Disk>,
     direct: Option<Arc<DirectFile>>,
     engine: Engine,
     pool: Pool,
@@ -25,16 +54,15 @@ pub struct ImageIo {
 impl ImageIo {
     /// Data paths to `device`. Where O_DIRECT is refused the page cache serves everything, and
     /// one line says so.
-    pub fn new(device: Arc<Device>, pool: Pool, pipes: PipePool) -> std::io::Result<ImageIo> {
-        let direct = match DirectFile::reopen(device.as_fd()) {
-            Ok(file) => Some(Arc::new(file)),
-            Err(e) => {
-                tracing::warn!("{}: no direct I/O to the image: {e}", device.path().display());
-                None
-            }
-        };
+    pub fn new(disk: Arc<dyn Disk>, pool: Pool, pipes: PipePool) -> std::io::Result<ImageIo> {
+        let direct = disk.descriptor().map(DirectFile::reopen).and_then(|opened| {
+            let warn = |e: &DirectError| {
+                tracing::warn!("{}: no direct I/O to the image: {e}", disk.name().display());
+            };
+            opened.inspect_err(warn).ok().map(Arc::new)
+        });
         let engine = Engine::new(&pool)?;
-        Ok(ImageIo { device, direct, engine, pool, pipes })
+        Ok(ImageIo { disk, direct, engine, pool, pipes })
     }
 
     /// The buffers.
@@ -53,8 +81,13 @@ impl ImageIo {
     }
 
     /// The image.
-    pub fn device(&self) -> &Arc<Device> {
-        &self.device
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// True when the image can be spliced from.
+    pub fn has_splice(&self) -> bool {
+        self.disk.descriptor().is_some()
     }
 
     /// True when the image takes O_DIRECT.
@@ -75,7 +108,7 @@ impl ImageIo {
         for piece in pieces {
             let (part, tail) = rest.split_at_mut(piece.len());
             match piece {
-                ReadPiece::Data { offset, .. } => self.device.read(*offset, part)?,
+                ReadPiece::Data { offset, .. } => self.disk.read(*offset, part)?,
                 ReadPiece::Zeros { .. } if mutant::is(Mutant::SkipHoleZero) => {}
                 ReadPiece::Zeros { .. } => part.fill(0),
             }
@@ -100,7 +133,7 @@ impl ImageIo {
 
     /// Writes through the page cache.
     pub fn write_cached(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        Ok(self.device.write(offset, bytes)?)
+        Ok(self.disk.write(offset, bytes)?)
     }
 
     /// Writes with O_DIRECT what is aligned, and the edges through the page cache, which merges
@@ -143,7 +176,7 @@ impl ImageIo {
         let mut at = range.start;
         while at < range.end {
             let n = (range.end - at).min(ZEROS.len() as u64);
-            self.device.write(at, &ZEROS[..n as usize])?;
+            self.disk.write(at, &ZEROS[..n as usize])?;
             at += n;
         }
         Ok(())

@@ -1,0 +1,85 @@
+//! The one way in: a mount, a dump, a check and a resize open an image here.
+
+use crate::disk::{Disk, FileDisk};
+use crate::errno::Error;
+use crate::image::lock::{self, ImageLock, LockError};
+use crate::image::metastore::MetaStore;
+use crate::image::probe::{self, ProbeError};
+use crate::image::store::Store;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why an image could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be read, or is no image of ours.
+    #[error(transparent)]
+    Image(#[from] ProbeError),
+    /// Somebody else has it.
+    #[error("{image} is {source}")]
+    Locked {
+        /// The image.
+        image: PathBuf,
+        /// Who has it.
+        source: LockError,
+    },
+    /// The kernel has it.
+    #[error("{image} is a block device that the kernel uses (mounted, or part of something)")]
+    Busy {
+        /// The image.
+        image: PathBuf,
+    },
+    /// Its metadata cannot be used.
+    #[error("{image}: {source}")]
+    Metadata {
+        /// The image.
+        image: PathBuf,
+        /// What is wrong.
+        source: Error,
+    },
+}
+
+/// A file or block device that is locked: nobody else of ours uses it.
+pub struct Locked {
+    /// The bytes.
+    pub disk: Arc<FileDisk>,
+    /// Held for as long as the image is in use.
+    pub lock: ImageLock,
+}
+
+/// Opens and locks `image`, whatever it holds. Waits, within bounds, for a holder that is about to
+/// be done.
+///
+/// # Errors
+/// When it cannot be opened, or is in use by a process or by the kernel.
+pub fn locked(image: &Path, writable: bool) -> Result<Locked, OpenError> {
+    let path = || image.to_owned();
+    let disk = FileDisk::open(image, writable)
+        .map_err(|source| ProbeError::Open { path: path(), source })?;
+    let lock = ImageLock::acquire(disk.file(), disk.name(), lock::PATIENCE)
+        .map_err(|source| OpenError::Locked { image: path(), source })?;
+    if lock::kernel_uses(image) {
+        return Err(OpenError::Busy { image: path() });
+    }
+    Ok(Locked { disk: Arc::new(disk), lock })
+}
+
+/// Opens the filesystem on `image`.
+///
+/// # Errors
+/// Those of [`locked`], and everything that is wrong with the superblocks or the metadata.
+pub fn open(image: &Path, writable: bool) -> Result<Store, OpenError> {
+    let Locked { disk, lock } = locked(image, writable)?;
+    open_on(disk, Some(lock))
+}
+
+/// Opens the filesystem on a disk that nobody else uses.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_on(disk: Arc<dyn Disk>, lock: Option<ImageLock>) -> Result<Store, OpenError> {
+    let image = disk.name().to_owned();
+    let superblock = probe::superblock(&*disk, disk.is_writable())?;
+    let meta = Arc::new(MetaStore::new(disk.clone(), superblock));
+    Store::open(disk, meta, lock).map_err(|source| OpenError::Metadata { image, source })
+}
