@@ -19,6 +19,9 @@ pub enum Error {
     /// Reading or writing the image failed.
     #[error("image: {0}")]
     Image(#[from] io::Error),
+    /// Metadata is damaged, or the database gave up over it; the text says where.
+    #[error("damaged image: {0}; run inflight fsck on it")]
+    Damaged(String),
     /// The metadata contradicts itself; the text names the object.
     #[error("corrupt image: {0}; run inflight fsck on it")]
     Corrupt(String),
@@ -37,7 +40,7 @@ impl Error {
                 _ if e.kind() == io::ErrorKind::StorageFull => Errno::ENOSPC,
                 _ => Errno::EIO,
             },
-            Error::Store(_) => Errno::EIO,
+            Error::Store(_) | Error::Damaged(_) => Errno::EIO,
             // EUCLEAN is what ext4 and xfs answer for a structure that needs cleaning.
             Error::Corrupt(_) => Errno::EUCLEAN,
         }

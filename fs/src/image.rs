@@ -24,6 +24,7 @@ pub mod space;
 pub mod store;
 pub mod superblock;
 pub mod tables;
+pub mod view;
 
 /// Bytes in a block, the unit of allocation.
 pub const BLOCK: u64 = 4096;

@@ -27,6 +27,7 @@ use crate::errno::Result;
 use crate::image::mkfs::ROOT;
 use crate::image::store::{Recovery, Store};
 use crate::image::tables::{Attr, INODES_FROZEN, Tables};
+use crate::image::view::View;
 use inode::{Inode, State};
 use inode_cache::InodeCache;
 use names::NameCache;
@@ -70,16 +71,16 @@ impl Volume {
     pub fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
         match self.inodes.get(ino) {
             Some(inode) => Ok(inode),
-            None => self.store.read(|tables| self.inode_in(tables, ino)),
+            None => self.store.read(|view| self.inode_in(view, ino)),
         }
     }
 
-    /// As [`Volume::inode`], for callers inside a transaction.
-    fn inode_in(&self, tables: &Tables<'_>, ino: u64) -> Result<Arc<Inode>> {
+    /// As [`Volume::inode`], for callers that have the rows already.
+    fn inode_in(&self, view: &View<'_>, ino: u64) -> Result<Arc<Inode>> {
         if let Some(inode) = self.inodes.get(ino) {
             return Ok(inode);
         }
-        let attr = inode::load_attr(tables, ino)?.ok_or(Errno::ESTALE)?;
+        let attr = inode::load_attr(view, ino)?.ok_or(Errno::ESTALE)?;
         Ok(self.inodes.insert(Inode::new(ino, attr, None)))
     }
 
@@ -88,14 +89,14 @@ impl Volume {
         if inode.read().extents.is_some() {
             return Ok(());
         }
-        self.store.read(|tables| self.load_extents_in(tables, inode))
+        self.store.read(|view| self.load_extents_in(view, inode))
     }
 
-    fn load_extents_in(&self, tables: &Tables<'_>, inode: &Inode) -> Result<()> {
+    fn load_extents_in(&self, view: &View<'_>, inode: &Inode) -> Result<()> {
         let mut st = inode.write();
         if st.extents.is_none() {
             let sb = self.store.meta().superblock();
-            st.extents = Some(inode::load_extents(tables, inode.ino, &sb)?);
+            st.extents = Some(inode::load_extents(view, inode.ino, &sb)?);
         }
         Ok(())
     }
@@ -126,8 +127,8 @@ impl Volume {
     /// A transaction copies every page that it changes. On an image that is nearly full it is
     /// kept so small that the reserve holds the copies: deletes must never fail for want of space.
     fn relieve(&self) -> Result<()> {
-        let large = self.store.changes() >= 32 || self.inodes.changed() >= 64;
-        if large && self.store.space().is_low() {
+        let rows = self.inodes.changed() as u64;
+        if !self.store.prepare_growth(rows) && self.store.changes() + rows > 0 {
             self.commit(Recovery::Walk)?;
         }
         Ok(())
@@ -161,8 +162,7 @@ impl Volume {
 
     /// True when some inode is immutable or append-only.
     pub fn has_frozen(&self) -> Result<bool> {
-        use redb::ReadableTable as _;
-        self.store.read(|t| Ok(t.counters.get(INODES_FROZEN)?.is_some_and(|v| v.value() > 0)))
+        self.store.read(|view| Ok(view.counter(INODES_FROZEN)? > 0))
     }
 
     /// Changes times only, on the way of a read or an overwrite.

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Place, can_mount, ok, refused};
+use inflight::image::superblock::SECOND;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 
@@ -75,7 +76,7 @@ fn a_newer_format_is_refused_and_left_alone() {
     }
     let place = Place::new(16);
     let file = OpenOptions::new().read(true).write(true).open(&place.image).expect("open");
-    for at in [0, (16 << 20) - 4096] {
+    for at in [0, SECOND * 4096] {
         let mut block = [0; 4096];
         file.read_exact_at(&mut block, at).expect("read");
         block[8] = 9;

@@ -10,6 +10,7 @@ use inflight::image::BLOCK;
 use inflight::image::fsck::{Findings, Outcome};
 use inflight::image::mkfs::ROOT;
 use inflight::image::store::Recovery;
+use inflight::image::superblock::{SECOND, Superblock};
 use inflight::image::tables::{name_hash, name_key, name_value};
 use inflight::transport::server;
 use redb::{ReadableTable as _, WriteTransaction};
@@ -93,7 +94,7 @@ fn an_orphan_is_a_note_and_repair_reclaims_it() {
 fn a_damaged_or_older_superblock_is_rewritten_from_the_other_one() {
     let image = Image::with_content();
     let (good, sb) = (image.bytes(), image.superblock());
-    let second = ((sb.total_blocks - 1) * BLOCK) as usize;
+    let second = (SECOND * BLOCK) as usize;
     for (at, object) in [(100, "first superblock"), (second + 100, "second superblock")] {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
@@ -108,7 +109,7 @@ fn a_damaged_or_older_superblock_is_rewritten_from_the_other_one() {
         assert_eq!(image.fsck(true).outcome, Outcome::Corrected);
         assert_eq!(texts(&image.fsck(false).found), [""; 0]);
     }
-    let older = inflight::image::superblock::Superblock { sequence: sb.sequence - 1, ..sb };
+    let older = Superblock { sequence: sb.sequence - 1, ..sb };
     let mut bytes = good;
     bytes[..BLOCK as usize].copy_from_slice(&older.encode());
     image.restore(&bytes);
@@ -129,8 +130,8 @@ fn a_cut_image_is_reported_and_never_written() {
     assert!(!report.is_modified() && image.bytes() == before);
     let file = std::fs::File::options().write(true).open(image.path()).expect("open");
     file.set_len(bytes.len() as u64).expect("extend");
-    assert_eq!(image.fsck(true).outcome, Outcome::Corrected);
-    assert_eq!(texts(&image.fsck(false).found), [""; 0]);
+    // Only free blocks were cut, and neither superblock lies there.
+    assert_eq!(image.fsck(true).outcome, Outcome::Clean);
 }
 
 /// Damages a good image, and expects that a check finds `expect`, that it writes nothing, and that
@@ -289,7 +290,7 @@ fn damaged_extents_and_bitmaps_are_found_and_repaired() {
             table.insert((ino, logical), (start, blocks)).expect("insert");
         }
     };
-    damaged(&image, &good, "are outside the image", put(a, 500, total - 1, 1));
+    damaged(&image, &good, "are outside the image", put(a, 500, total, 1));
     damaged(&image, &good, "are outside the image", put(a, 500, u64::MAX - 1, 5));
     damaged(&image, &good, "a length of 0 blocks is impossible", put(a, 500, total - 20, 0));
     damaged(&image, &good, "belong to the filesystem's own structures", put(a, 500, 1, 1));

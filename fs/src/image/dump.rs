@@ -9,11 +9,11 @@ use crate::image::space::Usage;
 use crate::image::store::Store;
 use crate::image::superblock::Superblock;
 use crate::image::tables::{
-    Attr, Extent, INODES_USED, InodeRow, Tables, name_hash, name_key, split_name_key,
-    split_name_value,
+    Attr, Extent, INODES_USED, InodeRow, name_hash, name_key, split_name_key, split_name_value,
 };
-use redb::ReadableTable as _;
+use crate::image::view::View;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -105,21 +105,21 @@ impl Dump {
     /// Superblock and usage.
     pub fn overview(&self) -> std::result::Result<Overview, DumpError> {
         let superblock = self.store.meta().superblock();
-        let inodes = self.store.read(|t| Ok(t.counters.get(INODES_USED)?.map(|n| n.value())));
+        let inodes = self.store.read(|view| view.counter(INODES_USED));
         let usage = self.store.space().usage();
         Ok(Overview {
             metadata_backed: superblock.backed_bytes(),
             superblock,
             usage,
-            inodes: self.explain(inodes)?.unwrap_or(0),
+            inodes: self.explain(inodes)?,
         })
     }
 
     /// The inode behind a path from the root of the filesystem.
     pub fn inode(&self, path: &Path) -> std::result::Result<InodeDump, DumpError> {
         let key = self.store.meta().superblock().hash_key;
-        let found = self.store.read(|tables| match find(tables, &key, path)? {
-            Some(ino) => dump(tables, ino),
+        let found = self.store.read(|view| match find(view, &key, path)? {
+            Some(ino) => dump(view, ino),
             None => Ok(None),
         });
         let missing = || DumpError::NoSuchPath { image: self.image.clone(), path: path.into() };
@@ -132,19 +132,19 @@ impl Dump {
     }
 }
 
-fn find(tables: &Tables<'_>, key: &[u8; 16], path: &Path) -> Result<Option<u64>> {
+fn find(view: &View<'_>, key: &[u8; 16], path: &Path) -> Result<Option<u64>> {
     let mut ino = ROOT;
     for part in path.components() {
         let name = match part {
             Component::Normal(name) => name.as_bytes(),
             Component::ParentDir => {
-                ino = attr(tables, ino)?.map_or(ROOT, |a| a.parent.max(ROOT));
+                ino = attr(view, ino)?.map_or(ROOT, |a| a.parent.max(ROOT));
                 continue;
             }
             _ => continue,
         };
-        let row = tables.names.get(name_key(ino, name_hash(key, name), name).as_slice())?;
-        match row.and_then(|row| split_name_value(row.value())) {
+        let row = view.name(&name_key(ino, name_hash(key, name), name))?;
+        match row.and_then(|row| split_name_value(&row)) {
             Some((child, _)) => ino = child,
             None => return Ok(None),
         }
@@ -152,41 +152,34 @@ fn find(tables: &Tables<'_>, key: &[u8; 16], path: &Path) -> Result<Option<u64>>
     Ok(Some(ino))
 }
 
-fn attr(tables: &Tables<'_>, ino: u64) -> Result<Option<Attr>> {
-    Ok(tables.inodes.get(ino)?.and_then(|row| InodeRow::decode(row.value())))
+fn attr(view: &View<'_>, ino: u64) -> Result<Option<Attr>> {
+    Ok(view.inode(ino)?.and_then(|row| InodeRow::decode(&row)))
 }
 
-fn dump(tables: &Tables<'_>, ino: u64) -> Result<Option<InodeDump>> {
-    let Some(attr) = attr(tables, ino)? else { return Ok(None) };
+fn dump(view: &View<'_>, ino: u64) -> Result<Option<InodeDump>> {
+    let Some(attr) = attr(view, ino)? else { return Ok(None) };
     let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.escape_ascii().to_string(),
     };
-    let target = tables.targets.get(ino)?.map(|t| text(t.value()));
-    let mut xattrs = Vec::new();
-    for row in tables.xattrs.range((ino, &b""[..])..)? {
-        let (key, value) = row?;
-        if key.value().0 != ino {
-            break;
-        }
-        xattrs.push((text(key.value().1), value.value().len()));
-    }
+    let target = view.target(ino)?.map(|target| text(&target));
+    let xattrs = view.xattrs(ino)?.iter().map(|(name, len)| (text(name), *len)).collect();
     let mut extents = Vec::new();
-    for row in tables.extents.range((ino, 0)..=(ino, u64::MAX))? {
-        let (key, value) = row?;
-        let Extent { start: block, blocks, unwritten } = Extent::unpack(value.value());
-        extents.push(ExtentDump { logical: key.value().1, block, blocks, unwritten });
-    }
+    view.extents(ino, |logical, Extent { start: block, blocks, unwritten }| {
+        extents.push(ExtentDump { logical, block, blocks, unwritten });
+        Ok(())
+    })?;
     let mut entries = Vec::new();
-    for row in tables.names.range(name_key(ino, 0, b"").as_slice()..)? {
-        let (key, value) = row?;
-        let Some((parent, hash, name)) = split_name_key(key.value()) else { continue };
-        if parent != ino {
-            break;
-        }
-        if let Some((child, kind)) = split_name_value(value.value()) {
-            entries.push(EntryDump { name: text(name), ino: child, kind, hash });
-        }
-    }
+    let (first, last) = (name_key(ino, 0, b""), name_key(ino, u64::MAX, b""));
+    view.names_between((&first, &last), |key, value| {
+        let row = split_name_key(key).zip(split_name_value(value));
+        entries.extend(row.map(|((_, hash, name), (child, kind))| EntryDump {
+            name: text(name),
+            ino: child,
+            kind,
+            hash,
+        }));
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(Some(InodeDump { ino, attr, target, xattrs, extents, entries }))
 }

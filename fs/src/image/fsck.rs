@@ -6,6 +6,7 @@
 //!
 //! Notes are what a crash may leave and the next mount settles; errors are what no crash leaves.
 
+mod bitmaps;
 mod blocks;
 mod claims;
 mod copies;

@@ -22,7 +22,7 @@ pub fn guard<T>(what: &str, f: impl FnOnce() -> Result<T, Error>) -> Result<T, E
             .map(|s| (*s).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_default();
-        Err(Error::Corrupt(format!("{what}: the database gave up ({text})")))
+        Err(Error::Damaged(format!("{what}: the database gave up ({text})")))
     })
 }
 

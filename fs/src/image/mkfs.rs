@@ -7,7 +7,7 @@ use crate::image::metastore::{Backend, MetaStore};
 use crate::image::pins::Pins;
 use crate::image::space::Space;
 use crate::image::store::fixed_runs;
-use crate::image::superblock::{Chunk, LABEL_MAX, Superblock, Unusable, VERSION};
+use crate::image::superblock::{Chunk, LABEL_MAX, SECOND, Superblock, Unusable, VERSION};
 use crate::image::tables::{Attr, INODES_USED, InodeRow, NEXT_INODE, Tables, Time};
 use crate::image::{BLOCK, blocks_for};
 use std::io;
@@ -21,7 +21,7 @@ pub const ROOT: u64 = 1;
 pub const SIZE_MIN: u64 = 16 << 20;
 /// First piece of the metadata area, at least: an empty database touches its first 258 pages, and
 /// mkfs has no allocator to grow it with; the rest is room for the first few thousand files.
-const CHUNK_BLOCKS_MIN: u64 = 768;
+const CHUNK_BLOCKS: u64 = 768;
 
 /// What to make.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +177,7 @@ pub fn format(
     options: &MkfsOptions,
     total: u64,
 ) -> Result<Superblock, Error> {
-    let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS_MIN, 4096) };
+    let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS, 1024) };
     let superblock = Superblock {
         version: VERSION,
         compat: 0,
@@ -196,20 +196,15 @@ pub fn format(
     // A half-made image must not look like a good one: the superblocks come last.
     let nothing = vec![0; BLOCK as usize];
     disk.write(0, &nothing)?;
-    disk.write((total - 1) * BLOCK, &nothing)?;
-    let meta = Arc::new(MetaStore::new(disk.clone(), superblock));
-    meta.clear()?;
+    disk.write(SECOND * BLOCK, &nothing)?;
+    let meta = Arc::new(MetaStore::create(disk.clone(), superblock));
     let db = redb::Database::builder().create_with_backend(Backend(meta.clone()))?;
     let mut txn = db.begin_write()?;
     {
         let mut tables = Tables::open(&txn)?;
         let space = Space::new(total, Arc::new(Pins::default()));
-        for run in fixed_runs(&meta.superblock().chunks, total) {
-            space.claim(run);
-        }
-        for (group, row) in space.rows() {
-            tables.groups.insert(group, row.as_slice())?;
-        }
+        fixed_runs(&meta.superblock().chunks).for_each(|run| space.claim(run));
+        tables.store_space(space.take_dirty())?;
         tables.inodes.insert(ROOT, InodeRow::new(&root_attr()).as_bytes())?;
         tables.counters.insert(NEXT_INODE, ROOT + 1)?;
         tables.counters.insert(INODES_USED, 1)?;

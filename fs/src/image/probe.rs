@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::image::BLOCK;
-use crate::image::superblock::{Superblock, Unusable};
+use crate::image::superblock::{SECOND, Superblock, Unusable};
 use std::io;
 use std::path::PathBuf;
 
@@ -64,10 +64,10 @@ pub fn superblock(disk: &dyn Disk, for_writing: bool) -> Result<Superblock, Prob
     let path = || disk.name().to_owned();
     let open = |source| ProbeError::Open { path: path(), source };
     let have = disk.len().map_err(open)?;
-    if have < 3 * BLOCK {
+    if have < BLOCK {
         return Err(ProbeError::TooSmall { path: path(), size: have });
     }
-    let sb = newest(disk, have)?;
+    let sb = newest(disk)?;
     let need = sb.total_blocks * BLOCK;
     if have < need {
         return Err(ProbeError::Cut { path: path(), have, need });
@@ -79,23 +79,26 @@ pub fn superblock(disk: &dyn Disk, for_writing: bool) -> Result<Superblock, Prob
     Ok(sb)
 }
 
-/// Both copies, decoded: the first block, and the last block of a file of `have` bytes.
-pub fn copies(disk: &dyn Disk, have: u64) -> io::Result<[Result<Superblock, Unusable>; 2]> {
+/// Both copies, decoded.
+///
+/// # Errors
+/// Those of reading the disk; a disk that ends before the second copy has a damaged one.
+pub fn copies(disk: &dyn Disk) -> io::Result<[Result<Superblock, Unusable>; 2]> {
+    let have = disk.len()?;
     let read = |block: u64| -> io::Result<Result<Superblock, Unusable>> {
+        if have < (block + 1) * BLOCK {
+            return Ok(Err(Unusable::Damaged));
+        }
         let mut bytes = vec![0; BLOCK as usize];
         disk.read(block * BLOCK, &mut bytes)?;
         Ok(Superblock::decode(&bytes))
     };
-    let first = read(0)?;
-    // The first copy knows where the second one is, even when the file has grown since.
-    let last = first.as_ref().map_or(have / BLOCK, |sb| sb.total_blocks.min(have / BLOCK)) - 1;
-    Ok([first, read(last)?])
+    Ok([read(0)?, read(SECOND)?])
 }
 
-fn newest(disk: &dyn Disk, have: u64) -> Result<Superblock, ProbeError> {
+fn newest(disk: &dyn Disk) -> Result<Superblock, ProbeError> {
     let path = disk.name().to_owned();
-    let copies =
-        copies(disk, have).map_err(|source| ProbeError::Open { path: path.clone(), source })?;
+    let copies = copies(disk).map_err(|source| ProbeError::Open { path: path.clone(), source })?;
     match copies {
         [Ok(first), Ok(second)]
             if second.uuid == first.uuid && second.sequence > first.sequence =>
@@ -103,9 +106,7 @@ fn newest(disk: &dyn Disk, have: u64) -> Result<Superblock, ProbeError> {
             Ok(second)
         }
         [Ok(first), _] => Ok(first),
-        [Err(e @ (Unusable::Newer { .. } | Unusable::UnknownFeatures { .. })), _] => {
-            Err(ProbeError::Unusable { path, source: e, hint: "" })
-        }
+        [Err(e), _] if e.is_foreign() => Err(ProbeError::Unusable { path, source: e, hint: "" }),
         [Err(e), Ok(second)] => {
             tracing::warn!("{}: {e}; the second copy is used", path.display());
             Ok(second)

@@ -2,55 +2,90 @@
 //!
 //! Two bitmaps. `disk` is what the next commit will say. `busy` is what the allocator avoids: it
 //! also holds blocks that were handed out but are not yet part of a file, blocks freed in the
-//! running transaction (the last commit still uses them) and freed blocks under I/O.
+//! running transaction (the last commit still uses them), freed blocks under I/O, and the reserve
+//! of the metadata area.
 //!
 //! ```text
 //! allocate: busy=1          -> data is written -> publish: disk=1      -> commit
 //! free:     disk=0 (busy=1) -> commit          -> nobody pins it: busy=0
 //! ```
 //!
-//! Lock order: `state`, then [`Pins`].
+//! A group of blocks that is all free or all taken is two numbers; the bits of the others are read
+//! from the last commit when somebody needs them, and forgotten again when they are clean. So the
+//! cost of a filesystem does not depend on its size.
+//!
+//! Lock order: `state`, then either [`Pins`] or the reserve. The bits are loaded under `state`, so
+//! nobody takes `state` from inside the database: the metadata area uses the reserve alone.
 
+mod bits;
+mod counts;
+mod reserve;
+
+use crate::errno::Result;
 use crate::image::pins::{Pins, Run};
 use crate::mutant::{self, Mutant};
+use bits::Bits;
+pub use counts::COUNTS_GROUPS;
+use counts::Counts;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use reserve::Reserve;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
 
 /// Blocks in an allocation group: one row of 1 KiB, 32 MiB of data.
 pub const GROUP_BLOCKS: u64 = 8192;
 /// Groups that are searched for a run that is long enough before the longest one is taken.
 const GROUPS_SEARCHED: u64 = 64;
-const WORDS: usize = (GROUP_BLOCKS / 64) as usize;
+/// Groups whose bits are kept in memory before clean ones are forgotten: 8 MiB.
+const GROUPS_LOADED: usize = 4096;
 
-/// Who asks, which decides how deep into the reserve the request may reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// File data: leaves the whole reserve alone.
-    Data,
-    /// The metadata area: may use everything.
-    Metadata,
-}
+/// Gives the bits of a group as the last commit has them; `None` when it has no row.
+pub type Rows = Box<dyn Fn(u64) -> Result<Option<Vec<u8>>> + Send + Sync>;
 
 /// The allocator.
-#[derive(Debug)]
 pub struct Space {
     state: Mutex<State>,
+    reserve: Mutex<Reserve>,
     pins: Arc<Pins>,
+    rows: OnceLock<Rows>,
     total: u64,
-    reserve: u64,
+    floor: u64,
 }
 
-#[derive(Debug)]
 struct State {
-    busy: Bitmap,
-    disk: Bitmap,
+    counts: Counts,
+    loaded: HashMap<u64, Group>,
+    /// Groups whose row differs from the running transaction.
     dirty: BTreeSet<u64>,
+    /// Groups whose row is in the running transaction, and in no commit.
+    uncommitted: BTreeSet<u64>,
     /// Freed since the last commit.
     freed: Vec<Run>,
     /// Freed and committed, but pinned when last looked at.
     pinned: Vec<Run>,
     cursor: u64,
+    /// Number of groups in memory at which clean ones are looked for.
+    evict_at: usize,
+}
+
+/// The bits of a group in memory.
+enum Group {
+    Known {
+        disk: Box<Bits>,
+        busy: Box<Bits>,
+    },
+    /// Its row cannot be read. Nothing is allocated there, what is freed is lost until fsck, and
+    /// the row stays as it is.
+    Lost,
+}
+
+/// Rows that a commit must store; `None` removes one.
+#[derive(Debug, Default)]
+pub struct DirtyRows {
+    /// By group.
+    pub groups: Vec<(u64, Option<Vec<u8>>)>,
+    /// By number of [`COUNTS_GROUPS`] groups.
+    pub counts: Vec<(u64, Option<Vec<u8>>)>,
 }
 
 /// Numbers for statfs(2) and for `inflight stat`, in blocks.
@@ -66,19 +101,43 @@ pub struct Usage {
     pub waiting: u64,
 }
 
+impl std::fmt::Debug for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Space").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
 impl Space {
     /// An allocator over `total` blocks in which everything is free.
     pub fn new(total: u64, pins: Arc<Pins>) -> Space {
-        let reserve = (total / 64).clamp(512, 8192).min(total / 4);
         let state = State {
-            busy: Bitmap::new(total),
-            disk: Bitmap::new(total),
+            counts: Counts::new(total),
+            loaded: HashMap::new(),
             dirty: BTreeSet::new(),
+            uncommitted: BTreeSet::new(),
             freed: Vec::new(),
             pinned: Vec::new(),
-            cursor: 0,
+            // The metadata area lies at the front and grows in place for as long as it can.
+            cursor: total / 16,
+            evict_at: GROUPS_LOADED,
         };
-        Space { state: Mutex::new(state), pins, total, reserve }
+        let floor = (total / 64).clamp(512, 8192).min(total / 4);
+        Space {
+            state: Mutex::new(state),
+            reserve: Mutex::default(),
+            pins,
+            rows: OnceLock::new(),
+            total,
+            floor,
+        }
+    }
+
+    /// Says where the bits of groups come from that are neither all free nor all taken.
+    ///
+    /// # Panics
+    /// When it is said twice.
+    pub fn load_from(&self, rows: Rows) {
+        assert!(self.rows.set(rows).is_ok(), "the allocator has one database");
     }
 
     /// The pins that hold blocks back.
@@ -86,83 +145,68 @@ impl Space {
         &self.pins
     }
 
-    /// Takes the bitmap row of one group from the database. Extra bits are ignored.
-    pub fn load_group(&self, group: u64, row: &[u8]) {
-        let mut st = self.state.lock();
-        st.disk.load(group, row);
-        st.busy.load(group, row);
+    /// Takes the numbers of free blocks of some groups from the database.
+    pub fn load_counts(&self, index: u64, row: &[u8]) {
+        self.state.lock().counts.decode(index, row);
     }
 
     /// Marks blocks as used whatever the bitmap says: superblocks and metadata chunks.
     pub fn claim(&self, run: Run) {
-        let mut st = self.state.lock();
-        if st.disk.set_range(run, true) > 0 {
-            st.touch(run);
-        }
-        st.busy.set_range(run, true);
-    }
-
-    /// Every group as it would be stored, for mkfs and fsck.
-    pub fn rows(&self) -> Vec<(u64, Vec<u8>)> {
-        let st = self.state.lock();
-        (0..self.total.div_ceil(GROUP_BLOCKS)).map(|g| (g, st.disk.row(g))).collect()
+        self.state.lock().change(self, run, Some(true), Some(true));
     }
 
     /// The rows that changed since the last call; the commit stores them.
-    pub fn take_dirty(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn take_dirty(&self) -> DirtyRows {
         let mut st = self.state.lock();
-        let dirty = std::mem::take(&mut st.dirty);
-        dirty.into_iter().map(|g| (g, st.disk.row(g))).collect()
+        // The area grew into these, in the last commit or since.
+        let taken = self.reserve.lock().take_taken();
+        taken.into_iter().for_each(|run| st.change(self, run, Some(true), None));
+        st.take_dirty()
     }
 
-    /// Hands out up to `want` contiguous blocks, at `goal` if that is free, else near where the
-    /// last request ended. The blocks stay unknown to the disk until [`Space::publish`].
-    /// `None` when the class may take no more.
-    pub fn allocate(&self, want: u64, goal: Option<u64>, class: Class) -> Option<Run> {
+    /// Hands out up to `want` contiguous blocks for file data, at `goal` if that is free, else near
+    /// where the last request ended. The blocks stay unknown to the disk until [`Space::publish`].
+    /// `None` when nothing is left but the reserve.
+    pub fn allocate(&self, want: u64, goal: Option<u64>) -> Option<Run> {
         let mut st = self.state.lock();
-        let floor = if class == Class::Data { self.reserve } else { 0 };
-        let allowed = st.busy.free.saturating_sub(floor).min(want);
+        let allowed = st.counts.busy().min(want);
         if allowed == 0 {
             return None;
         }
-        let from = goal.filter(|g| *g < self.total && !st.busy.get(*g)).unwrap_or(st.cursor);
-        let run = st.busy.find(from, allowed)?;
-        st.busy.set_range(run, true);
+        let from = goal.filter(|g| *g < self.total && st.is_free(self, *g)).unwrap_or(st.cursor);
+        let run = st.find(self, from, allowed)?;
+        st.change(self, run, None, Some(true));
         st.cursor = run.end();
         Some(run)
     }
 
     /// Takes back blocks that never became part of a file.
     pub fn unallocate(&self, run: Run) {
-        self.state.lock().busy.set_range(run, false);
+        self.state.lock().change(self, run, None, Some(false));
     }
 
     /// The blocks are part of a file now, in the running transaction.
     pub fn publish(&self, run: Run) {
-        let mut st = self.state.lock();
-        st.disk.set_range(run, true);
-        st.touch(run);
+        self.state.lock().change(self, run, Some(true), None);
     }
 
     /// The blocks left their file in the running transaction.
     pub fn free(&self, run: Run) {
         let mut st = self.state.lock();
-        st.disk.set_range(run, false);
-        st.touch(run);
+        st.change(self, run, Some(false), None);
         st.freed.push(run);
     }
 
     /// The running transaction was committed: what it freed may be reused once nobody pins it.
     pub fn committed(&self) {
         let mut st = self.state.lock();
+        st.uncommitted.clear();
         let mut waiting = std::mem::take(&mut st.freed);
         if !mutant::is(Mutant::KeepPinnedBlocks) {
             waiting.append(&mut st.pinned);
         }
         let (free, busy) = self.pins.sort_out(waiting);
-        for run in free {
-            st.busy.set_range(run, false);
-        }
+        free.into_iter().for_each(|run| st.change(self, run, None, Some(false)));
         st.pinned.extend(busy);
     }
 
@@ -174,12 +218,49 @@ impl Space {
 
     /// True while there is room for new names and inodes; deletes may go deeper.
     pub fn has_room(&self) -> bool {
-        self.state.lock().busy.free > self.reserve / 4 * 3
+        self.state.lock().counts.busy() + self.reserve.lock().blocks() > self.floor / 4 * 3
     }
 
-    /// True when so little is free that transactions must stay small.
-    pub fn is_low(&self) -> bool {
-        self.state.lock().busy.free < self.reserve * 2
+    /// Blocks that are set aside for the metadata area.
+    pub fn reserved(&self) -> u64 {
+        self.reserve.lock().blocks()
+    }
+
+    /// Sets `want` blocks aside for the metadata area, or as many as there are: behind those that
+    /// are set aside already, or behind `after`. More than the floor is taken only while it is a
+    /// small part of what is free.
+    pub fn reserve(&self, want: u64, after: Option<u64>) {
+        let mut st = self.state.lock();
+        let most = self.floor.max(st.counts.busy() / 16);
+        loop {
+            let (have, end) = {
+                let reserve = self.reserve.lock();
+                (reserve.blocks(), reserve.end())
+            };
+            let missing = want.min(most).saturating_sub(have);
+            let allowed = missing.min(st.counts.busy());
+            if allowed == 0 {
+                return;
+            }
+            let from = end.or(after).filter(|b| *b < self.total).unwrap_or(0);
+            let Some(run) = st.find(self, from, allowed) else { return };
+            st.change(self, run, None, Some(true));
+            self.reserve.lock().put(run);
+        }
+    }
+
+    /// Blocks for the metadata area out of the reserve; see [`Reserve::take`].
+    pub fn take_reserved(&self, want: u64, after: Option<u64>) -> Option<Run> {
+        self.reserve.lock().take(want, after)
+    }
+
+    /// Opens what is reserved beyond the floor to file data; true when that was anything.
+    pub fn relinquish(&self) -> bool {
+        let mut st = self.state.lock();
+        let back = self.reserve.lock().give_back(self.floor);
+        let any = !back.is_empty();
+        back.into_iter().for_each(|run| st.change(self, run, None, Some(false)));
+        any
     }
 
     /// The next free run of at least `min` blocks in `[from, to)`, for FITRIM, cut so that most of
@@ -187,11 +268,11 @@ impl Space {
     /// with [`Space::unallocate`].
     pub fn take_free_run(&self, from: u64, to: u64, min: u64) -> Option<Run> {
         let mut st = self.state.lock();
-        let most = (st.busy.free / 4).clamp(1, GROUP_BLOCKS).max(min);
+        let most = (st.counts.busy() / 4).clamp(1, 16 * GROUP_BLOCKS).max(min);
         let mut at = from;
-        while let Some(run) = st.busy.next_free(at, to.min(self.total), most) {
+        while let Some(run) = st.next_free(self, at, to.min(self.total), most) {
             if run.blocks >= min.max(1) {
-                st.busy.set_range(run, true);
+                st.change(self, run, None, Some(true));
                 return Some(run);
             }
             at = run.end();
@@ -204,90 +285,123 @@ impl Space {
         let st = self.state.lock();
         Usage {
             total: self.total,
-            free: st.disk.free,
-            available: st.disk.free.saturating_sub(self.reserve),
+            free: st.counts.disk(),
+            available: st.counts.busy() + self.reserve.lock().blocks().saturating_sub(self.floor),
             waiting: st.freed.iter().chain(&st.pinned).map(|r| r.blocks).sum(),
         }
     }
 }
 
+/// The parts of a run in each group: group, first block, one past the last.
+fn parts(run: Run) -> impl Iterator<Item = (u64, u64, u64)> {
+    let mut at = run.start;
+    std::iter::from_fn(move || {
+        let group = at / GROUP_BLOCKS;
+        let to = run.end().min((group + 1) * GROUP_BLOCKS);
+        let part = (group, at - group * GROUP_BLOCKS, to - group * GROUP_BLOCKS);
+        let some = at < to;
+        at = to;
+        some.then_some(part)
+    })
+}
+
 impl State {
-    fn touch(&mut self, run: Run) {
-        for group in run.start / GROUP_BLOCKS..=(run.end() - 1) / GROUP_BLOCKS {
-            self.dirty.insert(group);
+    /// The bits of a group, loaded if need be.
+    fn group(&mut self, space: &Space, group: u64) -> &mut Group {
+        if !self.loaded.contains_key(&group) {
+            self.evict();
+            let loaded = self.load(space, group);
+            self.loaded.insert(group, loaded);
         }
+        self.loaded.get_mut(&group).expect("inserted above")
     }
-}
 
-/// One bit a block, 1 = taken, with the number of free blocks overall and in each group.
-#[derive(Debug)]
-struct Bitmap {
-    words: Vec<u64>,
-    group_free: Vec<u32>,
-    free: u64,
-    len: u64,
-}
-
-impl Bitmap {
-    fn new(len: u64) -> Bitmap {
-        let groups = len.div_ceil(GROUP_BLOCKS);
-        let mut map = Bitmap {
-            words: vec![0; groups as usize * WORDS],
-            group_free: vec![GROUP_BLOCKS as u32; groups as usize],
-            free: groups * GROUP_BLOCKS,
-            len,
+    fn load(&mut self, space: &Space, group: u64) -> Group {
+        let (len, free) = (self.counts.len(group), self.counts.disk_of(group));
+        let known =
+            |bits: Bits| Group::Known { busy: Box::new(bits.clone()), disk: Box::new(bits) };
+        if free == 0 || free == len {
+            return known(Bits::filled(free == 0, len));
+        }
+        let row = space.rows.get().map_or(Ok(None), |rows| rows(group));
+        let problem = match row {
+            Ok(Some(row)) => {
+                let bits = Bits::decode(&row, len);
+                if bits.free() == free {
+                    return known(bits);
+                }
+                format!("has {} free blocks, counted were {free}", bits.free())
+            }
+            Ok(None) => "has no row".to_owned(),
+            Err(e) => e.to_string(),
         };
-        // The bits past the end stay taken for ever.
-        map.set_range(Run { start: len, blocks: groups * GROUP_BLOCKS - len }, true);
-        map
+        tracing::error!(
+            "bitmap of group {group} is not used: it {problem}; run inflight fsck --repair"
+        );
+        self.counts.lose(group);
+        Group::Lost
     }
 
-    fn get(&self, block: u64) -> bool {
-        self.words[(block / 64) as usize] & (1 << (block % 64)) != 0
-    }
-
-    fn load(&mut self, group: u64, row: &[u8]) {
-        let Some(have) = self.group_free.get(group as usize).copied() else { return };
-        let words = &mut self.words[group as usize * WORDS..][..WORDS];
-        for (word, bytes) in words.iter_mut().zip(row.chunks_exact(8)) {
-            *word |= u64::from_le_bytes(bytes.try_into().expect("chunks of 8"));
+    /// Forgets groups that can be loaded again as they are.
+    fn evict(&mut self) {
+        if self.loaded.len() < self.evict_at {
+            return;
         }
-        let free: u32 = words.iter().map(|w| w.count_zeros()).sum();
-        self.group_free[group as usize] = free;
-        self.free -= u64::from(have - free);
+        let (dirty, uncommitted) = (&self.dirty, &self.uncommitted);
+        self.loaded.retain(|group, bits| match bits {
+            Group::Lost => true,
+            Group::Known { disk, busy } => {
+                disk != busy || dirty.contains(group) || uncommitted.contains(group)
+            }
+        });
+        self.evict_at = (self.loaded.len() * 2).max(GROUPS_LOADED);
     }
 
-    fn row(&self, group: u64) -> Vec<u8> {
-        let words = &self.words[group as usize * WORDS..][..WORDS];
-        words.iter().flat_map(|w| w.to_le_bytes()).collect()
-    }
-
-    /// Sets or clears a run; returns how many bits changed.
-    fn set_range(&mut self, run: Run, taken: bool) -> u64 {
-        let (mut at, end, mut changed) = (run.start, run.end(), 0);
-        while at < end {
-            let (word, bit) = ((at / 64) as usize, at % 64);
-            let n = (64 - bit).min(end - at);
-            let mask = (u64::MAX >> (64 - n)) << bit;
-            let old = self.words[word];
-            self.words[word] = if taken { old | mask } else { old & !mask };
-            let diff = (old ^ self.words[word]).count_ones();
-            let free = &mut self.group_free[(at / GROUP_BLOCKS) as usize];
-            *free = if taken { *free - diff } else { *free + diff };
-            changed += u64::from(diff);
-            at += n;
+    /// Sets or clears the bits of a run; `None` leaves a bitmap as it is.
+    fn change(&mut self, space: &Space, run: Run, disk: Option<bool>, busy: Option<bool>) {
+        for (group, from, to) in parts(run) {
+            let Group::Known { disk: on_disk, busy: in_use } = self.group(space, group) else {
+                continue;
+            };
+            let changed_disk = disk.map_or(0, |taken| on_disk.set(from, to, taken));
+            let changed_busy = busy.map_or(0, |taken| in_use.set(from, to, taken));
+            if let Some(taken) = disk.filter(|_| changed_disk > 0) {
+                self.counts.add_disk(group, changed_disk, taken);
+                self.dirty.insert(group);
+            }
+            if let Some(taken) = busy {
+                self.counts.add_busy(group, changed_busy, taken);
+            }
         }
-        self.free = if taken { self.free - changed } else { self.free + changed };
-        changed
+    }
+
+    fn take_dirty(&mut self) -> DirtyRows {
+        let mut rows = DirtyRows::default();
+        for group in std::mem::take(&mut self.dirty) {
+            let Some(Group::Known { disk, .. }) = self.loaded.get(&group) else { continue };
+            let free = self.counts.disk_of(group);
+            let partial = free > 0 && free < self.counts.len(group);
+            rows.groups.push((group, partial.then(|| disk.encode())));
+            self.uncommitted.insert(group);
+        }
+        rows.counts = self.counts.take_dirty();
+        rows
+    }
+
+    fn is_free(&mut self, space: &Space, block: u64) -> bool {
+        match self.group(space, block / GROUP_BLOCKS) {
+            Group::Known { busy, .. } => !busy.get(block % GROUP_BLOCKS),
+            Group::Lost => false,
+        }
     }
 
     /// The first free run at or after `from`, wrapping around, of `want` blocks; if there is none
     /// that long, the longest that was seen.
-    fn find(&self, from: u64, want: u64) -> Option<Run> {
+    fn find(&mut self, space: &Space, from: u64, want: u64) -> Option<Run> {
         let mut best: Option<Run> = None;
-        for (lo, hi) in [(from, self.len), (0, from.min(self.len))] {
+        for (lo, hi) in [(from, space.total), (0, from.min(space.total))] {
             let mut at = lo;
-            while let Some(run) = self.next_free(at, hi, want) {
+            while let Some(run) = self.next_free(space, at, hi, want) {
                 // On a fragmented image the whole bitmap would be searched for every run.
                 let far = best.is_some() && run.start - lo > GROUPS_SEARCHED * GROUP_BLOCKS;
                 if run.blocks >= want || far {
@@ -303,102 +417,47 @@ impl Bitmap {
     }
 
     /// The first free run in `[at, hi)`, cut at `max` blocks.
-    fn next_free(&self, mut at: u64, hi: u64, max: u64) -> Option<Run> {
+    fn next_free(&mut self, space: &Space, at: u64, hi: u64, max: u64) -> Option<Run> {
+        let start = self.free_from(space, at, hi)?;
+        let end = self.free_until(space, start, hi.min(start.saturating_add(max)));
+        Some(Run { start, blocks: end - start })
+    }
+
+    fn free_from(&mut self, space: &Space, mut at: u64, hi: u64) -> Option<u64> {
         while at < hi {
-            if at.is_multiple_of(GROUP_BLOCKS) && self.group_free[(at / GROUP_BLOCKS) as usize] == 0
-            {
-                at += GROUP_BLOCKS;
-                continue;
+            let group = self.counts.next_free(at / GROUP_BLOCKS)?;
+            at = at.max(group * GROUP_BLOCKS);
+            let found = match self.group(space, group) {
+                Group::Known { busy, .. } => busy.next_free(at % GROUP_BLOCKS),
+                Group::Lost => None,
+            };
+            match found {
+                Some(bit) => return Some(group * GROUP_BLOCKS + bit).filter(|b| *b < hi),
+                None => at = (group + 1) * GROUP_BLOCKS,
             }
-            let word = self.words[(at / 64) as usize] | ((1u64 << (at % 64)) - 1);
-            if word == u64::MAX {
-                at = (at / 64 + 1) * 64;
-                continue;
-            }
-            let start = at / 64 * 64 + u64::from(word.trailing_ones());
-            if start >= hi {
-                return None;
-            }
-            let end = self.free_until(start, hi.min(start.saturating_add(max)));
-            return Some(Run { start, blocks: end - start });
         }
         None
     }
 
-    fn free_until(&self, start: u64, hi: u64) -> u64 {
+    fn free_until(&mut self, space: &Space, start: u64, hi: u64) -> u64 {
         let mut at = start;
         while at < hi {
-            let word = self.words[(at / 64) as usize] >> (at % 64);
-            if word != 0 {
-                return hi.min(at + u64::from(word.trailing_zeros()));
+            let group = at / GROUP_BLOCKS;
+            if !self.counts.is_empty(group) {
+                match self.group(space, group) {
+                    Group::Known { busy, .. } => {
+                        if let Some(bit) = busy.next_taken(at % GROUP_BLOCKS) {
+                            return hi.min(group * GROUP_BLOCKS + bit);
+                        }
+                    }
+                    Group::Lost => return at,
+                }
             }
-            at = (at / 64 + 1) * 64;
+            at = (group + 1) * GROUP_BLOCKS;
         }
         hi
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn space(total: u64) -> Space {
-        Space::new(total, Arc::new(Pins::default()))
-    }
-
-    #[test]
-    fn freed_blocks_are_not_reused_before_the_commit_nor_under_a_pin() {
-        let s = space(20_000);
-        let run = s.allocate(100, None, Class::Data).expect("space");
-        s.publish(run);
-        s.committed();
-        let pin = s.pins().pin(vec![Run { start: run.start + 50, blocks: 1 }]);
-        s.free(run);
-        assert!(s.would_gain());
-        assert_ne!(s.allocate(1, Some(run.start), Class::Data).map(|r| r.start), Some(run.start));
-        s.committed();
-        assert_ne!(s.allocate(1, Some(run.start), Class::Data).map(|r| r.start), Some(run.start));
-        drop(pin);
-        s.committed();
-        assert_eq!(s.allocate(1, Some(run.start), Class::Data).map(|r| r.start), Some(run.start));
-    }
-
-    #[test]
-    fn the_reserve_is_kept_from_data_and_open_to_metadata() {
-        let s = space(2000);
-        let mut got = 0;
-        while let Some(run) = s.allocate(64, None, Class::Data) {
-            got += run.blocks;
-        }
-        assert_eq!(got, 2000 - 500);
-        assert!(s.has_room());
-        assert_eq!(s.allocate(512, None, Class::Metadata).map(|r| r.blocks), Some(500));
-        assert!(!s.has_room());
-        assert!(s.allocate(1, None, Class::Metadata).is_none());
-    }
-
-    #[test]
-    fn rows_rebuild_the_same_allocator() {
-        let s = space(30_000);
-        for (start, blocks) in [(0, 1), (63, 2), (8190, 4), (29_999, 1)] {
-            s.claim(Run { start, blocks });
-        }
-        let other = space(30_000);
-        for (group, row) in s.rows() {
-            other.load_group(group, &row);
-        }
-        assert_eq!(other.usage().free, 30_000 - 8);
-        assert_eq!(other.rows(), s.rows());
-    }
-
-    #[test]
-    fn a_long_run_is_preferred_to_the_first_gap() {
-        let s = space(30_000);
-        s.claim(Run { start: 2, blocks: 998 });
-        s.claim(Run { start: 1010, blocks: 5 });
-        let run = s.allocate(500, None, Class::Data).expect("space");
-        assert_eq!((run.start, run.blocks), (1015, 500));
-        let rest = s.allocate(1 << 20, None, Class::Data).expect("space");
-        assert!(rest.blocks > 20_000, "the longest run when none is long enough");
-    }
-}
+mod tests;

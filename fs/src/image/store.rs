@@ -4,16 +4,22 @@
 //! running transaction from the first row to the last; so a commit, which takes the same mutex,
 //! never cuts an operation in half.
 //!
+//! A commit first ends the running transaction in memory, which takes microseconds, and then makes
+//! it durable, which takes two flushes: pages, checksums and file data, then the commit slot. In
+//! between changes wait, and reads are answered from a snapshot of what is being made durable.
+//!
 //! Lock order of the whole filesystem, outermost first; nobody takes an earlier one while holding
 //! a later one:
 //!
 //! 1. a range of a file (`volume::range_lock`), taken by writers and truncation
 //! 2. `Store::committing`, taken by [`Store::commit`]
 //! 3. `Store::running`, the running transaction
-//! 4. the state of an inode (`volume::inode`), directories before what they hold
-//! 5. the list of changed inodes (`volume::inode_cache`)
-//! 6. [`Space`], then the pins
-//! 7. the metadata area (`metastore`)
+//! 4. `Store::snapshots`, shared by readers while a commit is under way
+//! 5. the state of an inode (`volume::inode`), directories before what they hold
+//! 6. the list of changed inodes (`volume::inode_cache`)
+//! 7. [`Space`], then the pins
+//! 8. `Store::db`
+//! 9. the metadata area (`metastore`)
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
@@ -22,10 +28,11 @@ use crate::image::lock::ImageLock;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::pins::{Pins, Run};
 use crate::image::space::Space;
-use crate::image::superblock::{Chunk, STATE_MOUNTED};
-use crate::image::tables::Tables;
+use crate::image::superblock::{Chunk, SECOND, STATE_MOUNTED};
+use crate::image::tables::{FREE, GROUPS, Tables};
+use crate::image::view::View;
 use nix::errno::Errno;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -40,12 +47,37 @@ self_cell::self_cell!(
 
 /// Bytes of memory that the database may use as its cache.
 const CACHE_BYTES: usize = 64 << 20;
+/// Bytes of new data that are flushed before a commit, while operations go on; fewer go with the
+/// first flush of the commit.
+const BULK_BYTES: u64 = 1 << 20;
+/// Blocks that are set aside for the metadata area, at least and at most, while there is room.
+const GROWTH_MIN: u64 = 1 << 10;
+const GROWTH_MAX: u64 = 1 << 17;
+/// Pieces of the metadata area that only deletes may use.
+const CHUNKS_KEPT: usize = 32;
+
+/// What changes go into.
+enum Slot {
+    /// The running transaction.
+    Open(Running),
+    /// It has ended and is being made durable.
+    Committing,
+    /// The store is closed, or a commit failed.
+    Closed,
+}
+
+type SharedDatabase = Arc<Mutex<Option<Database>>>;
 
 /// An open image.
 pub struct Store {
     /// Declared before the lock: the database is closed before another process may open it.
-    running: Mutex<Option<Running>>,
-    db: Mutex<Option<Database>>,
+    running: Mutex<Slot>,
+    /// Signalled when a commit is over.
+    reopened: Condvar,
+    /// Held shared by those who read a snapshot, so that no change comes between what they read
+    /// and what they remember of it.
+    snapshots: RwLock<()>,
+    db: SharedDatabase,
     meta: Arc<MetaStore>,
     disk: Arc<dyn Disk>,
     space: Arc<Space>,
@@ -58,18 +90,16 @@ pub struct Store {
     durable: AtomicU64,
     /// Changes in the running transaction.
     changes: AtomicU64,
-    /// Data of new extents was written since the last flush.
-    unflushed: AtomicBool,
-    /// Set by FS_IOC_SHUTDOWN, by a failing image, and after a failure in the middle of a change:
-    /// nothing is committed any more.
+    /// Bytes of new extents that were written since the last flush.
+    unflushed: AtomicU64,
+    /// Nothing is committed any more: FS_IOC_SHUTDOWN, or a failure.
     broken: AtomicBool,
+    /// It was a failure, of the image or in the middle of a change.
+    failed: AtomicBool,
     /// The image was opened for writing.
     writable: bool,
     lock: Mutex<Option<ImageLock>>,
 }
-
-/// Pieces of the metadata area that only deletes may use.
-const CHUNKS_KEPT: usize = 48;
 
 /// How a commit may be found again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +112,9 @@ pub enum Recovery {
 
 impl Store {
     /// Opens the metadata of an image whose superblock was read already.
+    ///
+    /// # Errors
+    /// When the database cannot be opened. Nothing was written then.
     pub fn open(
         disk: Arc<dyn Disk>,
         meta: Arc<MetaStore>,
@@ -89,11 +122,16 @@ impl Store {
     ) -> Result<Store> {
         let writable = disk.is_writable();
         let sb = meta.superblock();
-        let pins = Arc::new(Pins::default());
-        let space = Arc::new(Space::new(sb.total_blocks, pins));
-        let was_mounted = sb.state & STATE_MOUNTED != 0;
-        let db = open_verified(&disk, &meta, &space)?;
-        if was_mounted && writable {
+        let space = Arc::new(Space::new(sb.total_blocks, Arc::new(Pins::default())));
+        if writable {
+            meta.grow_into(space.clone());
+        }
+        let db = guard("opening the database", || open_database(&meta))?;
+        let db = Arc::new(Mutex::new(Some(db)));
+        // The allocator keeps the database from here on, so a failure must take it away.
+        guard("reading the bitmaps", || load_space(&db, &space, &sb.chunks))
+            .inspect_err(|_| drop(db.lock().take()))?;
+        if sb.state & STATE_MOUNTED != 0 && writable {
             tracing::info!(
                 "{}: was not unmounted cleanly; the last commit is used",
                 disk.name().display()
@@ -103,8 +141,10 @@ impl Store {
             meta.set_mounted(true)?;
         }
         let store = Store {
-            running: Mutex::new(None),
-            db: Mutex::new(Some(db)),
+            running: Mutex::new(Slot::Closed),
+            reopened: Condvar::new(),
+            snapshots: RwLock::new(()),
+            db,
             meta,
             disk,
             space,
@@ -113,12 +153,14 @@ impl Store {
             sequence: AtomicU64::new(1),
             durable: AtomicU64::new(0),
             changes: 0.into(),
-            unflushed: false.into(),
+            unflushed: 0.into(),
             broken: false.into(),
+            failed: false.into(),
             writable,
             lock: Mutex::new(lock),
         };
-        *store.running.lock() = Some(store.begin()?);
+        store.prepare_growth(0);
+        *store.running.lock() = Slot::Open(guard("opening the tables", || store.begin())?);
         Ok(store)
     }
 
@@ -174,39 +216,78 @@ impl Store {
         self.broken.store(true, SeqCst);
     }
 
-    /// Remembers that new blocks were filled: the next commit flushes them first.
-    pub fn note_new_data(&self) {
-        self.unflushed.store(true, SeqCst);
+    /// As [`Store::shut_down`], because something went wrong: [`Store::close`] will say so.
+    pub fn fail(&self) {
+        self.failed.store(true, SeqCst);
+        self.shut_down();
     }
 
-    /// Reads rows of the running transaction.
-    pub fn read<T>(&self, f: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
-        let mut running = self.running.lock();
-        let running = running.as_mut().ok_or(Errno::EIO)?;
-        running.with_dependent_mut(|_, tables| f(tables))
+    /// Remembers that `bytes` of new blocks were filled: the next commit flushes them first.
+    pub fn note_new_data(&self, bytes: u64) {
+        self.unflushed.fetch_add(bytes, SeqCst);
+    }
+
+    /// Reads rows as they are now. `f` asks for nothing else of the store.
+    ///
+    /// # Errors
+    /// Those of `f`; EUCLEAN when it met a damaged page.
+    pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> {
+        let mut slot = self.running.lock();
+        match &mut *slot {
+            Slot::Open(running) => {
+                let read = || running.with_dependent_mut(|_, tables| f(&tables.view()));
+                guard("reading metadata", read)
+            }
+            Slot::Closed => Err(Errno::EIO.into()),
+            Slot::Committing => {
+                let _steady = self.snapshots.read();
+                drop(slot);
+                let txn = self.db.lock().as_ref().ok_or(Errno::EIO)?.begin_read()?;
+                guard("reading metadata", || f(&View::Snapshot(&txn)))
+            }
+        }
     }
 
     /// Changes rows of the running transaction. `f` refuses before its first change or not at
-    /// all; any other failure leaves the transaction half done, so it is never committed.
+    /// all; any other failure, a panic included, leaves the transaction half done: the store is
+    /// broken before anybody else gets at it.
+    ///
+    /// # Errors
+    /// Those of `f`, EROFS and EIO.
     pub fn change<T>(&self, f: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
         self.check_writable()?;
-        let mut running = self.running.lock();
-        let running = running.as_mut().ok_or(Errno::EIO)?;
-        let result = running.with_dependent_mut(|_, tables| f(tables));
+        let mut slot = self.open_slot();
+        // What went wrong while we waited concerns us too.
+        self.check_writable()?;
+        let Slot::Open(running) = &mut *slot else { return Err(Errno::EIO.into()) };
+        self.prepare_growth(0);
+        let result = guard("changing metadata", || running.with_dependent_mut(|_, t| f(t)));
         match &result {
             Ok(_) => drop(self.changes.fetch_add(1, SeqCst)),
             Err(Error::Refused(_)) => {}
             Err(e) => {
                 tracing::error!("{e}; nothing is written to the image any more");
-                self.shut_down();
+                self.fail();
             }
         }
         result
     }
 
+    /// The running transaction, once no commit is under way.
+    fn open_slot(&self) -> MutexGuard<'_, Slot> {
+        let mut slot = self.running.lock();
+        while matches!(*slot, Slot::Committing) {
+            self.reopened.wait(&mut slot);
+        }
+        slot
+    }
+
     /// Makes everything durable that was done before the call, data included; calls that come
     /// together share one commit. `flush` adds the rows that were kept back in memory and counts
     /// them.
+    ///
+    /// # Errors
+    /// Whatever went wrong with the image; nothing is committed any more then.
     pub fn commit(
         &self,
         recovery: Recovery,
@@ -223,23 +304,17 @@ impl Store {
             return Ok(());
         }
         self.started.fetch_add(1, SeqCst);
-        if self.unflushed.swap(false, SeqCst) {
-            // The bulk is flushed while operations go on; what they add meanwhile is flushed below.
-            self.disk.sync().inspect_err(|_| self.shut_down())?;
-        }
-        let mut slot = self.running.lock();
-        // A change may have failed halfway while the data was flushed.
-        if self.is_shut_down() {
-            return Err(Errno::EIO.into());
-        }
-        let result = self.commit_locked(&mut slot, recovery, flush);
+        let result = self.commit_alone(recovery, flush);
         if result.is_err() {
-            self.shut_down();
+            self.fail();
         }
         result
     }
 
     /// Waits for a commit that is under way.
+    ///
+    /// # Errors
+    /// EIO when it failed, or any before it.
     pub fn settle(&self) -> Result<()> {
         drop(self.committing.lock());
         if self.is_shut_down() { Err(Errno::EIO.into()) } else { Ok(()) }
@@ -251,68 +326,140 @@ impl Store {
         self.space.has_room() && self.meta.chunks_left() > CHUNKS_KEPT
     }
 
-    fn commit_locked(
+    /// Sets blocks aside for what the metadata area may grow by before the next commit, with
+    /// `rows` rows still in memory. `false` when there are too few: commit now.
+    pub fn prepare_growth(&self, rows: u64) -> bool {
+        if !self.writable {
+            return true;
+        }
+        // A change copies the pages on the way to each row that it touches: some 20 when the
+        // transaction is young, then fewer, for most were copied already. What has been copied and
+        // not written yet fits the cache.
+        let changes = self.changes() + rows;
+        let need = 256 + (32 * changes).min(2048 + 4 * changes).min(CACHE_BYTES as u64 / 4096);
+        let usual = (self.meta.backed_blocks() / 4).clamp(GROWTH_MIN, GROWTH_MAX);
+        if self.space.reserved() < need.max(usual / 2) {
+            self.space.reserve(usual.max(2 * need), self.meta.end());
+        }
+        self.space.reserved() >= need
+    }
+
+    fn commit_alone(
         &self,
-        slot: &mut Option<Running>,
         recovery: Recovery,
         flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
     ) -> Result<()> {
-        let mut running = slot.take().ok_or(Errno::EIO)?;
-        let rows = running.with_dependent_mut(|_, tables| -> Result<usize> {
-            let rows = flush(tables)?;
-            for (group, row) in self.space.take_dirty() {
-                tables.groups.insert(group, row.as_slice())?;
-            }
-            Ok(rows)
-        })?;
-        if rows == 0 && self.changes() == 0 {
-            *slot = Some(running);
+        if self.unflushed.load(SeqCst) > BULK_BYTES {
+            self.unflushed.store(0, SeqCst);
+            self.disk.sync()?;
+        }
+        let changed = guard("committing", || self.end_transaction(flush))?;
+        if !changed {
             // Nothing was freed, but an I/O that held earlier blocks back may have ended.
             self.space.committed();
             return Ok(self.disk.sync()?);
         }
-        if self.unflushed.swap(false, SeqCst) {
-            self.disk.sync()?;
+        let durable = guard("committing", || self.make_durable(recovery));
+        if durable.is_ok() {
+            self.durable.store(self.sequence() - 1, SeqCst);
+            self.space.committed();
         }
-        let mut txn = running.into_owner();
-        txn.set_quick_repair(recovery == Recovery::Quick);
-        txn.commit()?;
-        self.changes.store(0, SeqCst);
-        let done = self.sequence.fetch_add(1, SeqCst);
-        self.durable.store(done, SeqCst);
-        self.space.committed();
-        *slot = Some(self.begin()?);
+        let mut slot = self.running.lock();
+        // What was read in the snapshot is remembered before the first change.
+        let _alone = self.snapshots.write();
+        let next = durable.and_then(|()| guard("committing", || self.begin()));
+        self.reopened.notify_all();
+        *slot = Slot::Closed;
+        *slot = Slot::Open(next?);
         Ok(())
     }
 
-    fn begin(&self) -> Result<Running> {
-        let db = self.db.lock();
-        let mut txn = db.as_ref().ok_or(Errno::EIO)?.begin_write()?;
+    /// Ends the running transaction, in memory. `false` when it is empty and goes on.
+    fn end_transaction(
+        &self,
+        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
+    ) -> Result<bool> {
+        let mut slot = self.running.lock();
+        // A change may have failed halfway meanwhile.
+        if self.is_shut_down() {
+            return Err(Errno::EIO.into());
+        }
+        let Slot::Open(mut running) = std::mem::replace(&mut *slot, Slot::Closed) else {
+            return Err(Errno::EIO.into());
+        };
+        let rows = running.with_dependent_mut(|_, tables| -> Result<usize> {
+            let rows = flush(tables)?;
+            if rows > 0 || self.changes() > 0 {
+                tables.store_space(self.space.take_dirty())?;
+            }
+            Ok(rows)
+        })?;
+        if rows == 0 && self.changes() == 0 {
+            *slot = Slot::Open(running);
+            return Ok(false);
+        }
+        running.into_owner().commit()?;
+        self.unflushed.store(0, SeqCst);
+        self.changes.store(0, SeqCst);
+        self.sequence.fetch_add(1, SeqCst);
+        *slot = Slot::Committing;
+        Ok(true)
+    }
+
+    /// Makes what was committed in memory durable: everything is flushed before the slot that
+    /// refers to it is written, so a crash finds the one commit or the other, whole.
+    fn make_durable(&self, recovery: Recovery) -> Result<()> {
+        let mut txn = self.db.lock().as_ref().ok_or(Errno::EIO)?.begin_write()?;
         txn.set_durability(redb::Durability::Immediate)?;
+        txn.set_two_phase_commit(true);
+        txn.set_quick_repair(recovery == Recovery::Quick);
+        Ok(txn.commit()?)
+    }
+
+    fn begin(&self) -> Result<Running> {
+        let mut txn = self.db.lock().as_ref().ok_or(Errno::EIO)?.begin_write()?;
+        txn.set_durability(redb::Durability::None)?;
         Ok(Running::try_new(txn, |txn| Tables::open(txn))?)
     }
 
     /// Commits, closes the database and marks the image clean. Afterwards every call fails.
+    ///
+    /// # Errors
+    /// EIO when the last commit failed, now or before: what came after the one before it is lost.
     pub fn close(&self, flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>) -> Result<()> {
+        let was_broken = self.is_shut_down();
         let mut result = Ok(());
-        if self.writable && !self.is_shut_down() {
+        if self.writable && !was_broken {
             result = self.commit(Recovery::Quick, flush);
         }
-        *self.running.lock() = None;
-        *self.db.lock() = None;
-        if result.is_ok() && self.writable && !self.is_shut_down() {
+        self.close_database();
+        if result.is_ok() && self.writable && !was_broken {
             self.meta.set_mounted(false)?;
         }
         self.shut_down();
         *self.lock.lock() = None;
-        result
+        let lost = || Error::Damaged("what came after the last commit is lost".into());
+        if self.failed.load(SeqCst) { result.and(Err(lost())) } else { result }
+    }
+
+    fn close_database(&self) {
+        let running = std::mem::replace(&mut *self.open_slot(), Slot::Closed);
+        let db = self.db.lock().take();
+        // Its own last words may meet a damaged page, too.
+        let closed = guard("closing the database", || {
+            drop(running);
+            drop(db);
+            Ok(())
+        });
+        if let Err(e) = closed {
+            tracing::error!("{e}");
+        }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        *self.running.lock() = None;
-        *self.db.lock() = None;
+        self.close_database();
     }
 }
 
@@ -322,58 +469,27 @@ pub fn open_database(meta: &Arc<MetaStore>) -> Result<Database> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
 }
 
-/// Opens the database after every page was compared with its checksum: redb does not do that when
-/// it reads, and believes, or panics over, whatever a damaged page says. About 0.2 s for a million
-/// files whose metadata is in the page cache.
-///
-/// For writing, the image is first opened and verified without writing. A damaged image is refused
-/// as it is, and the free blocks are known when opening for writing makes the area grow.
-fn open_verified(
-    disk: &Arc<dyn Disk>,
-    meta: &Arc<MetaStore>,
-    space: &Arc<Space>,
-) -> Result<Database> {
-    let sb = meta.superblock();
-    if !disk.is_writable() {
-        let db = verified(meta)?;
-        load_space(&db, space, &sb.chunks, sb.total_blocks)?;
-        return Ok(db);
+/// Tells the allocator what is free, as far as every mount must know it.
+fn load_space(db: &SharedDatabase, space: &Space, chunks: &[Chunk]) -> Result<()> {
+    let txn = db.lock().as_ref().ok_or(Errno::EIO)?.begin_read()?;
+    for row in txn.open_table(FREE)?.iter()? {
+        let (index, counts) = row?;
+        space.load_counts(index.value(), counts.value());
     }
-    let rehearsal = Arc::new(MetaStore::rehearsal(disk.clone(), sb.clone()));
-    load_space(&verified(&rehearsal)?, space, &sb.chunks, sb.total_blocks)?;
-    meta.grow_into(space.clone());
-    guard("opening the database", || open_database(meta))
-}
-
-fn verified(meta: &Arc<MetaStore>) -> Result<Database> {
-    let mut db = guard("opening the database", || open_database(meta))?;
-    match guard("verifying the database", || Ok(db.check_integrity()?)) {
-        Ok(true) => Ok(db),
-        Ok(false) => Err(Error::Corrupt("metadata pages contradict each other".into())),
-        Err(e) => {
-            // Closing it would run the code that just gave up.
-            std::mem::forget(db);
-            Err(Error::Corrupt(format!("metadata pages are damaged ({e})")))
-        }
-    }
-}
-
-fn load_space(db: &Database, space: &Space, chunks: &[Chunk], total: u64) -> Result<()> {
-    let txn = db.begin_read()?;
-    let groups = txn.open_table(crate::image::tables::GROUPS)?;
-    for row in groups.iter()? {
-        let (group, bits) = row?;
-        space.load_group(group.value(), bits.value());
-    }
+    let source = db.clone();
+    space.load_from(Box::new(move |group| {
+        let txn = source.lock().as_ref().ok_or(Errno::EIO)?.begin_read()?;
+        guard("reading a bitmap", || {
+            Ok(txn.open_table(GROUPS)?.get(group)?.map(|row| row.value().to_vec()))
+        })
+    }));
     // Chunks may have been added after the last commit; the superblock knows better.
-    for run in fixed_runs(chunks, total) {
-        space.claim(run);
-    }
+    fixed_runs(chunks).for_each(|run| space.claim(run));
     Ok(())
 }
 
 /// Blocks that belong to no file: both superblocks and the metadata chunks.
-pub fn fixed_runs(chunks: &[Chunk], total: u64) -> impl Iterator<Item = Run> + '_ {
-    let ends = [0, total - 1].map(|start| Run { start, blocks: 1 });
-    ends.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
+pub fn fixed_runs(chunks: &[Chunk]) -> impl Iterator<Item = Run> + '_ {
+    let copies = [0, SECOND].map(|start| Run { start, blocks: 1 });
+    copies.into_iter().chain(chunks.iter().map(|c| Run { start: c.start, blocks: c.blocks }))
 }

@@ -1,8 +1,8 @@
 //! The superblock: what the image is and where its metadata lives.
 //!
-//! Block 0 and the last block hold the same 4096 bytes. Both are rewritten, each followed by a
-//! flush, whenever a field changes, so a torn write leaves one good copy. All integers are
-//! little-endian.
+//! Blocks 0 and [`SECOND`] hold the same 4096 bytes, in places that do not depend on the size of
+//! the filesystem or of the device. Both are rewritten, each followed by a flush, whenever a field
+//! changes, so a torn write leaves one good copy. All integers are little-endian.
 
 use crate::image::BLOCK;
 use zerocopy::little_endian::{I64, U32, U64};
@@ -10,16 +10,20 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// First eight bytes of an image.
 pub const MAGIC: [u8; 8] = *b"INFLIGHT";
-/// The format this code writes. A larger number in an image is refused.
-pub const VERSION: u32 = 1;
-/// Most pieces that the metadata area may consist of.
-pub const CHUNKS_MAX: usize = 236;
+/// The format this code reads and writes. Any other number in an image is refused.
+pub const VERSION: u32 = 2;
+/// Block of the second copy: 8 MiB from the start, out of reach of what overwrites a beginning.
+pub const SECOND: u64 = 2048;
+/// Most pieces that the metadata area may consist of. Growth leaves it a few dozen.
+pub const CHUNKS_MAX: usize = 150;
 /// Feature bits that a reader may ignore.
 pub const COMPAT_KNOWN: u64 = 0;
 /// Feature bits that a reader may ignore as long as it writes nothing.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Feature bits that nobody may ignore.
 pub const INCOMPAT_KNOWN: u64 = 0;
+/// Most blocks of a filesystem: 4 EiB.
+pub const BLOCKS_MAX: u64 = 1 << 50;
 /// Bytes of a label, the terminating zero not included.
 pub const LABEL_MAX: usize = 63;
 
@@ -47,7 +51,7 @@ pub struct Raw {
     hash_key: [u8; 16],
     reserved: [u8; 128],
     chunks: [RawChunk; CHUNKS_MAX],
-    padding: [u8; BLOCK as usize - 304 - 16 * CHUNKS_MAX - 4],
+    padding: [u8; BLOCK as usize - 304 - 24 * CHUNKS_MAX - 4],
     crc: U32,
 }
 
@@ -55,8 +59,8 @@ pub struct Raw {
 #[repr(C)]
 struct RawChunk {
     start: U64,
-    logical: U32,
-    blocks: U32,
+    logical: U64,
+    blocks: U64,
 }
 
 const _: () = assert!(size_of::<Raw>() == BLOCK as usize);
@@ -64,7 +68,7 @@ const _: () = assert!(size_of::<Raw>() == BLOCK as usize);
 /// A contiguous piece of the metadata area, in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Chunk {
-    /// First block in the area.
+    /// First block in the area, checksum blocks counted.
     pub logical: u64,
     /// First block in the image.
     pub start: u64,
@@ -93,7 +97,7 @@ pub struct Superblock {
     pub created_secs: i64,
     /// Rises with every rewrite; the larger of two valid copies wins.
     pub sequence: u64,
-    /// Logical length of the metadata area in bytes; its chunks may back less.
+    /// Logical length of the database in bytes; chunks may back less of it.
     pub metadata_bytes: u64,
     /// [`STATE_MOUNTED`] or 0.
     pub state: u32,
@@ -112,6 +116,14 @@ pub enum Unusable {
     /// The checksum does not match.
     #[error("damaged superblock (checksum does not match)")]
     Damaged,
+    /// Written by an earlier version.
+    #[error(
+        "format version {found}, this program knows version {VERSION}: mount it with the inflight that made it and copy the files"
+    )]
+    Older {
+        /// The version in the image.
+        found: u32,
+    },
     /// Written by a later version.
     #[error("format version {found}, this program knows up to {VERSION}: use a newer inflight")]
     Newer {
@@ -127,6 +139,16 @@ pub enum Unusable {
     /// A checksummed field contradicts another one.
     #[error("superblock field {0} is out of range")]
     Implausible(&'static str),
+}
+
+impl Unusable {
+    /// True for an image that is whole and that only another program can use.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Unusable::Older { .. } | Unusable::Newer { .. } | Unusable::UnknownFeatures { .. }
+        )
+    }
 }
 
 impl Superblock {
@@ -155,8 +177,8 @@ impl Superblock {
         for (slot, chunk) in raw.chunks.iter_mut().zip(&self.chunks) {
             *slot = RawChunk {
                 start: chunk.start.into(),
-                logical: (chunk.logical as u32).into(),
-                blocks: (chunk.blocks as u32).into(),
+                logical: chunk.logical.into(),
+                blocks: chunk.blocks.into(),
             };
         }
         let body = raw.as_bytes();
@@ -173,8 +195,10 @@ impl Superblock {
         if crc32c::crc32c(&block[..block.len() - 4]) != raw.crc.get() {
             return Err(Unusable::Damaged);
         }
-        if raw.version.get() > VERSION {
-            return Err(Unusable::Newer { found: raw.version.get() });
+        match raw.version.get() {
+            found if found > VERSION => return Err(Unusable::Newer { found }),
+            found if found < VERSION => return Err(Unusable::Older { found }),
+            _ => {}
         }
         let unknown = raw.incompat.get() & !INCOMPAT_KNOWN;
         if unknown != 0 {
@@ -186,10 +210,11 @@ impl Superblock {
     }
 
     fn check_chunks(&self) -> Result<(), Unusable> {
-        let last = self.total_blocks.saturating_sub(1);
         for chunk in &self.chunks {
-            let end = chunk.start.checked_add(chunk.blocks);
-            if chunk.start == 0 || chunk.blocks == 0 || end.is_none_or(|end| end > last) {
+            let end = chunk.start.checked_add(chunk.blocks).filter(|e| *e <= self.total_blocks);
+            let inside = end.is_some_and(|end| chunk.start > SECOND || end <= SECOND);
+            let logical = chunk.logical.checked_add(chunk.blocks).is_some_and(|e| e <= BLOCKS_MAX);
+            if chunk.start == 0 || chunk.blocks == 0 || !inside || !logical {
                 return Err(Unusable::Implausible("chunks"));
             }
         }
@@ -224,8 +249,11 @@ impl Raw {
         if count == 0 || count > CHUNKS_MAX {
             return Err(Unusable::Implausible("chunk_count"));
         }
-        if self.total_blocks.get() < 3 || self.total_blocks.get() > 1 << 50 {
+        if self.total_blocks.get() <= SECOND || self.total_blocks.get() > BLOCKS_MAX {
             return Err(Unusable::Implausible("total_blocks"));
+        }
+        if self.metadata_bytes.get() > BLOCKS_MAX * BLOCK {
+            return Err(Unusable::Implausible("metadata_bytes"));
         }
         let end = self.label.iter().position(|b| *b == 0).unwrap_or(LABEL_MAX);
         let label = std::str::from_utf8(&self.label[..end])
@@ -247,9 +275,9 @@ impl Raw {
             chunks: self.chunks[..count]
                 .iter()
                 .map(|c| Chunk {
-                    logical: c.logical.get().into(),
+                    logical: c.logical.get(),
                     start: c.start.get(),
-                    blocks: c.blocks.get().into(),
+                    blocks: c.blocks.get(),
                 })
                 .collect(),
         })
@@ -301,7 +329,9 @@ mod tests {
     fn newer_versions_and_unknown_features_are_refused_by_name() {
         let mut newer = sample();
         newer.version = VERSION + 1;
-        assert_eq!(Superblock::decode(&newer.encode()), Err(Unusable::Newer { found: 2 }));
+        assert_eq!(Superblock::decode(&newer.encode()), Err(Unusable::Newer { found: 3 }));
+        let old = Superblock { version: 1, ..sample() };
+        assert_eq!(Superblock::decode(&old.encode()), Err(Unusable::Older { found: 1 }));
         let mut strange = sample();
         strange.incompat = 1 << 40;
         let refused = Superblock::decode(&strange.encode());
@@ -313,6 +343,8 @@ mod tests {
         for chunks in [
             vec![chunk(0, 0, 4)],
             vec![chunk(0, 5, 1 << 20)],
+            vec![chunk(0, SECOND - 1, 2)],
+            vec![chunk(u64::MAX, 5, 2)],
             vec![chunk(0, u64::MAX, 2)],
             vec![chunk(0, 5, 10), chunk(10, 14, 10)],
             vec![chunk(5, 5, 10), chunk(10, 20, 10)],

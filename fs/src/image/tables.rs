@@ -8,9 +8,12 @@
 //! | `targets` | inode of a symlink | its target |
 //! | `xattrs` | inode, attribute name | value |
 //! | `orphans` | inode that has no name but is still open | - |
-//! | `groups` | number of an allocation group | bitmap of its blocks, 1 = in use |
+//! | `groups` | number of an allocation group that is neither all free nor all used | bitmap of its blocks, 1 = in use |
+//! | `free` | number of 512 allocation groups that are not all free | free blocks of each |
 //! | `counters` | name | number |
 
+use crate::image::space::DirtyRows;
+use crate::image::view::View;
 use redb::{Table, TableDefinition, WriteTransaction};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
@@ -27,6 +30,7 @@ pub(crate) const TARGETS: TableDefinition<'_, u64, Bytes> = TableDefinition::new
 pub(crate) const XATTRS: TableDefinition<'_, (u64, Bytes), Bytes> = TableDefinition::new("xattrs");
 pub(crate) const ORPHANS: TableDefinition<'_, u64, ()> = TableDefinition::new("orphans");
 pub(crate) const GROUPS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("groups");
+pub(crate) const FREE: TableDefinition<'_, u64, Bytes> = TableDefinition::new("free");
 pub(crate) const COUNTERS: TableDefinition<'_, &'static str, u64> =
     TableDefinition::new("counters");
 
@@ -49,10 +53,37 @@ pub struct Tables<'t> {
     pub(crate) xattrs: Table<'t, (u64, Bytes), Bytes>,
     pub(crate) orphans: Table<'t, u64, ()>,
     pub(crate) groups: Table<'t, u64, Bytes>,
+    pub(crate) free: Table<'t, u64, Bytes>,
     pub(crate) counters: Table<'t, &'static str, u64>,
 }
 
 impl<'t> Tables<'t> {
+    /// The rows, to be read.
+    pub fn view(&self) -> View<'_> {
+        View::Running(self)
+    }
+
+    /// Stores what changed in the bitmaps.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn store_space(&mut self, rows: DirtyRows) -> Result<(), redb::StorageError> {
+        fn put(
+            table: &mut Table<'_, u64, Bytes>,
+            rows: Vec<(u64, Option<Vec<u8>>)>,
+        ) -> Result<(), redb::StorageError> {
+            for (key, row) in rows {
+                match row {
+                    Some(row) => drop(table.insert(key, row.as_slice())?),
+                    None => drop(table.remove(key)?),
+                }
+            }
+            Ok(())
+        }
+        put(&mut self.groups, rows.groups)?;
+        put(&mut self.free, rows.counts)
+    }
+
     /// Opens, and in a new image creates, every table.
     pub fn open(txn: &'t WriteTransaction) -> Result<Tables<'t>, redb::TableError> {
         Ok(Tables {
@@ -63,6 +94,7 @@ impl<'t> Tables<'t> {
             xattrs: txn.open_table(XATTRS)?,
             orphans: txn.open_table(ORPHANS)?,
             groups: txn.open_table(GROUPS)?,
+            free: txn.open_table(FREE)?,
             counters: txn.open_table(COUNTERS)?,
         })
     }

@@ -28,12 +28,8 @@ pub struct StatFs {
 impl Fs {
     /// Numbers about the whole filesystem.
     pub fn statfs(&self) -> Answer<StatFs> {
-        use redb::ReadableTable as _;
         let usage = self.volume.store().space().usage();
-        let used = self
-            .volume
-            .store()
-            .read(|t| Ok(t.counters.get(INODES_USED)?.map_or(0, |v| v.value())))?;
+        let used = self.volume.store().read(|view| view.counter(INODES_USED))?;
         // An inode and its name take about 256 bytes of the metadata area.
         let files_free = usage.free * (BLOCK / 256);
         Ok(StatFs {

@@ -1,8 +1,11 @@
 //! An inode in memory.
 
 use crate::errno::{Error, Result};
+use crate::image::pins::Run;
+use crate::image::store::fixed_runs;
 use crate::image::superblock::Superblock;
-use crate::image::tables::{Attr, Extent, InodeRow, Tables, Time};
+use crate::image::tables::{Attr, InodeRow, Tables, Time};
+use crate::image::view::View;
 use crate::volume::SIZE_MAX;
 use crate::volume::extents::{BLOCK_MAX, ExtentMap};
 use crate::volume::range_lock::RangeLock;
@@ -108,10 +111,9 @@ impl Attr {
 }
 
 /// Reads the row of an inode.
-pub fn load_attr(tables: &Tables<'_>, ino: u64) -> Result<Option<Attr>> {
-    use redb::ReadableTable as _;
-    let Some(row) = tables.inodes.get(ino)? else { return Ok(None) };
-    let attr = InodeRow::decode(row.value()).filter(is_possible);
+pub fn load_attr(view: &View<'_>, ino: u64) -> Result<Option<Attr>> {
+    let Some(row) = view.inode(ino)? else { return Ok(None) };
+    let attr = InodeRow::decode(&row).filter(is_possible);
     Ok(Some(attr.ok_or_else(|| Error::Corrupt(format!("row of inode {ino} is malformed")))?))
 }
 
@@ -126,21 +128,17 @@ fn is_possible(attr: &Attr) -> bool {
 }
 
 /// Reads the extents of an inode.
-pub fn load_extents(tables: &Tables<'_>, ino: u64, sb: &Superblock) -> Result<ExtentMap> {
-    use redb::ReadableTable as _;
+pub fn load_extents(view: &View<'_>, ino: u64, sb: &Superblock) -> Result<ExtentMap> {
     let mut map = ExtentMap::default();
-    for row in tables.extents.range((ino, 0)..=(ino, u64::MAX))? {
-        let (key, value) = row?;
-        let (logical, extent) = (key.value().1, Extent::unpack(value.value()));
-        let last = sb.total_blocks - 1;
-        let inside = extent.start > 0
-            && extent.start.checked_add(extent.blocks).is_some_and(|end| end <= last)
-            // A file over the metadata could rewrite it.
-            && sb.chunks.iter().all(|c| c.start + c.blocks <= extent.start || extent.end() <= c.start);
-        if !inside || !map.load(logical, extent) {
+    view.extents(ino, |logical, extent| {
+        let inside = extent.start.checked_add(extent.blocks).is_some_and(|e| e <= sb.total_blocks);
+        // A file over the metadata could rewrite it.
+        let free = |run: Run| run.end() <= extent.start || extent.end() <= run.start;
+        if !inside || !fixed_runs(&sb.chunks).all(free) || !map.load(logical, extent) {
             let what = format!("inode {ino} has a bad extent at block {logical}");
             return Err(Error::Corrupt(what));
         }
-    }
+        Ok(())
+    })?;
     Ok(map)
 }

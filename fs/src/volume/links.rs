@@ -49,7 +49,7 @@ impl Volume {
         check_name(name)?;
         self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
-            if self.find_name(tables, parent, name)?.is_some() {
+            if self.find_name(&tables.view(), parent, name)?.is_some() {
                 return Err(Errno::EEXIST.into());
             }
             let is_dir = new.mode & libc::S_IFMT == libc::S_IFDIR;
@@ -131,7 +131,7 @@ impl Volume {
         check_name(name)?;
         self.change(|tables| {
             let dir = self.open_dir(tables, parent)?;
-            let inode = self.inode_in(tables, ino)?;
+            let inode = self.inode_in(&tables.view(), ino)?;
             let attr = inode.attr();
             if attr.is_dir() || attr.flags & FROZEN != 0 {
                 return Err(Errno::EPERM.into());
@@ -139,7 +139,7 @@ impl Volume {
             if attr.nlink >= LINK_MAX {
                 return Err(Errno::EMLINK.into());
             }
-            if self.find_name(tables, parent, name)?.is_some() {
+            if self.find_name(&tables.view(), parent, name)?.is_some() {
                 return Err(Errno::EEXIST.into());
             }
             if !self.store.has_room() {
@@ -163,8 +163,8 @@ impl Volume {
             if dir.read().attr.flags & FROZEN != 0 {
                 return Err(Errno::EPERM.into());
             }
-            let ino = self.find_name(tables, parent, name)?.ok_or(Errno::ENOENT)?;
-            let inode = self.inode_in(tables, ino)?;
+            let ino = self.find_name(&tables.view(), parent, name)?.ok_or(Errno::ENOENT)?;
+            let inode = self.inode_in(&tables.view(), ino)?;
             self.check_removable(tables, &inode, directory)?;
             self.drop_name(tables, parent, name)?;
             self.dir_changed(&dir, -1, -i32::from(directory));
@@ -207,9 +207,9 @@ impl Volume {
         check_name(newname)?;
         self.change(|tables| {
             let (old_dir, new_dir) = (self.open_dir(tables, from)?, self.open_dir(tables, to)?);
-            let ino = self.find_name(tables, from, name)?.ok_or(Errno::ENOENT)?;
-            let target = self.find_name(tables, to, newname)?;
-            let inode = self.inode_in(tables, ino)?;
+            let ino = self.find_name(&tables.view(), from, name)?.ok_or(Errno::ENOENT)?;
+            let target = self.find_name(&tables.view(), to, newname)?;
+            let inode = self.inode_in(&tables.view(), ino)?;
             let frozen = |i: &Inode| i.read().attr.flags & FROZEN != 0;
             if frozen(&old_dir) || frozen(&inode) {
                 return Err(Errno::EPERM.into());
@@ -234,7 +234,7 @@ impl Volume {
             if no_replace {
                 return Err(Errno::EEXIST.into());
             }
-            let other = self.inode_in(tables, target)?;
+            let other = self.inode_in(&tables.view(), target)?;
             if frozen(&other) || frozen(&new_dir) {
                 return Err(Errno::EPERM.into());
             }
@@ -321,14 +321,14 @@ impl Volume {
             if at == moving.ino {
                 return Err(Errno::EINVAL.into());
             }
-            at = self.inode_in(tables, at)?.read().attr.parent;
+            at = self.inode_in(&tables.view(), at)?.read().attr.parent;
         }
         Err(Error::Corrupt(format!("directory {into} is not below the root")))
     }
 
     /// The directory, if names may be added to it.
     fn open_dir(&self, tables: &Tables<'_>, ino: u64) -> Result<Arc<Inode>> {
-        let dir = self.inode_in(tables, ino)?;
+        let dir = self.inode_in(&tables.view(), ino)?;
         let st = dir.read();
         let refusal = match () {
             () if !st.attr.is_dir() => Some(Errno::ENOTDIR),
@@ -358,9 +358,6 @@ impl Volume {
 
     /// The target of a symlink.
     pub fn target(&self, ino: u64) -> Result<Vec<u8>> {
-        self.store.read(|tables| {
-            let target = tables.targets.get(ino)?.ok_or(Errno::EINVAL)?;
-            Ok(target.value().to_vec())
-        })
+        self.store.read(|view| Ok(view.target(ino)?.ok_or(Errno::EINVAL)?))
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::errno::{Error, Result};
 use crate::image::tables::{self, Tables};
+use crate::image::view::View;
 use crate::volume::Volume;
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use redb::ReadableTable as _;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// Bytes of a name, as everywhere on Linux.
 pub const NAME_MAX: usize = 255;
@@ -83,21 +84,21 @@ impl Volume {
         }
         match self.names.get(parent, self.hash(name), name) {
             Some(ino) => Ok(Some(ino)),
-            None => self.store.read(|tables| self.find_name(tables, parent, name)),
+            None => self.store.read(|view| self.find_name(view, parent, name)),
         }
     }
 
     pub(super) fn find_name(
         &self,
-        tables: &Tables<'_>,
+        view: &View<'_>,
         parent: u64,
         name: &[u8],
     ) -> Result<Option<u64>> {
         let hash = self.hash(name);
-        let Some(value) = tables.names.get(tables::name_key(parent, hash, name).as_slice())? else {
+        let Some(value) = view.name(&tables::name_key(parent, hash, name))? else {
             return Ok(None);
         };
-        let (ino, _) = tables::split_name_value(value.value()).ok_or_else(|| bad_name(parent))?;
+        let (ino, _) = tables::split_name_value(&value).ok_or_else(|| bad_name(parent))?;
         self.names.put(parent, hash, name, ino);
         Ok(Some(ino))
     }
@@ -130,7 +131,13 @@ impl Volume {
     }
 
     pub(super) fn is_empty_dir(&self, tables: &Tables<'_>, ino: u64) -> Result<bool> {
-        Ok(dir_range(tables, ino, 0)?.next().is_none())
+        let mut empty = true;
+        let (first, last) = dir_range(ino, 0);
+        tables.view().names_between((&first, &last), |_, _| {
+            empty = false;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(empty)
     }
 
     /// Up to `max` entries after offset `after`, "." and ".." included.
@@ -145,13 +152,11 @@ impl Volume {
         for (next, ino, name) in dots.into_iter().filter(|(next, ..)| *next > after) {
             entries.push(DirEntry { ino, kind: libc::DT_DIR, next, name: name.into() });
         }
-        self.store.read(|tables| {
-            for row in dir_range(tables, ino, after.max(tables::HASH_MIN - 1) + 1)? {
-                let (key, value) = row?;
-                let (_, hash, name) =
-                    tables::split_name_key(key.value()).ok_or_else(|| bad_name(ino))?;
-                let (child, kind) =
-                    tables::split_name_value(value.value()).ok_or_else(|| bad_name(ino))?;
+        let (first, last) = dir_range(ino, after.max(tables::HASH_MIN - 1) + 1);
+        self.store.read(|view| {
+            view.names_between((&first, &last), |key, value| {
+                let (_, hash, name) = tables::split_name_key(key).ok_or_else(|| bad_name(ino))?;
+                let (child, kind) = tables::split_name_value(value).ok_or_else(|| bad_name(ino))?;
                 // Many names under one made-up hash would make the listing go in circles.
                 if hash != self.hash(name) {
                     return Err(bad_name(ino));
@@ -162,29 +167,19 @@ impl Volume {
                     last.next = hash - 1;
                 }
                 if entries.len() >= max {
-                    break;
+                    return Ok(ControlFlow::Break(()));
                 }
                 entries.push(DirEntry { ino: child, kind, next: hash, name: name.into() });
-            }
-            Ok(())
+                Ok(ControlFlow::Continue(()))
+            })
         })?;
         Ok(entries)
     }
 }
 
-type Row<'a> = std::result::Result<
-    (redb::AccessGuard<'a, &'static [u8]>, redb::AccessGuard<'a, &'static [u8]>),
-    redb::StorageError,
->;
-
-fn dir_range<'a>(
-    tables: &'a Tables<'_>,
-    parent: u64,
-    from: u64,
-) -> Result<impl Iterator<Item = Row<'a>>> {
-    let first = tables::name_key(parent, from, b"");
-    let last = tables::name_key(parent, u64::MAX, b"");
-    Ok(tables.names.range(first.as_slice()..last.as_slice())?)
+/// The keys between which the names of a directory lie that have `from` or a larger hash.
+fn dir_range(parent: u64, from: u64) -> (Vec<u8>, Vec<u8>) {
+    (tables::name_key(parent, from, b""), tables::name_key(parent, u64::MAX, b""))
 }
 
 fn bad_name(parent: u64) -> Error {

@@ -3,6 +3,7 @@
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;
 use crate::image::tables::{INODES_USED, Tables};
+use crate::image::view::View;
 use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
 use crate::volume::inode::{Inode, load_attr};
@@ -25,7 +26,7 @@ impl Volume {
             return Ok(());
         }
         self.change(|tables| {
-            let inode = self.inode_in(tables, ino)?;
+            let inode = self.inode_in(&tables.view(), ino)?;
             let gone = inode.read().attr.nlink == 0 && !self.inodes.is_known(ino);
             if gone { self.delete(tables, &inode) } else { Ok(()) }
         })
@@ -42,7 +43,7 @@ impl Volume {
 
     fn delete(&self, tables: &mut Tables<'_>, inode: &Arc<Inode>) -> Result<()> {
         let ino = inode.ino;
-        self.load_extents_in(tables, inode)?;
+        self.load_extents_in(&tables.view(), inode)?;
         let extents = {
             let mut st = inode.write();
             st.deleted = true;
@@ -54,7 +55,7 @@ impl Volume {
                 .space()
                 .free(crate::image::pins::Run { start: extent.start, blocks: extent.blocks });
         }
-        let names: Vec<Vec<u8>> = xattr_names(tables, ino)?;
+        let names: Vec<Vec<u8>> = xattr_names(&tables.view(), ino)?;
         for name in names {
             tables.xattrs.remove((ino, name.as_slice()))?;
         }
@@ -70,12 +71,7 @@ impl Volume {
         if self.store.check_writable().is_err() {
             return Ok(());
         }
-        let orphans = self.store.read(|tables| {
-            let rows = tables.orphans.iter()?;
-            Ok(rows
-                .map(|row| row.map(|(k, _)| k.value()))
-                .collect::<std::result::Result<Vec<u64>, redb::StorageError>>()?)
-        })?;
+        let orphans = self.store.read(|view| view.orphans(usize::MAX))?;
         if orphans.is_empty() {
             return Ok(());
         }
@@ -85,9 +81,9 @@ impl Volume {
         );
         self.change(|tables| {
             for ino in orphans {
-                match load_attr(tables, ino)? {
+                match load_attr(&tables.view(), ino)? {
                     Some(attr) if attr.nlink == 0 && ino != ROOT => {
-                        let inode = self.inode_in(tables, ino)?;
+                        let inode = self.inode_in(&tables.view(), ino)?;
                         self.delete(tables, &inode)?;
                     }
                     // Never delete what has a name because a damaged list says so.
@@ -107,11 +103,6 @@ pub(super) fn count(tables: &mut Tables<'_>, by: i64) -> Result<()> {
 }
 
 /// Names of all attributes of an inode.
-pub(super) fn xattr_names(tables: &Tables<'_>, ino: u64) -> Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for row in tables.xattrs.range((ino, &b""[..])..(ino.saturating_add(1), &b""[..]))? {
-        let (key, _) = row?;
-        names.push(key.value().1.to_vec());
-    }
-    Ok(names)
+pub(super) fn xattr_names(view: &View<'_>, ino: u64) -> Result<Vec<Vec<u8>>> {
+    Ok(view.xattrs(ino)?.into_iter().map(|(name, _)| name).collect())
 }

@@ -204,7 +204,7 @@ impl Volume {
         let Some(range) = range else { return Ok(()) };
         let zeros = vec![0; (range.end - range.start) as usize];
         self.store().disk().write(range.start, &zeros)?;
-        self.store().note_new_data();
+        self.store().note_new_data(zeros.len() as u64);
         Ok(())
     }
 

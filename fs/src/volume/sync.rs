@@ -28,7 +28,7 @@ impl Volume {
         }
         // The kernel reports a failed write-back once, and all files share one image: from here on
         // nobody may be told that anything is durable.
-        Ok(self.store().disk().sync().inspect_err(|_| self.store().shut_down())?)
+        Ok(self.store().disk().sync().inspect_err(|_| self.store().fail())?)
     }
 
     /// Makes everything durable that was done before the call.

@@ -3,7 +3,6 @@
 use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::pins::Run;
-use crate::image::space::Class;
 use crate::image::store::Recovery;
 use crate::image::tables::{Extent, Tables};
 use crate::mutant::{self, Mutant};
@@ -106,12 +105,11 @@ impl Volume {
 
     /// Allocates `want` blocks in as few runs as possible, all of them or none.
     pub(super) fn allocate(&self, want: u64, goal: Option<u64>) -> Result<Vec<Run>> {
-        for attempt in 0..2 {
+        let mut committed = false;
+        loop {
             let (mut runs, mut missing, mut goal) = (Vec::new(), want, goal);
             while missing > 0 {
-                let Some(run) = self.store().space().allocate(missing, goal, Class::Data) else {
-                    break;
-                };
+                let Some(run) = self.store().space().allocate(missing, goal) else { break };
                 (missing, goal) = (missing - run.blocks, Some(run.end()));
                 runs.push(run);
             }
@@ -119,13 +117,16 @@ impl Volume {
                 return Ok(runs);
             }
             runs.into_iter().for_each(|run| self.store().space().unallocate(run));
+            if self.store().space().relinquish() {
+                continue;
+            }
             // What was deleted a moment ago becomes free with a commit.
-            if attempt > 0 || !self.store().space().would_gain() {
-                break;
+            if committed || !self.store().space().would_gain() {
+                return Err(Errno::ENOSPC.into());
             }
             self.commit(Recovery::Walk)?;
+            committed = true;
         }
-        Err(Errno::ENOSPC.into())
     }
 }
 
@@ -198,6 +199,7 @@ impl Write<'_> {
     /// Every target holds its data: the blocks join the file, size and times follow.
     pub fn finish(mut self) -> Result<()> {
         let (volume, inode, end) = (self.volume, self.inode, self.end);
+        let bytes = self.data.iter().map(|part| part.payload.len() as u64).sum();
         let resize = |st: &mut State| {
             st.attr.size = st.attr.size.max(end);
             st.attr.touch(true);
@@ -206,12 +208,12 @@ impl Write<'_> {
             let grows = end > inode.read().attr.size;
             // First: a commit in between must flush the data before it takes the size.
             if grows {
-                volume.store().note_new_data();
+                volume.store().note_new_data(bytes);
             }
             volume.update(inode, grows, resize);
             return volume.relieve();
         }
-        volume.store().note_new_data();
+        volume.store().note_new_data(bytes);
         let (new, allocated) = (std::mem::take(&mut self.new), std::mem::take(&mut self.allocated));
         volume.change(|tables| {
             volume.map(tables, inode, &new, &allocated)?;

@@ -30,10 +30,7 @@ impl Volume {
     /// # Errors
     /// ENODATA when there is none.
     pub fn xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
-        self.store().read(|tables| {
-            let value = tables.xattrs.get((ino, name))?.ok_or(Errno::ENODATA)?;
-            Ok(value.value().to_vec())
-        })
+        self.store().read(|view| Ok(view.xattr(ino, name)?.ok_or(Errno::ENODATA)?))
     }
 
     /// True when the inode may have attributes. Asked on every write, so the answer is remembered.
@@ -41,8 +38,8 @@ impl Volume {
         if let Some(known) = inode.read().has_xattrs {
             return Ok(known);
         }
-        self.store().read(|tables| {
-            let any = !xattr_names(tables, inode.ino)?.is_empty();
+        self.store().read(|view| {
+            let any = !xattr_names(view, inode.ino)?.is_empty();
             inode.write().has_xattrs = Some(any);
             Ok(any)
         })
@@ -50,7 +47,7 @@ impl Volume {
 
     /// The names of all attributes.
     pub fn xattr_list(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
-        self.store().read(|tables| xattr_names(tables, ino))
+        self.store().read(|view| xattr_names(view, ino))
     }
 
     /// Sets an attribute.
@@ -83,7 +80,7 @@ impl Volume {
                 _ => {}
             }
             if !there {
-                let names = xattr_names(tables, ino)?;
+                let names = xattr_names(&tables.view(), ino)?;
                 let listed: usize = names.iter().map(|n| n.len() + 1).sum();
                 if listed + name.len() + 1 > LIST_MAX || !self.store().has_room() {
                     return Err(Errno::ENOSPC.into());

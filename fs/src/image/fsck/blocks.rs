@@ -1,5 +1,6 @@
 //! Extents and bitmaps: every block has at most one owner, and is marked exactly when it has one.
 
+use crate::image::fsck::bitmaps::{Bitmaps, Group};
 use crate::image::fsck::claims::{Claims, Owner};
 use crate::image::fsck::inodes;
 use crate::image::fsck::model::Model;
@@ -26,7 +27,7 @@ type Key = (u64, u64);
 /// Checks every extent, the block counts of inodes, and the bitmaps. Returns the blocks in use.
 pub fn check(m: &mut Model, f: &mut Findings, layout: Layout<'_>) -> Claims {
     let mut claims = Claims::default();
-    for run in fixed_runs(layout.chunks, layout.total) {
+    for run in fixed_runs(layout.chunks) {
         // Overlapping chunks were refused with the superblock.
         let _ = claims.claim(run, Owner::Fixed);
     }
@@ -77,13 +78,8 @@ fn sums(m: &Model) -> BTreeMap<u64, u64> {
 
 /// ... an extent must be confirmed by the bitmap...
 fn drop_unmarked(m: &mut Model, f: &mut Findings, total: u64) {
-    let groups = &m.groups;
-    let marked = |block: u64| {
-        let row = groups.get(&(block / GROUP_BLOCKS));
-        let bit = block % GROUP_BLOCKS;
-        row.and_then(|r| r.get((bit / 8) as usize)).is_none_or(|b| b & (1 << (bit % 8)) != 0)
-    };
-    let inside = |e: &Extent| e.start.checked_add(e.blocks).is_some_and(|end| end < total);
+    let marked = |block: u64| m.bitmaps.is_used(block, total);
+    let inside = |e: &Extent| e.start.checked_add(e.blocks).is_some_and(|end| end <= total);
     let bad = m
         .extents
         .iter()
@@ -143,7 +139,7 @@ fn judge(
     if blocks == 0 || logical >= BLOCK_MAX || blocks > BLOCK_MAX - logical {
         return Some(format!("a length of {blocks} blocks is impossible"));
     }
-    if start == 0 || start.checked_add(blocks).is_none_or(|end| end > total - 1) {
+    if start == 0 || start.checked_add(blocks).is_none_or(|end| end > total) {
         return Some(format!("blocks {start}+{blocks} are outside the image"));
     }
     if logical < free_from {
@@ -167,30 +163,33 @@ fn check_block_counts(m: &mut Model, f: &mut Findings) {
 }
 
 fn check_groups(m: &mut Model, f: &mut Findings, total: u64, claims: &Claims) {
-    let rows = claims.rows(total);
-    for (group, row) in &m.groups {
-        let object = format!("group {group}");
-        match rows.get(group) {
-            None => f.error(object, "lies beyond the end of the image", "the row is dropped"),
-            Some(want) if want.len() != row.len() => {
-                let problem = format!("its bitmap has {} bytes", row.len());
-                f.error(object, problem, "the bitmap is made anew");
-            }
-            Some(_) => {}
-        }
+    let want = Bitmaps::of(claims, total);
+    let beyond = m.bitmaps.groups.keys().filter(|group| **group >= total.div_ceil(GROUP_BLOCKS));
+    for group in beyond {
+        f.error(format!("group {group}"), "lies beyond the end of the image", "the row is dropped");
     }
     let mut differences = Differences::default();
-    for (group, want) in &rows {
-        match m.groups.get(group) {
-            None => f.error(format!("group {group}"), "has no bitmap", "it is made anew"),
-            Some(have) if have.len() == want.len() && have != want => {
-                differences.add(group * GROUP_BLOCKS, have, want, claims);
+    for group in &m.bitmaps.touched(total) | &want.touched(total) {
+        match (m.bitmaps.group(group, total), want.group(group, total)) {
+            (Group::Missing, _) => {
+                let problem = "has no bitmap, and is neither all free nor all used";
+                f.error(format!("group {group}"), problem, "it is made anew");
             }
-            Some(_) => {}
+            (Group::Bits(have), Group::Bits(want)) if have != want => {
+                differences.add(group * GROUP_BLOCKS, &have, &want, claims);
+            }
+            _ => {}
+        }
+        let kept = m.bitmaps.groups.get(&group);
+        if let (Some(have), Group::Bits(counted)) = (kept, m.bitmaps.group(group, total))
+            && *have != counted
+        {
+            let problem = "has a bitmap that its number of free blocks denies";
+            f.error(format!("group {group}"), problem, "both are made anew");
         }
     }
     differences.report(f);
-    m.groups = rows;
+    m.bitmaps = want;
 }
 
 /// Blocks whose bit is wrong: how many, and the first.

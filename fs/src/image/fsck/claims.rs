@@ -1,7 +1,6 @@
 //! Which runs of blocks belong to whom.
 
 use crate::image::pins::Run;
-use crate::image::space::GROUP_BLOCKS;
 use std::collections::BTreeMap;
 
 /// An owner of blocks.
@@ -49,23 +48,9 @@ impl Claims {
         self.runs.iter().map(|(start, (end, _))| end - start).sum()
     }
 
-    /// The rows of table `groups` for a filesystem of `total` blocks. Bits past its end are set.
-    pub fn rows(&self, total: u64) -> BTreeMap<u64, Vec<u8>> {
-        let groups = total.div_ceil(GROUP_BLOCKS);
-        let mut rows: BTreeMap<u64, Vec<u8>> =
-            (0..groups).map(|g| (g, vec![0; (GROUP_BLOCKS / 8) as usize])).collect();
-        let tail = (total, (groups * GROUP_BLOCKS, Owner::Fixed));
-        for (start, (end, _)) in self.runs.iter().map(|(s, e)| (*s, *e)).chain([tail]) {
-            let mut at = start;
-            while at < end {
-                let stop = end.min((at / GROUP_BLOCKS + 1) * GROUP_BLOCKS);
-                if let Some(row) = rows.get_mut(&(at / GROUP_BLOCKS)) {
-                    set(row, at % GROUP_BLOCKS, stop - at);
-                }
-                at = stop;
-            }
-        }
-        rows
+    /// Everything that has an owner.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.runs.iter().map(|(start, (end, _))| Run { start: *start, blocks: end - start })
     }
 
     /// True when the filesystem itself owns `block`.
@@ -75,22 +60,9 @@ impl Claims {
     }
 }
 
-fn set(row: &mut [u8], from: u64, len: u64) {
-    let (mut at, end) = (from, from + len);
-    while at < end {
-        let (byte, bit) = ((at / 8) as usize, at % 8);
-        let n = (8 - bit).min(end - at);
-        row[byte] |= ((0xffu16 >> (8 - n)) << bit) as u8;
-        at += n;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::pins::Pins;
-    use crate::image::space::Space;
-    use std::sync::Arc;
 
     #[test]
     fn a_block_has_one_owner() {
@@ -104,16 +76,5 @@ mod tests {
         assert_eq!(claims.claim(Run { start: 9, blocks: 1 }, Owner::Fixed), Ok(()));
         assert!(claims.is_fixed(9) && !claims.is_fixed(10));
         assert_eq!(claims.blocks(), 7);
-    }
-
-    #[test]
-    fn rows_are_those_of_the_allocator() {
-        let total = 30_000;
-        let (mut claims, space) = (Claims::default(), Space::new(total, Arc::new(Pins::default())));
-        for (start, blocks) in [(0, 1), (63, 2), (8190, 9000), (29_999, 1)] {
-            claims.claim(Run { start, blocks }, Owner::Fixed).expect("free");
-            space.claim(Run { start, blocks });
-        }
-        assert_eq!(claims.rows(total).into_iter().collect::<Vec<_>>(), space.rows());
     }
 }

@@ -25,12 +25,12 @@ pub fn check(disk: &dyn Disk, f: &mut Findings) -> Result<Checked, ProbeError> {
     let path = || disk.name().to_owned();
     let open = |source| ProbeError::Open { path: path(), source };
     let have = disk.len().map_err(open)?;
-    if have < 3 * BLOCK {
+    if have < BLOCK {
         return Err(ProbeError::TooSmall { path: path(), size: have });
     }
-    let copies = probe::copies(disk, have).map_err(open)?;
+    let copies = probe::copies(disk).map_err(open)?;
     let superblock = match copies {
-        [Err(source @ (Unusable::Newer { .. } | Unusable::UnknownFeatures { .. })), _] => {
+        [Err(source), _] if source.is_foreign() => {
             return Err(ProbeError::Unusable { path: path(), source, hint: "" });
         }
         [Ok(first), Ok(second)] => compare(first, second, f),

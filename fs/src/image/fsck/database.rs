@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
+use crate::image::fsck::bitmaps::Bitmaps;
 use crate::image::fsck::blocks::{self, Layout};
 use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
@@ -14,8 +15,10 @@ use crate::image::store::open_database;
 use crate::image::superblock::Superblock;
 use crate::image::tables::Tables;
 use redb::{Database, ReadableDatabase as _};
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Blocks that a repair may add to the metadata area.
+const GROWTH_BLOCKS: u64 = 1 << 14;
 
 /// A database that may be damaged.
 pub struct Suspect {
@@ -30,7 +33,7 @@ pub struct Examined {
     /// The rows, corrected.
     pub model: Model,
     /// The bitmaps as they were.
-    pub groups: BTreeMap<u64, Vec<u8>>,
+    pub bitmaps: Bitmaps,
     /// Blocks in use.
     pub blocks_used: u64,
 }
@@ -45,8 +48,9 @@ impl Suspect {
         room: Option<Arc<Space>>,
         f: &mut Findings,
     ) -> Result<Suspect> {
-        let meta = Arc::new(MetaStore::new(disk.clone(), superblock.clone()));
+        let meta = Arc::new(MetaStore::salvage(disk.clone(), superblock.clone()));
         if let Some(space) = room {
+            space.reserve(GROWTH_BLOCKS, meta.end());
             meta.grow_into(space);
         }
         let db = guard("opening the database", || open_database(&meta))?;
@@ -72,9 +76,9 @@ impl Suspect {
     /// Uses the database. After a panic in it, it is leaked: closing it would run the code that
     /// just gave up.
     fn with<T>(&mut self, what: &str, f: impl FnOnce(&mut Database) -> Result<T>) -> Result<T> {
-        let mut db = self.db.take().ok_or_else(|| Error::Corrupt("the database gave up".into()))?;
+        let mut db = self.db.take().ok_or_else(|| Error::Damaged("the database gave up".into()))?;
         let result = guard(what, || f(&mut db));
-        if matches!(&result, Err(Error::Corrupt(_))) {
+        if matches!(&result, Err(Error::Damaged(_))) {
             std::mem::forget(db);
         } else {
             self.db = Some(db);
@@ -136,8 +140,8 @@ pub fn write(db: &Database, model: &Model) -> Result<()> {
 /// Free blocks: those that neither the old bitmaps nor the corrected ones have in use.
 pub fn free_blocks(examined: &Examined, total: u64) -> Arc<Space> {
     let space = Arc::new(Space::new(total, Arc::new(Pins::default())));
-    for (group, row) in examined.groups.iter().chain(&examined.model.groups) {
-        space.load_group(*group, row);
+    for bitmaps in [&examined.bitmaps, &examined.model.bitmaps] {
+        bitmaps.claim_in(&space, total);
     }
     space
 }
@@ -149,7 +153,7 @@ fn check_rows(
     progress: Progress<'_>,
 ) -> Examined {
     let layout = Layout { total: superblock.total_blocks, chunks: &superblock.chunks };
-    let groups = m.groups.clone();
+    let bitmaps = m.bitmaps.clone();
     progress("checking inodes");
     inodes::check(&mut m, f);
     progress("checking names");
@@ -162,7 +166,7 @@ fn check_rows(
         let gone = m.extents.iter().filter(|((ino, _), _)| orphans.contains(ino));
         gone.for_each(|(_, extent)| claims.release(extent.start));
         tree::reclaim(&mut m, f, &orphans);
-        m.groups = claims.rows(layout.total);
+        m.bitmaps = Bitmaps::of(&claims, layout.total);
     }
-    Examined { model: m, groups, blocks_used: claims.blocks() }
+    Examined { model: m, bitmaps, blocks_used: claims.blocks() }
 }

@@ -4,11 +4,12 @@
 //! Without repair the corrected model is thrown away. About 300 bytes of memory an inode.
 
 use crate::errno::{Error, Result};
+use crate::image::fsck::bitmaps::Bitmaps;
 use crate::image::fsck::report::Findings;
 use crate::image::guard::guard;
 use crate::image::tables::{
-    self, Attr, COUNTERS, EXTENTS, Extent, GROUPS, INODE_MAX, INODES, InodeRow, NAMES, ORPHANS,
-    TARGETS, Tables, XATTRS,
+    self, Attr, COUNTERS, EXTENTS, Extent, FREE, GROUPS, INODE_MAX, INODES, InodeRow, NAMES,
+    ORPHANS, TARGETS, Tables, XATTRS,
 };
 use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, TableDefinition};
 use redb::{TableHandle as _, Value};
@@ -31,8 +32,8 @@ pub struct Model {
     pub xattrs: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
     /// Table `orphans`.
     pub orphans: BTreeSet<u64>,
-    /// Table `groups`.
-    pub groups: BTreeMap<u64, Vec<u8>>,
+    /// Tables `groups` and `free`.
+    pub bitmaps: Bitmaps,
     /// Table `counters`.
     pub counters: BTreeMap<String, u64>,
     /// Some rows could not be read: what they said is lost, and what the others say may be damaged.
@@ -91,7 +92,10 @@ impl Model {
             m.orphans.insert(ino);
         });
         load.table(GROUPS, |group, row, _| {
-            m.groups.insert(group, row.to_vec());
+            m.bitmaps.groups.insert(group, row.to_vec());
+        });
+        load.table(FREE, |index, row, _| {
+            m.bitmaps.free.insert(index, row.to_vec());
         });
         load.table(COUNTERS, |name, n, _| {
             m.counters.insert(name.to_owned(), n);
@@ -123,7 +127,9 @@ impl Model {
         ));
         let orphans: BTreeMap<u64, ()> = self.orphans.iter().map(|ino| (*ino, ())).collect();
         sync!(tables.orphans, orphans, |k, v| (k, v), |k, v| (*k, *v));
-        sync!(tables.groups, self.groups, |k, v| (k, v.to_vec()), |k, v| (*k, v.as_slice()));
+        let Bitmaps { groups, free } = &self.bitmaps;
+        sync!(tables.groups, groups, |k, v| (k, v.to_vec()), |k, v| (*k, v.as_slice()));
+        sync!(tables.free, free, |k, v| (k, v.to_vec()), |k, v| (*k, v.as_slice()));
         sync!(tables.counters, self.counters, |k, v| (k.to_owned(), v), |k, v| (k.as_str(), *v));
         Ok(())
     }

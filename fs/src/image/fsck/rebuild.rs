@@ -7,10 +7,9 @@ use crate::disk::Disk;
 use crate::errno::{Error, Result};
 use crate::image::fsck::database::{Examined, free_blocks, write};
 use crate::image::guard::guard;
-use crate::image::metastore::{Backend, MetaStore};
-use crate::image::space::{Class, Space};
+use crate::image::metastore::{Backend, MetaStore, area_blocks};
+use crate::image::space::Space;
 use crate::image::superblock::{CHUNKS_MAX, Chunk, Superblock};
-use crate::image::{BLOCK, blocks_for};
 use redb::StorageBackend as _;
 use std::sync::Arc;
 
@@ -33,22 +32,19 @@ pub fn rebuild(
     })?;
     let bytes = built.superblock().metadata_bytes;
     let space = free_blocks(examined, superblock.total_blocks);
-    let chunks = allocate(&space, blocks_for(bytes))?;
-    copy(&Backend(built), bytes, &**writer, &chunks)?;
-    writer.sync()?;
-    let meta = MetaStore::new(writer.clone(), superblock.clone());
-    meta.update(|sb| {
-        sb.chunks = chunks;
-        sb.metadata_bytes = bytes;
-        sb.state = 0;
-    })?;
-    Ok(meta.superblock())
+    let chunks = allocate(&space, area_blocks(bytes))?;
+    let next = Superblock { chunks, metadata_bytes: bytes, state: 0, ..superblock.clone() };
+    let target = Backend(Arc::new(MetaStore::replace(writer.clone(), next, superblock)));
+    copy(&Backend(built), bytes, &target)?;
+    target.sync_data()?;
+    target.0.update(|_| ())?;
+    Ok(target.0.superblock())
 }
 
 fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
     let (mut chunks, mut logical) = (Vec::new(), 0);
     while missing > 0 {
-        let run = space.allocate(missing, None, Class::Metadata);
+        let run = space.allocate(missing, None);
         let Some(run) = run.filter(|_| chunks.len() < CHUNKS_MAX) else {
             let text = format!("no room for a new database: {missing} blocks are missing");
             return Err(Error::Corrupt(text));
@@ -60,19 +56,13 @@ fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
     Ok(chunks)
 }
 
-fn copy(from: &Backend, bytes: u64, to: &dyn Disk, chunks: &[Chunk]) -> Result<()> {
-    let mut logical = 0;
-    for chunk in chunks {
-        let mut at = 0;
-        while at < chunk.blocks * BLOCK {
-            let mut block = vec![0; (chunk.blocks * BLOCK - at).min(STEP) as usize];
-            // The last block may be longer than what is left of the database.
-            let have = bytes.saturating_sub(logical + at).min(block.len() as u64) as usize;
-            from.read(logical + at, &mut block[..have])?;
-            to.write(chunk.start * BLOCK + at, &block)?;
-            at += block.len() as u64;
-        }
-        logical += chunk.blocks * BLOCK;
+fn copy(from: &Backend, bytes: u64, to: &Backend) -> Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let mut part = vec![0; (bytes - at).min(STEP) as usize];
+        from.read(at, &mut part)?;
+        to.write(at, &part)?;
+        at += part.len() as u64;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::tables::{
-    Attr, INODES_USED, NEXT_INODE, dtype, name_hash, name_key, split_name_key,
+    Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key, split_name_key,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -236,7 +236,7 @@ fn check_counts(m: &mut Model, f: &mut Findings, orphans: &BTreeSet<u64>) {
 fn check_next_inode(m: &mut Model, f: &mut Findings) {
     let largest = m.inodes.last_key_value().map_or(ROOT, |(ino, _)| *ino);
     let next = m.counters.get(NEXT_INODE).copied();
-    if next.is_none_or(|next| next <= largest) {
+    if next.is_none_or(|next| next <= largest || next > INODE_MAX) {
         let was = next.map_or("missing".to_owned(), |n| n.to_string());
         let problem = format!("is {was}, the largest inode is {largest}");
         f.error(format!("counter {NEXT_INODE}"), problem, "it is set");

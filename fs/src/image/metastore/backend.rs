@@ -1,0 +1,59 @@
+//! The file that redb sees.
+
+use crate::image::metastore::MetaStore;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+/// The handle that redb owns; the mount keeps another one to the same store.
+#[derive(Debug)]
+pub struct Backend(pub Arc<MetaStore>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.superblock.read().metadata_bytes)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(out.len() as u64);
+        if end.is_none_or(|end| end > self.0.superblock.read().metadata_bytes) {
+            // A page number that a damaged page made up; redb asks for an error here.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match &self.0.overlay {
+            Some(overlay) => overlay.lock().read(&self.0, offset, out),
+            None => self.0.read_bytes(offset, out),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let store = &self.0;
+        let old = std::mem::replace(&mut store.superblock.write().metadata_bytes, len);
+        if let Some(overlay) = &store.overlay {
+            overlay.lock().set_len(len);
+            return Ok(());
+        }
+        if old != len {
+            store.unsaved.store(true, Release);
+        }
+        if len < old { store.shrink(len, old) } else { Ok(()) }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let store = &self.0;
+        if store.overlay.is_some() {
+            return Ok(());
+        }
+        store.flush_sums()?;
+        store.disk.sync()?;
+        // A superblock that names a new piece must find its checksums there.
+        if store.unsaved.load(Acquire) { store.save() } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match &self.0.overlay {
+            Some(overlay) => overlay.lock().write(&self.0, offset, data),
+            None => self.0.write_bytes(offset, data),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Every block of the metadata area is damaged in turn, on an image that nobody uses and under an
+//! open one: whoever meets it gets an error, nobody panics or is shown something else, what does not
+//! need it goes on, and repair brings back what can be brought back.
+
+mod images;
+
+use images::{Image, stamped};
+use inflight::disk::{Disk, FileDisk, MemoryDisk};
+use inflight::image::BLOCK;
+use inflight::image::fsck::Outcome;
+use inflight::image::superblock::Superblock;
+use inflight::ops::Fs;
+use inflight::options::{Options, ReadMode};
+use inflight::transport::server;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// The image in memory, where damage costs nothing.
+fn memory(bytes: &[u8]) -> Arc<MemoryDisk> {
+    let disk = MemoryDisk::new(bytes.len() as u64);
+    for (i, block) in bytes.chunks(BLOCK as usize).enumerate() {
+        if block.iter().any(|b| *b != 0) {
+            disk.write(i as u64 * BLOCK, block).expect("write");
+        }
+    }
+    Arc::new(disk)
+}
+
+fn open(disk: Arc<MemoryDisk>) -> Result<Fs, String> {
+    let options = Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
+    server::open_on(disk, &options).map_err(|e| e.to_string())
+}
+
+/// The blocks of the image that hold metadata.
+fn metadata_blocks(sb: &Superblock) -> Vec<u64> {
+    sb.chunks.iter().flat_map(|c| c.start..c.start + c.blocks).collect()
+}
+
+/// Looks at everything; an answer is an error or what was written. Counts both.
+fn look(fs: &Fs, files: &[(u64, usize)]) -> (usize, usize) {
+    let (mut right, mut refused) = (0, 0);
+    for (ino, len) in files {
+        match images::read(fs, *ino, 0, *len) {
+            Ok(bytes) => {
+                assert!(bytes == stamped(*ino, 0, *len), "inode {ino} is something else");
+                right += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    (right, refused)
+}
+
+fn files(image: &Image) -> Vec<(u64, usize)> {
+    let fs = image.open(true).expect("open");
+    let found = images::walk(&fs);
+    let len = |ino: u64| fs.getattr(ino).expect("attributes").attr;
+    let files = found.iter().filter(|(path, _)| path.contains("/file"));
+    let all = files.map(|(_, ino)| (*ino, len(*ino).size as usize)).collect();
+    server::close(&fs).expect("close");
+    all
+}
+
+#[test]
+fn a_rotten_block_on_an_image_at_rest_is_an_error_for_whoever_meets_it() {
+    let image = Image::with_content();
+    let (files, bytes, sb) = (files(&image), image.bytes(), image.superblock());
+    let (mut refused_mounts, mut refused_reads, mut harmless) = (0, 0, 0);
+    for block in metadata_blocks(&sb) {
+        let disk = memory(&bytes);
+        disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let fs = match open(disk.clone()) {
+                Ok(fs) => fs,
+                Err(_) => return (0, files.len() + 1),
+            };
+            let seen = look(&fs, &files);
+            // The last commit may meet the damage: an error then, and nothing worse.
+            let _ = server::close(&fs);
+            seen
+        }));
+        match result.unwrap_or_else(|_| panic!("block {block}: a panic")) {
+            (_, 0) => harmless += 1,
+            (0, n) if n > files.len() => refused_mounts += 1,
+            _ => refused_reads += 1,
+        }
+    }
+    assert!(refused_mounts > 0 && refused_reads > 0 && harmless > 0);
+}
+
+#[test]
+fn a_block_that_rots_under_a_mount_harms_only_those_who_need_it() {
+    let image = Image::with_content();
+    let (files, bytes, sb) = (files(&image), image.bytes(), image.superblock());
+    let (mut partial, mut harmless) = (0, 0);
+    for block in metadata_blocks(&sb) {
+        let disk = memory(&bytes);
+        let fs = open(disk.clone()).expect("open");
+        // Nothing was read yet but what opening reads: the caches are as good as dropped.
+        disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
+        let seen = catch_unwind(AssertUnwindSafe(|| look(&fs, &files)));
+        let (right, refused) = seen.unwrap_or_else(|_| panic!("block {block}: a panic"));
+        assert_eq!(right + refused, files.len());
+        partial += usize::from(right > 0 && refused > 0);
+        harmless += usize::from(refused == 0);
+        let _ = server::close(&fs);
+    }
+    assert!(partial > 0, "some block is needed by some files and not by others");
+    assert!(harmless > 0);
+}
+
+#[test]
+fn repair_brings_back_what_a_rotten_block_does_not_hold() {
+    let image = Image::with_content();
+    let (bytes, sb) = (image.bytes(), image.superblock());
+    let (mut found, mut clean) = (0, 0);
+    // Every seventh: a repair takes its time.
+    for block in metadata_blocks(&sb).into_iter().step_by(7) {
+        image.restore(&bytes);
+        let disk = FileDisk::open(&image.path(), true).expect("open");
+        disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
+        drop(disk);
+        let before = image.bytes();
+        let checked = image.try_fsck(false);
+        assert!(image.bytes() == before, "block {block}: a check wrote");
+        let Ok(report) = checked else { continue };
+        if report.outcome == Outcome::Clean {
+            clean += 1;
+            continue;
+        }
+        found += 1;
+        let repaired = image.fsck(true);
+        if repaired.outcome == Outcome::Corrected {
+            let again = image.fsck(false);
+            assert_eq!(again.found.total(), 0, "block {block}: {:#?}", again.found.list);
+            let fs = image.open(false).expect("a repaired image mounts");
+            images::walk(&fs);
+            server::close(&fs).expect("close");
+        }
+    }
+    assert!(found > 0 && clean > 0);
+}
