@@ -11,6 +11,7 @@ mod control;
 mod copy_range;
 mod create;
 mod directory;
+mod frozen;
 mod image_io;
 mod namespace;
 mod privileges;
@@ -33,6 +34,7 @@ use crate::image::tables::Attr;
 use crate::options::Options;
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
+use frozen::check_unfrozen;
 use stats::Stats;
 use std::sync::Arc;
 
@@ -45,6 +47,7 @@ pub struct Fs {
     io: ImageIo,
     options: Options,
     stats: Stats,
+    asks_opens: bool,
 }
 
 /// Who asks.
@@ -77,7 +80,10 @@ pub const NOATIME: u32 = 0x80;
 impl Fs {
     /// Operations over `volume` with data paths `io`.
     pub fn new(volume: Volume, io: ImageIo, options: Options) -> Fs {
-        Fs { volume, io, options, stats: Stats::default() }
+        // With nothing to refuse, the kernel need not ask.
+        let frozen = volume.has_frozen().unwrap_or(true);
+        let asks_opens = options.direct_io || options.open_messages || frozen;
+        Fs { volume, io, options, stats: Stats::default(), asks_opens }
     }
 
     /// The layer below.
@@ -121,9 +127,4 @@ fn shown(mut attr: Attr) -> Attr {
         attr.size = (attr.size * 32).next_multiple_of(4096).max(4096);
     }
     attr
-}
-
-/// EPERM for an immutable or append-only file.
-fn check_unfrozen(attr: &Attr) -> Answer<()> {
-    if attr.flags & (IMMUTABLE | APPEND) != 0 { Err(Errno::EPERM) } else { Ok(()) }
 }

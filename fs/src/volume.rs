@@ -33,6 +33,9 @@ use names::NameCache;
 use nix::errno::Errno;
 use std::sync::Arc;
 
+/// FS_APPEND_FL of ioctl_iflags(2).
+const APPEND: u32 = 0x20;
+
 /// An open filesystem.
 pub struct Volume {
     store: Store,
@@ -148,6 +151,8 @@ impl Volume {
         self.change(|tables| {
             let old = self.update(inode, true, |st| {
                 st.attr.touch(false);
+                let appends = flags & APPEND != 0;
+                st.append_from = appends.then(|| st.append_from.unwrap_or(st.attr.size));
                 std::mem::replace(&mut st.attr.flags, flags)
             });
             let by = i64::from(flags & frozen != 0) - i64::from(old & frozen != 0);
@@ -157,6 +162,13 @@ impl Volume {
             }
             Ok(())
         })
+    }
+
+    /// The size that an append-only file had when it became one, or when it was first written since the mount.
+    pub fn append_from(&self, inode: &Inode) -> u64 {
+        let mut st = inode.write();
+        let size = st.attr.size;
+        *st.append_from.get_or_insert(size)
     }
 
     /// True when some inode is immutable or append-only.

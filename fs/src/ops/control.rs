@@ -109,6 +109,7 @@ impl Fs {
         if (flags ^ old) & (IMMUTABLE | APPEND) != 0 {
             self.check_root(control)?;
         }
+        self.check_kept(&inode.attr(), flags)?;
         self.volume.set_flags(&inode, flags & SETTABLE, IMMUTABLE | APPEND)?;
         Ok(Vec::new())
     }
@@ -126,6 +127,23 @@ impl Fs {
         Ok(out)
     }
 
+    /// The FS_*_FL bits that `control` asks for; `None` when it sets none.
+    pub(super) fn flags_wanted(&self, control: &Control<'_>) -> Option<u32> {
+        let first = word(control.input, 0).ok()?;
+        match control.command {
+            SETFLAGS | SETFLAGS32 => Some(first),
+            FSSETXATTR => {
+                let old = self.inode(control.ino).ok()?.attr().flags;
+                let twin = |flags, (fl, xfl): &(u32, u32)| match first & xfl {
+                    0 => flags & !fl,
+                    _ => flags | fl,
+                };
+                Some(TWINS.iter().fold(old, twin))
+            }
+            _ => None,
+        }
+    }
+
     fn set_fsxattr(&self, control: &Control<'_>) -> Answer<IoctlReply> {
         self.check_owner(control)?;
         let (xflags, project) = (word(control.input, 0)?, word(control.input, 12)?);
@@ -134,10 +152,7 @@ impl Fs {
             return Err(Errno::EOPNOTSUPP);
         }
         let inode = self.inode(control.ino)?;
-        let mut flags = inode.attr().flags;
-        for (fl, xfl) in TWINS {
-            flags = if xflags & xfl != 0 { flags | fl } else { flags & !fl };
-        }
+        let flags = self.flags_wanted(control).ok_or(Errno::EINVAL)?;
         self.set_flags(control, flags)?;
         self.volume.set_attr(&inode, |attr| attr.project = project)?;
         Ok(Vec::new())

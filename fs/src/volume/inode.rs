@@ -36,6 +36,8 @@ pub struct State {
     pub dirty: bool,
     /// It differs in something that fdatasync(2) must make durable.
     pub dirty_contents: bool,
+    /// For an append-only file: the size that it had when it became one, or was loaded.
+    pub append_from: Option<u64>,
     /// Its row is gone; it lives on only in the hands of those who still have it.
     pub deleted: bool,
     /// Transaction of the last change that fdatasync(2) must make durable.
@@ -53,6 +55,7 @@ impl Inode {
             has_xattrs: None,
             dirty: false,
             dirty_contents: false,
+            append_from: None,
             deleted: false,
             data_sequence: 0,
             sequence: 0,

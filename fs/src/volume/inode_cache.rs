@@ -114,7 +114,10 @@ impl Shard {
             let Some(inode) = self.inodes.get(&ino) else { continue };
             // The map is locked, so a count of one cannot rise: nobody else can reach the inode.
             let idle = Arc::strong_count(inode) == 1 && inode.used.swap(0, Relaxed) == 0;
-            if idle && !inode.read().dirty && inode.read().attr.nlink > 0 {
+            let st = inode.read();
+            let plain = !st.dirty && st.attr.nlink > 0 && st.append_from.is_none();
+            drop(st);
+            if idle && plain {
                 self.inodes.remove(&ino);
                 dropped += 1;
             }
