@@ -13,6 +13,7 @@ const SETFLAGS: u32 = 0x4008_6602;
 const GETFLAGS32: u32 = 0x8004_6601;
 const SETFLAGS32: u32 = 0x4004_6602;
 const GETVERSION: u32 = 0x8008_7601;
+const GETVERSION32: u32 = 0x8004_7601;
 const FSGETXATTR: u32 = 0x801c_581f;
 const FSSETXATTR: u32 = 0x401c_5820;
 const GETFSLABEL: u32 = 0x8100_9431;
@@ -67,7 +68,10 @@ impl Fs {
                 Ok(flags[..width].to_vec())
             }
             SETFLAGS | SETFLAGS32 => self.set_flags(control, word(input, 0)?),
-            GETVERSION => Ok(u64::from(self.inode(ino)?.attr().generation).to_le_bytes().to_vec()),
+            // An int, whatever the number of the command says: callers such as lsattr(1) have no more room for it.
+            GETVERSION | GETVERSION32 => {
+                Ok(self.inode(ino)?.attr().generation.to_le_bytes().to_vec())
+            }
             FSGETXATTR => self.get_fsxattr(ino),
             FSSETXATTR => self.set_fsxattr(control),
             GETFSLABEL => {
@@ -167,13 +171,23 @@ impl Fs {
         }
         let label = String::from_utf8(control.input[..end].to_vec()).map_err(|_| Errno::EINVAL)?;
         let meta = self.volume.store().meta();
-        meta.update(|sb| sb.label = label).map_err(|_| Errno::EIO)?;
+        let failed = |e: std::io::Error| {
+            // The kernel reports a failed write-back once, and this one may have been anybody's: see
+            // Volume::sync_inode.
+            self.volume.store().shut_down();
+            Errno::from(crate::errno::Error::from(e))
+        };
+        meta.update(|sb| sb.label = label).map_err(failed)?;
         Ok(Vec::new())
     }
 
     fn shutdown(&self, control: &Control<'_>) -> Answer<IoctlReply> {
         self.check_root(control)?;
-        match word(control.input, 0)? {
+        // The number of the command says that it only returns something (_IOR), so over FUSE its argument does not come
+        // along: then it is a power cut, which is what shutdown of xfs_io(8) asks for.
+        let how =
+            if control.input.is_empty() { SHUTDOWN_NOLOGFLUSH } else { word(control.input, 0)? };
+        match how {
             SHUTDOWN_DEFAULT | SHUTDOWN_LOGFLUSH => self.syncfs()?,
             SHUTDOWN_NOLOGFLUSH => {}
             _ => return Err(Errno::EINVAL),

@@ -18,6 +18,7 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -325,7 +326,7 @@ impl Filesystem for Adapter {
             let refused = cached && answer == Err(Errno::EPERM) && fs.distrusts_pages(ino.0);
             reply::written(reply, &kernel, ino, cached, answer);
             if refused {
-                aside.run(move || reply::write_back(&kernel, ino));
+                aside.run(move || reply::write_back(&kernel, ino, 0..u64::MAX));
             }
         };
         if self.service.is_gated() {
@@ -544,7 +545,7 @@ impl Filesystem for Adapter {
             return serve();
         }
         self.aside.run(move || {
-            reply::write_back(&kernel, ino);
+            reply::write_back(&kernel, ino, 0..u64::MAX);
             serve();
         });
     }
@@ -593,13 +594,17 @@ impl Filesystem for Adapter {
                 },
             );
         };
-        if !self.service.fs().options().writeback {
+        let fs = self.service.fs().clone();
+        let depends = fs.unsure_hole(ino.0, offset, whence);
+        if !fs.options().writeback || depends.is_ok_and(|hole| hole.is_none()) {
             return seek();
         }
         // The kernel seeks without writing back what only it knows, so it is made to. That waits for
         // WRITEs, which no thread of the session may do.
         self.aside.run(move || {
-            reply::write_back(&kernel, ino);
+            let write_back = |hole: &Range<u64>| reply::write_back(&kernel, ino, hole.clone());
+            // What fails here fails again when it is served.
+            let _ = fs.settle_hole(ino.0, offset, whence, write_back);
             seek();
         });
     }
