@@ -29,10 +29,11 @@ fn a_parked_write_holds_up_no_seek_that_does_not_depend_on_it() {
     let (f, g) = (layout(f).expect("write"), layout(g).expect("write"));
     let mut gate = Client::connect(&socket).expect("the gate");
     let rule = gate.park(Rule::at(Phase::Received).op("write").path("/f")).expect("a rule");
-    // Two writes: into the first data, and into the hole that follows the second one.
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            f.write_all_at(b"over", 0).and_then(|()| f.sync_all()).expect("released in the end");
+            f.write_all_at(b"over", 0).expect("into the page cache");
+            // fsync(2) would hold a lock in the kernel that lseek(2) takes.
+            nix::unistd::syncfs(&f).expect("released in the end");
         });
         assert!(gate.wait_parked(Some(rule), 1, BOUND).expect("wait").reached);
         let (done, seen) = std::sync::mpsc::channel();
@@ -45,6 +46,7 @@ fn a_parked_write_holds_up_no_seek_that_does_not_depend_on_it() {
         let found = seen.recv_timeout(BOUND);
         // A seek of another file, and one that depends on what is parked.
         assert_eq!(lseek(&g, 0, Whence::SeekHole), Ok(8192));
+        assert_eq!(gate.list().expect("list").parked.len(), 1, "it was parked all the time");
         gate.open().expect("open");
         assert_eq!(found, Ok([Ok(0), Ok(8192), Ok(1 << 20)]), "they were held up");
     });
@@ -76,6 +78,7 @@ fn a_seek_that_waits_for_a_parked_write_holds_up_no_other_file() {
         let g = &g;
         scope.spawn(move || done.send(lseek(g, 0, Whence::SeekData)).expect("the test waits"));
         let found = seen.recv_timeout(BOUND);
+        assert_eq!(gate.list().expect("list").parked.len(), 1, "it was parked all the time");
         gate.open().expect("open");
         assert_eq!(found, Ok(Ok(4096)), "the other file's seek was held up");
         assert_eq!(waits.join().expect("no panic"), Ok(4096), "data that was on its way is data");
