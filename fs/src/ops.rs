@@ -128,3 +128,17 @@ fn shown(mut attr: Attr) -> Attr {
     }
     attr
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::mkfs::{MkfsOptions, mkfs};
+    use std::path::Path;
+
+    /// The operations over a new image of 32 MiB.
+    pub fn open(image: &Path) -> Fs {
+        mkfs(image, &MkfsOptions { size: Some(32 << 20), ..Default::default() }).expect("mkfs");
+        let options = Options { slabs: 1, ..Options::default() };
+        crate::transport::server::open(image, &options).expect("an image")
+    }
+}

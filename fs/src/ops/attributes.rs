@@ -93,10 +93,7 @@ impl Fs {
         if set.size.is_some() || chown {
             self.drop_privileges(&inode, set.kill_suidgid || chown)?;
         }
-        if let Some(mode) = set.mode {
-            self.chmod_acl(&inode, mode)?;
-        }
-        self.volume.set_attr(&inode, |attr| {
+        self.set_attr_and_acl(&inode, set.mode, |attr| {
             attr.ctime = set.ctime.unwrap_or_else(Time::now);
             if let Some(mode) = set.mode {
                 attr.mode = attr.mode & libc::S_IFMT | mode & 0o7777;

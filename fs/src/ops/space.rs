@@ -82,7 +82,7 @@ impl Fs {
             check_unfrozen(&attr)?;
         }
         self.volume.fallocate(&inode, what, offset, len)?;
-        self.drop_privileges(&inode, caller.uid != 0)
+        self.drop_privileges_by(caller, &inode)
     }
 
     /// The hole that the answer to lseek(2) depends on: a kernel that caches writes may hold data for it that it has not

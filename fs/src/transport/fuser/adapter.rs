@@ -498,9 +498,10 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let who = caller(req);
         self.service.serve(
             subject(req, opcode::LISTXATTR, ino),
-            move |fs| fs.listxattr(ino.0),
+            move |fs| fs.listxattr(who, ino.0),
             move |answer| reply::xattr(reply, size, answer),
         );
     }
