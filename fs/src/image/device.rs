@@ -1,6 +1,7 @@
 //! The bytes of the image: a regular file or a block device.
 
-use std::fs::{File, OpenOptions};
+use crate::image::lock::open_image;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -23,16 +24,10 @@ impl Device {
     /// # Errors
     /// Those of open(2); `InvalidInput` when it is neither a regular file nor a block device.
     pub fn open(path: &Path, writable: bool) -> io::Result<Device> {
-        let file = OpenOptions::new().read(true).write(writable).open(path)?;
-        let kind = file.metadata()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "neither a regular file nor a block device",
-            ));
-        }
+        let file = open_image(path, writable)?;
+        let block_device = file.metadata()?.file_type().is_block_device();
         let path = std::fs::canonicalize(path)?;
-        Ok(Device { file, path, block_device: kind.is_block_device(), writable })
+        Ok(Device { file, path, block_device, writable })
     }
 
     /// Where it was opened.

@@ -55,12 +55,6 @@ pub enum FsckError {
         /// Who has it.
         source: LockError,
     },
-    /// The kernel has it.
-    #[error("{image} is a block device that the kernel uses (mounted, or part of something)")]
-    Busy {
-        /// The image.
-        image: PathBuf,
-    },
     /// The repair failed half way; the image is at its last commit.
     #[error("{image}: the repair failed: {source}")]
     Repair {
@@ -87,10 +81,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let open = |source| ProbeError::Open { path: image(), source };
     let device = Arc::new(Device::open(path, false).map_err(open)?);
     let _lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
+        .and_then(|lock| lock.claim(device.path()))
         .map_err(|source| FsckError::Locked { image: image(), source })?;
-    if lock::kernel_uses(path) {
-        return Err(FsckError::Busy { image: image() });
-    }
     let first = look(&device, options.progress)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
         return Ok(report(path, first, None));

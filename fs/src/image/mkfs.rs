@@ -126,11 +126,8 @@ fn prepare(path: &Path, options: &MkfsOptions) -> Result<(Arc<Device>, ImageLock
     let open = |e: io::Error| MkfsError::Open { path: path.into(), source: e };
     let device = Device::open(path, true).map_err(open)?;
     let lock = ImageLock::acquire(device.file(), device.path(), lock::PATIENCE)
+        .and_then(|lock| lock.claim(device.path()))
         .map_err(|source| MkfsError::Locked { path: path.into(), source })?;
-    if lock::kernel_uses(path) {
-        let what = "is a block device that the kernel uses (mounted, or part of something)";
-        return Err(MkfsError::Usage(format!("{} {what}", path.display())));
-    }
     let have = device.size().map_err(open)?;
     if !options.force {
         refuse_content(&device, path, have)?;

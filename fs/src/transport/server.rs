@@ -159,11 +159,9 @@ fn session(
     let device = mount::mount(image, &request.mountpoint, &request.options)?;
     let mut config = ::fuser::Config::default();
     config.n_threads = Some(request.options.threads);
-    let acl = match request.options.allow_other {
-        true => ::fuser::SessionACL::All,
-        false => ::fuser::SessionACL::Owner,
-    };
-    ::fuser::Session::from_fd(adapter, device, acl, config)
+    // Who may use the mount is checked by the kernel (fuse_allow_current_process). What comes from others than the owner
+    // is its own work, such as writing back times.
+    ::fuser::Session::from_fd(adapter, device, ::fuser::SessionACL::All, config)
 }
 
 /// Opens an image for use; the caller closes it with [`close`].
@@ -171,7 +169,10 @@ pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
     let device = Device::open(image, !options.read_only)
         .map_err(|source| ProbeError::Open { path: image.into(), source })?;
     let locked = |source| MountError::Locked { image: image.into(), source };
-    let lock = ImageLock::acquire(device.file(), device.path(), PATIENCE).map_err(locked)?;
+    let mut lock = ImageLock::acquire(device.file(), device.path(), PATIENCE).map_err(locked)?;
+    if !options.read_only {
+        lock = lock.claim(device.path()).map_err(locked)?;
+    }
     let superblock = probe::superblock(&device, !options.read_only)?;
     let device = Arc::new(device);
     let meta = Arc::new(MetaStore::new(device.clone(), superblock));
