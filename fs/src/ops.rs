@@ -74,6 +74,8 @@ pub struct Entry {
 pub const IMMUTABLE: u32 = 0x10;
 /// FS_APPEND_FL of ioctl_iflags(2).
 pub const APPEND: u32 = 0x20;
+/// FS_DIRSYNC_FL of ioctl_iflags(2).
+const DIRSYNC: u32 = 0x1_0000;
 /// FS_NOATIME_FL of ioctl_iflags(2).
 pub const NOATIME: u32 = 0x80;
 

@@ -21,8 +21,9 @@ const SETFSLABEL: u32 = 0x4100_9432;
 const FITRIM: u32 = 0xc018_5879;
 const SHUTDOWN: u32 = 0x8004_587d;
 
-/// Flags that may be set: sync, immutable, append, nodump, noatime, dirsync, topdir, projinherit.
-const SETTABLE: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x2_0000 | 0x2000_0000;
+/// Flags that may be set: immutable, append, nodump, noatime, dirsync, topdir, projinherit. Not sync: the kernel
+/// gathers writes without asking, so it would not be kept; mount with `-o sync` instead.
+const SETTABLE: u32 = 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x2_0000 | 0x2000_0000;
 /// FS_*_FL and its FS_XFLAG_* twin.
 const TWINS: [(u32, u32); 6] = [
     (0x8, 0x20),          // sync
@@ -114,7 +115,8 @@ impl Fs {
             self.check_root(control)?;
         }
         self.check_kept(&inode.attr(), flags)?;
-        self.volume.set_flags(&inode, flags & SETTABLE, IMMUTABLE | APPEND)?;
+        // What an older version let be set stays until it is taken away.
+        self.volume.set_flags(&inode, flags & (SETTABLE | old), IMMUTABLE | APPEND)?;
         Ok(Vec::new())
     }
 
