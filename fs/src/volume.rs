@@ -31,6 +31,7 @@ use inode::{Inode, State};
 use inode_cache::InodeCache;
 use names::NameCache;
 use nix::errno::Errno;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// FS_APPEND_FL of ioctl_iflags(2).
@@ -41,6 +42,8 @@ pub struct Volume {
     store: Store,
     inodes: InodeCache,
     names: NameCache,
+    /// Files that a crash left without a name, not yet reclaimed.
+    orphans: Mutex<Vec<u64>>,
     hash_key: [u8; 16],
 }
 
@@ -49,10 +52,15 @@ impl Volume {
     /// name but were still open.
     pub fn open(store: Store) -> Result<Volume> {
         let hash_key = store.meta().superblock().hash_key;
-        let volume =
-            Volume { store, inodes: InodeCache::default(), names: NameCache::default(), hash_key };
+        let volume = Volume {
+            store,
+            inodes: InodeCache::default(),
+            names: NameCache::default(),
+            orphans: Mutex::default(),
+            hash_key,
+        };
         volume.inode(ROOT)?;
-        volume.reclaim_orphans()?;
+        volume.find_orphans()?;
         Ok(volume)
     }
 

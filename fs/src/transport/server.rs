@@ -196,7 +196,10 @@ fn commit(fs: &Fs) {
     if fs.volume().store().check_writable().is_err() {
         return;
     }
-    if let Err(e) = fs.volume().commit_if_changed(Recovery::Quick) {
+    let volume = fs.volume();
+    if let Err(e) =
+        volume.reclaim_orphans().and_then(|()| volume.commit_if_changed(Recovery::Quick))
+    {
         tracing::error!("periodic commit: {e}");
     }
 }
