@@ -106,7 +106,11 @@ impl Volume {
         let mut st = inode.write();
         if st.extents.is_none() {
             let sb = self.store.meta().superblock();
-            st.extents = Some(inode::load_extents(tables, inode.ino, &sb)?);
+            let extents = inode::load_extents(tables, inode.ino, &sb)?;
+            let loaded = extents.len();
+            st.extents = Some(extents);
+            drop(st);
+            self.inodes.note_extents(loaded);
         }
         Ok(())
     }

@@ -36,6 +36,12 @@ fn a_full_image_answers_and_deletes_make_room() {
             File::open(&mount.dir).and_then(|d| d.sync_all()).expect("sync of a full image");
         }
     }
+    let said = nix::sys::statvfs::statvfs(&mount.dir).expect("statvfs");
+    assert_eq!(
+        (said.files_free(), said.blocks_available()),
+        (0, 0),
+        "df -i believes that there is room"
+    );
     assert_eq!(fs::read(mount.path("kept")).expect("read"), pattern(100_000, 7));
     for i in 0..=full {
         fs::remove_file(mount.path(&format!("f{i}"))).expect("deletes work on a full image");

@@ -174,7 +174,12 @@ impl Space {
 
     /// True while there is room for new names and inodes; deletes may go deeper.
     pub fn has_room(&self) -> bool {
-        self.state.lock().busy.free > self.reserve / 4 * 3
+        self.room() > 0
+    }
+
+    /// Blocks that new names and inodes may still take.
+    pub fn room(&self) -> u64 {
+        self.state.lock().busy.free.saturating_sub(self.reserve / 4 * 3)
     }
 
     /// True when so little is free that transactions must stay small.

@@ -251,6 +251,11 @@ impl Store {
         self.space.has_room() && self.meta.chunks_left() > CHUNKS_KEPT
     }
 
+    /// Blocks that new names and inodes may still take: 0 when [`Store::has_room`] says no.
+    pub fn room(&self) -> u64 {
+        if self.has_room() { self.space.room() } else { 0 }
+    }
+
     fn commit_locked(
         &self,
         slot: &mut Option<Running>,

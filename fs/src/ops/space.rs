@@ -36,7 +36,7 @@ impl Fs {
             .store()
             .read(|t| Ok(t.counters.get(INODES_USED)?.map_or(0, |v| v.value())))?;
         // An inode and its name take about 256 bytes of the metadata area.
-        let files_free = usage.free * (BLOCK / 256);
+        let files_free = self.volume.store().room() * (BLOCK / 256);
         Ok(StatFs {
             blocks: usage.total,
             free: usage.free,

@@ -78,6 +78,11 @@ impl Inode {
         self.state.write()
     }
 
+    /// As [`Inode::write`], without waiting.
+    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, State>> {
+        self.state.try_write()
+    }
+
     /// A copy of the attributes.
     pub fn attr(&self) -> Attr {
         self.state.read().attr.clone()
