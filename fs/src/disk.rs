@@ -7,7 +7,7 @@
 mod file;
 mod memory;
 
-pub use file::FileDisk;
+pub use file::{FileDisk, open_image};
 pub use memory::MemoryDisk;
 
 use std::io;

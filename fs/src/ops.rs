@@ -11,6 +11,7 @@ mod control;
 mod copy_range;
 mod create;
 mod directory;
+mod frozen;
 mod namespace;
 mod privileges;
 pub mod read;
@@ -32,6 +33,7 @@ use crate::image::tables::Attr;
 use crate::options::Options;
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
+use frozen::check_unfrozen;
 use stats::Stats;
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ pub struct Fs {
     io: ImageIo,
     options: Options,
     stats: Stats,
+    asks_opens: bool,
 }
 
 /// Who asks.
@@ -70,13 +73,18 @@ pub struct Entry {
 pub const IMMUTABLE: u32 = 0x10;
 /// FS_APPEND_FL of ioctl_iflags(2).
 pub const APPEND: u32 = 0x20;
+/// FS_DIRSYNC_FL of ioctl_iflags(2).
+const DIRSYNC: u32 = 0x1_0000;
 /// FS_NOATIME_FL of ioctl_iflags(2).
 pub const NOATIME: u32 = 0x80;
 
 impl Fs {
     /// Operations over `volume` with data paths `io`.
     pub fn new(volume: Volume, io: ImageIo, options: Options) -> Fs {
-        Fs { volume, io, options, stats: Stats::default() }
+        // With nothing to refuse, the kernel need not ask.
+        let frozen = volume.has_frozen().unwrap_or(true);
+        let asks_opens = options.direct_io || options.open_messages || frozen;
+        Fs { volume, io, options, stats: Stats::default(), asks_opens }
     }
 
     /// The layer below.
@@ -122,7 +130,16 @@ fn shown(mut attr: Attr) -> Attr {
     attr
 }
 
-/// EPERM for an immutable or append-only file.
-fn check_unfrozen(attr: &Attr) -> Answer<()> {
-    if attr.flags & (IMMUTABLE | APPEND) != 0 { Err(Errno::EPERM) } else { Ok(()) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::mkfs::{MkfsOptions, mkfs};
+    use std::path::Path;
+
+    /// The operations over a new image of 32 MiB.
+    pub fn open(image: &Path) -> Fs {
+        mkfs(image, &MkfsOptions { size: Some(32 << 20), ..Default::default() }).expect("mkfs");
+        let options = Options { slabs: 1, ..Options::default() };
+        crate::transport::server::open(image, &options).expect("an image")
+    }
 }

@@ -91,7 +91,7 @@ pub struct Options {
     pub subtype: bool,
     /// The defect to serve with, in builds with the `mutants` feature.
     pub mutant: Option<Mutant>,
-    /// Passed on to mount(2): nosuid, nodev, noexec, sync, dirsync.
+    /// Passed on to mount(2): nosuid, nodev, noexec, nosymfollow, sync, dirsync.
     pub kernel: Vec<String>,
 }
 
@@ -152,6 +152,9 @@ const NAMES: &[&str] = &[
     "nosuid",
     "nodev",
     "noexec",
+    "nosymfollow",
+    "sync",
+    "dirsync",
 ];
 
 /// What is wrong with an option.
@@ -214,19 +217,25 @@ impl Options {
             }
             "attr_timeout" => self.attr_timeout = seconds("attr_timeout", value)?,
             "entry_timeout" => self.entry_timeout = seconds("entry_timeout", value)?,
-            "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "sync" | "async"
-            | "dirsync" => {
+            "nosuid" | "nodev" | "noexec" | "nosymfollow" | "sync" | "dirsync" => {
                 self.kernel.push(name.to_owned());
             }
+            "suid" | "dev" | "exec" | "symfollow" => self.kernel.retain(|k| k[2..] != *name),
+            "async" => self.kernel.retain(|k| k != "sync"),
             // What mount(8), fstab(5) and systemd add for themselves; a read-only mount never recovers.
             "norecovery" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users"
             | "owner" | "_netdev" | "nofail" | "lazytime" | "nolazytime" | "loud" | "silent"
             | "iversion" | "noiversion" | "rootcontext" | "context" | "mand" | "nomand"
-            | "nosymfollow" | "X-mount.mkdir" => {}
+            | "X-mount.mkdir" => {}
             _ if name.starts_with("x-") || name.starts_with("comment") => {}
             _ => return Err(unknown(option)),
         }
         Ok(())
+    }
+
+    /// Changes of directories are durable before they are answered.
+    pub fn dirsync(&self) -> bool {
+        self.kernel.iter().any(|k| k == "sync" || k == "dirsync")
     }
 
     /// The transport that serves, and why.
@@ -315,6 +324,8 @@ mod tests {
         let mut o = Options::default();
         o.add("ro,noatime,read=direct,threads=3,rw,x-systemd.automount").expect("valid");
         assert!(!o.read_only && o.read == ReadMode::Direct && o.threads == 3);
+        o.add("nosuid,nodev,sync,suid,async,nosymfollow").expect("valid");
+        assert_eq!(o.kernel, ["nodev", "nosymfollow"]);
         let e = o.add("writebak").expect_err("no such option");
         assert_eq!(e.to_string(), "unknown mount option 'writebak'; did you mean 'writeback'?");
         let e = o.add("threads=0").expect_err("out of range");

@@ -32,13 +32,19 @@ use inode::{Inode, State};
 use inode_cache::InodeCache;
 use names::NameCache;
 use nix::errno::Errno;
+use parking_lot::Mutex;
 use std::sync::Arc;
+
+/// FS_APPEND_FL of ioctl_iflags(2).
+const APPEND: u32 = 0x20;
 
 /// An open filesystem.
 pub struct Volume {
     store: Store,
     inodes: InodeCache,
     names: NameCache,
+    /// Files that a crash left without a name, not yet reclaimed.
+    orphans: Mutex<Vec<u64>>,
     hash_key: [u8; 16],
 }
 
@@ -47,10 +53,15 @@ impl Volume {
     /// name but were still open.
     pub fn open(store: Store) -> Result<Volume> {
         let hash_key = store.meta().superblock().hash_key;
-        let volume =
-            Volume { store, inodes: InodeCache::default(), names: NameCache::default(), hash_key };
+        let volume = Volume {
+            store,
+            inodes: InodeCache::default(),
+            names: NameCache::default(),
+            orphans: Mutex::default(),
+            hash_key,
+        };
         volume.inode(ROOT)?;
-        volume.reclaim_orphans()?;
+        volume.find_orphans()?;
         Ok(volume)
     }
 
@@ -96,7 +107,11 @@ impl Volume {
         let mut st = inode.write();
         if st.extents.is_none() {
             let sb = self.store.meta().superblock();
-            st.extents = Some(inode::load_extents(view, inode.ino, &sb)?);
+            let extents = inode::load_extents(view, inode.ino, &sb)?;
+            let loaded = extents.len();
+            st.extents = Some(extents);
+            drop(st);
+            self.inodes.note_extents(loaded);
         }
         Ok(())
     }
@@ -149,6 +164,8 @@ impl Volume {
         self.change(|tables| {
             let old = self.update(inode, true, |st| {
                 st.attr.touch(false);
+                let appends = flags & APPEND != 0;
+                st.append_from = appends.then(|| st.append_from.unwrap_or(st.attr.size));
                 std::mem::replace(&mut st.attr.flags, flags)
             });
             let by = i64::from(flags & frozen != 0) - i64::from(old & frozen != 0);
@@ -158,6 +175,13 @@ impl Volume {
             }
             Ok(())
         })
+    }
+
+    /// The size that an append-only file had when it became one, or when it was first written since the mount.
+    pub fn append_from(&self, inode: &Inode) -> u64 {
+        let mut st = inode.write();
+        let size = st.attr.size;
+        *st.append_from.get_or_insert(size)
     }
 
     /// True when some inode is immutable or append-only.

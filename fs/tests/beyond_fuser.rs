@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, ok};
-use inflight::ops::{Caller, Unnamed, WriteArgs};
+use inflight::ops::{Caller, Control, Fs, Make, Unnamed, WriteArgs};
 use inflight::options::Options;
 use inflight::transport::server;
 
@@ -84,5 +84,71 @@ fn the_birth_time_is_the_time_of_creation_for_good() {
     drop(fs);
     let fs = open(&place);
     assert_eq!(fs.lookup(1, b"f").expect("lookup").attr.btime, entry.attr.btime);
+    server::close(&fs).expect("close");
+}
+
+/// Mounts, changes names, loses power; the names that are there afterwards.
+fn names_after_a_crash(place: &Place, options: &Options, change: impl FnOnce(&Fs)) -> Vec<String> {
+    let fs = server::open(&place.image, options).expect("an image");
+    change(&fs);
+    // Dropped without close, as a crash would.
+    drop(fs);
+    let fs = open(place);
+    let mut names = Vec::new();
+    let list = fs.readdir(1, 0, |entry| {
+        names.push(String::from_utf8_lossy(&entry.name).into_owned());
+        false
+    });
+    list.expect("readdir");
+    server::close(&fs).expect("close");
+    names.retain(|name| name != "." && name != "..");
+    names.sort();
+    names
+}
+
+fn change_names(fs: &Fs) {
+    let make = |name, mode| {
+        let make = Make { caller: ME, parent: 1, name, mode, umask: 0, rdev: 0, target: None };
+        fs.make(&make).expect("make").ino
+    };
+    let file = make(b"made", libc::S_IFREG | 0o644);
+    make(b"unlinked", libc::S_IFREG | 0o644);
+    make(b"dir", libc::S_IFDIR | 0o755);
+    make(b"moving", libc::S_IFREG | 0o644);
+    fs.link(file, 1, b"linked").expect("link");
+    fs.unlink(1, b"unlinked").expect("unlink");
+    fs.rmdir(1, b"dir").expect("rmdir");
+    fs.rename(ME, (1, b"moving"), (1, b"moved"), 0).expect("rename");
+}
+
+#[test]
+fn where_directories_are_synchronous_no_name_is_lost() {
+    let all = ["linked", "made", "moved"];
+    for how in ["", "sync", "dirsync", "+D"] {
+        let place = Place::new(32);
+        let mut options = Options { slabs: 1, ..Options::default() };
+        options.add(how.trim_start_matches("+D")).expect("options");
+        let names = names_after_a_crash(&place, &options, |fs| {
+            if how == "+D" {
+                let input = &0x1_0000_u32.to_le_bytes();
+                let caller = Caller { uid: 0, ..ME };
+                let set = Control { caller, ino: 1, command: 0x4008_6602, input };
+                fs.ioctl(&set).expect("FS_IOC_SETFLAGS");
+            }
+            change_names(fs);
+        });
+        let expected: &[&str] = if how.is_empty() { &[] } else { &all };
+        assert_eq!(names, expected, "{how}");
+    }
+}
+
+#[test]
+fn a_flag_that_would_not_be_kept_is_refused() {
+    let place = Place::new(32);
+    let fs = open(&place);
+    let sync = &0x8_u32.to_le_bytes();
+    let set =
+        Control { caller: Caller { uid: 0, ..ME }, ino: 1, command: 0x4008_6602, input: sync };
+    assert_eq!(fs.ioctl(&set), Err(inflight::errno::Errno::EOPNOTSUPP));
     server::close(&fs).expect("close");
 }

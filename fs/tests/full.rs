@@ -36,6 +36,12 @@ fn a_full_image_answers_and_deletes_make_room() {
             File::open(&mount.dir).and_then(|d| d.sync_all()).expect("sync of a full image");
         }
     }
+    let said = nix::sys::statvfs::statvfs(&mount.dir).expect("statvfs");
+    assert_eq!(
+        (said.files_free(), said.blocks_available()),
+        (0, 0),
+        "df -i believes that there is room"
+    );
     assert_eq!(fs::read(mount.path("kept")).expect("read"), pattern(100_000, 7));
     for i in 0..=full {
         fs::remove_file(mount.path(&format!("f{i}"))).expect("deletes work on a full image");
@@ -114,4 +120,69 @@ fn zeroing_needs_no_blocks_that_it_has_and_changes_nothing_when_it_needs_more() 
     let mount = place.mount("", &[]);
     assert!(fs::read(mount.path("f")).expect("read") == wanted, "all of it survives");
     mount.umount();
+}
+
+/// What a crash leaves when many files were open without a name and nothing was free.
+#[test]
+fn many_files_without_a_name_do_not_keep_a_full_image_from_being_mounted() {
+    use inflight::image::store::Recovery;
+    use inflight::ops::{Caller, Make};
+    use inflight::options::Options;
+    use inflight::transport::server;
+    let place = Place::new(32);
+    let options = Options { slabs: 1, ..Options::default() };
+    let fs = server::open(&place.image, &options).expect("an image");
+    let caller = Caller { uid: 0, gid: 0, pid: 1 };
+    let make = |name: &[u8]| {
+        let mode = libc::S_IFREG | 0o644;
+        fs.make(&Make { caller, parent: 1, name, mode, umask: 0, rdev: 0, target: None })
+    };
+    let name = |i: u32| format!("{i:0>200}").into_bytes();
+    // One in many pieces, the others with attributes: every one of them is more than a row.
+    let pieces = make(b"pieces").expect("room").ino;
+    let mut made = 0;
+    while made < 2_000 {
+        let ino = make(&name(made)).expect("room").ino;
+        fs.setxattr(caller, ino, b"user.a", &[5; 300], 0).expect("room");
+        fs.fallocate(caller, pieces, 0, u64::from(made) * 8192, 4096).expect("room");
+        made += 1;
+        if made % 500 == 0 {
+            fs.syncfs().expect("sync");
+        }
+    }
+    let big = make(b"big").expect("room").ino;
+    let mut size = 32 << 20;
+    while size > 2048 {
+        let at = fs.getattr(big).expect("getattr").attr.size;
+        if fs.fallocate(caller, big, 0, at, size).is_err() {
+            size /= 2;
+        }
+    }
+    fs.syncfs().expect("sync");
+    (0..made).for_each(|i| fs.unlink(1, &name(i)).expect("unlink"));
+    fs.unlink(1, b"pieces").expect("unlink");
+    fs.syncfs().expect("sync");
+    while make(format!("fill{made:0>200}").as_bytes()).is_ok() {
+        made += 1;
+    }
+    fs.syncfs().expect("sync");
+    // Most of the reserve is used up too, as metadata that only deletes may write would do it.
+    let space = fs.volume().store().space();
+    let run = || {
+        let want = space.usage().free.saturating_sub(100);
+        space.allocate(want, None).or_else(|| space.take_reserved(want, None))
+    };
+    while let Some(run) = run() {
+        space.publish(run);
+    }
+    fs.volume().commit(Recovery::Quick).expect("commit");
+    let free = space.usage();
+    // Dropped without close, as a crash would.
+    drop(fs);
+
+    let fs = server::open(&place.image, &options);
+    let fs = fs.unwrap_or_else(|e| panic!("{e}; {free:?}"));
+    assert!(fs.getattr(pieces).is_err(), "reclaimed");
+    assert!(fs.volume().store().space().usage().free > free.free);
+    server::close(&fs).expect("close");
 }

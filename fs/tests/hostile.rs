@@ -11,7 +11,7 @@ use inflight::image::BLOCK;
 use inflight::image::fsck::Outcome;
 use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::{Chunk, SECOND, Superblock};
-use inflight::ops::Fs;
+use inflight::ops::{Caller, Fs};
 use inflight::transport::server;
 use rand::{Rng, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -72,7 +72,11 @@ fn use_all(fs: &Fs) -> Seen {
     let mut seen = Seen::default();
     for (path, ino) in walk(fs) {
         let Ok(entry) = fs.getattr(ino) else { continue };
-        let _ = (fs.readlink(ino), fs.listxattr(ino), fs.getxattr(ino, b"user.about"));
+        let _ = (
+            fs.readlink(ino),
+            fs.listxattr(Caller::default(), ino),
+            fs.getxattr(ino, b"user.about"),
+        );
         if entry.attr.mode & libc::S_IFMT != libc::S_IFREG {
             continue;
         }

@@ -108,28 +108,6 @@ fn data_that_is_not_written_back_yet_is_data() {
 }
 
 #[test]
-fn chattr_protects_and_lsattr_shows() {
-    both(|_, mount| {
-        let path = mount.path("f");
-        fs::write(&path, b"x").expect("write");
-        let run = |program: &str, args: &[&str]| {
-            let out = Command::new(program).args(args).arg(&path).output().expect("e2fsprogs");
-            assert!(out.status.success(), "{program} {args:?}: {}", common::text(&out.stderr));
-            common::text(&out.stdout)
-        };
-        run("chattr", &["+i"]);
-        assert!(run("lsattr", &[]).contains('i'));
-        let e = fs::remove_file(&path).expect_err("immutable");
-        assert_eq!(e.kind(), ErrorKind::PermissionDenied);
-        assert!(File::options().write(true).open(&path).and_then(|f| f.set_len(0)).is_err());
-        run("chattr", &["-i", "+aA"]);
-        assert!(fs::rename(&path, mount.path("g")).is_err(), "append-only");
-        run("chattr", &["-aA"]);
-        fs::remove_file(&path).expect("an ordinary file again");
-    });
-}
-
-#[test]
 fn attributes_and_acls_are_kept_and_inherited() {
     both(|place, mount| {
         let path = mount.path("f");

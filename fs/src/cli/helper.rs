@@ -17,6 +17,10 @@ pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
                 let list = args.next().context("-o needs a list of options")?;
                 options.push(list.to_string_lossy().into_owned());
             }
+            Some("--version") => {
+                println!("inflight {}", env!("CARGO_PKG_VERSION"));
+                return Ok(ExitCode::SUCCESS);
+            }
             // Namespace and type: mount(8) has seen to them.
             Some("-N" | "-t") => drop(args.next()),
             Some(flags) if flags.starts_with('-') => fake |= flags.contains('f'),

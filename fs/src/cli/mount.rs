@@ -54,8 +54,7 @@ pub(super) fn run(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
     if !args.foreground && !args.report {
         return in_background(args, verbose);
     }
-    let ready = args.report.then_some(report_ready as fn(&MountArgs) -> anyhow::Result<()>);
-    match (serve(args, ready), args.report) {
+    match (open_log(args).and_then(|log| serve(args, log)), args.report) {
         (Err(e), true) => {
             // Before the mount was reported the parent reads this, afterwards the log.
             let _ = write!(std::io::stdout(), "{}", super::one_line(&e));
@@ -77,10 +76,8 @@ fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
     Ok(MountRequest { image: args.image.clone(), mountpoint, options, gate: args.gate.clone() })
 }
 
-fn serve(
-    args: &MountArgs,
-    ready: Option<fn(&MountArgs) -> anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+/// Serves until the mount goes; a server in the background writes to `log` from when the mount answers.
+fn serve(args: &MountArgs, log: Option<File>) -> anyhow::Result<()> {
     let request = request(args)?;
     // Blocked before the first thread starts, so that only the watcher below gets them.
     let mut signals = SigSet::empty();
@@ -94,23 +91,31 @@ fn serve(
             super::umount::detach(&mountpoint);
         }
     })?;
-    if let Some(ready) = ready {
-        ready(args)?;
+    if let Some(log) = log {
+        report_ready(&log)?;
     }
     Ok(server.run()?)
 }
 
-/// Tells the parent that the mount is there, and lets go of its terminal.
-fn report_ready(args: &MountArgs) -> anyhow::Result<()> {
-    print!("ok");
-    std::io::stdout().flush()?;
-    let quiet = match &args.log {
-        Some(path) => File::options().append(true).create(true).open(path)?,
-        None => File::options().read(true).write(true).open("/dev/null")?,
+/// Where a server in the background writes. Opened before anything is mounted: afterwards it would be too late to refuse.
+fn open_log(args: &MountArgs) -> anyhow::Result<Option<File>> {
+    if !args.report {
+        return Ok(None);
+    }
+    let (path, how) = match &args.log {
+        Some(path) => (path.as_path(), File::options().append(true).create(true).clone()),
+        None => (Path::new("/dev/null"), File::options().read(true).write(true).clone()),
     };
-    nix::unistd::dup2_stderr(quiet.as_fd())?;
-    nix::unistd::dup2_stdout(quiet.as_fd())?;
+    Ok(Some(how.open(path).with_context(|| format!("cannot write to {}", path.display()))?))
+}
+
+/// Tells the parent that the mount is there, and lets go of its terminal.
+fn report_ready(log: &File) -> anyhow::Result<()> {
     std::env::set_current_dir("/")?;
+    nix::unistd::dup2_stderr(log.as_fd())?;
+    // The parent may be gone, killed while it waited; the mount is there all the same.
+    let _ = write!(std::io::stdout(), "ok").and_then(|()| std::io::stdout().flush());
+    nix::unistd::dup2_stdout(log.as_fd())?;
     Ok(())
 }
 

@@ -5,7 +5,6 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,7 +31,7 @@ pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     if args.lazy {
         return Ok(());
     }
-    let Ok(file) = File::open(&image) else { return Ok(()) };
+    let Ok(file) = crate::disk::open_image(&image, false) else { return Ok(()) };
     // The server holds the lock until the last commit is durable.
     match ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT) {
         Ok(_released_at_once) => Ok(()),

@@ -1,13 +1,36 @@
 //! A regular file or a block device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+
+/// Opens a regular file or a block device, and nothing that open(2) or read(2) would wait for: whoever mounts may name a
+/// fifo as the image, or put one in its place.
+///
+/// # Errors
+/// Those of open(2); `InvalidInput` when it is neither a regular file nor a block device.
+pub fn open_image(path: &Path, writable: bool) -> io::Result<File> {
+    let refuse = |kind: std::fs::FileType| match kind.is_file() || kind.is_block_device() {
+        true => Ok(()),
+        false => {
+            let what = "neither a regular file nor a block device";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+    };
+    // Before: opening a device may do something. Afterwards: it may be another one by then.
+    refuse(std::fs::metadata(path)?.file_type())?;
+    let mut options = File::options();
+    options.read(true).write(writable).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path)?;
+    refuse(file.metadata()?.file_type())?;
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(file)
+}
 
 /// An image on a regular file or a block device, through the page cache.
 #[derive(Debug)]
@@ -24,16 +47,10 @@ impl FileDisk {
     /// # Errors
     /// Those of open(2); `InvalidInput` when it is neither a regular file nor a block device.
     pub fn open(path: &Path, writable: bool) -> io::Result<FileDisk> {
-        let file = OpenOptions::new().read(true).write(writable).open(path)?;
-        let kind = file.metadata()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "neither a regular file nor a block device",
-            ));
-        }
+        let file = open_image(path, writable)?;
+        let block_device = file.metadata()?.file_type().is_block_device();
         let path = std::fs::canonicalize(path)?;
-        Ok(FileDisk { file, path, block_device: kind.is_block_device(), writable })
+        Ok(FileDisk { file, path, block_device, writable })
     }
 
     /// True for a block device.

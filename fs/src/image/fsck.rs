@@ -22,7 +22,7 @@ pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
 
 use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
-use crate::image::open::{self, Locked, OpenError};
+use crate::image::open::{self, Access, Locked, OpenError};
 use crate::image::pins::Run;
 use crate::image::probe::ProbeError;
 use crate::image::superblock::Superblock;
@@ -71,7 +71,7 @@ struct Pass {
 /// meanwhile, and written only by a repair that has something to do.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let image = || path.to_owned();
-    let Locked { disk, lock: _lock } = open::locked(path, false)?;
+    let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
     let disk: Arc<dyn Disk> = disk;
     let first = look(&disk, options.progress).map_err(OpenError::from)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
@@ -101,8 +101,9 @@ fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError
     progress("verifying the database");
     let mut pass = Pass { found, superblock: checked.superblock, examined: None, damaged: true };
     let looked = Suspect::open(disk, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
-        pass.damaged = db.damaged;
-        db.examine(&mut pass.found, progress)
+        let examined = db.examine(&mut pass.found, progress);
+        pass.damaged = db.is_damaged();
+        examined
     });
     match looked {
         Ok(examined) => pass.examined = Some(examined),

@@ -3,23 +3,30 @@
 //! flock(2) on the image itself: the lock goes with the process however it dies, works on block
 //! devices, and /proc/locks names the holder.
 
+use crate::disk::open_image;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::Mode;
 
 /// How long a mount, mkfs or fsck waits for a server that is still writing after its umount(2).
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How long umount waits for that server: a slow disk may have gigabytes to write.
 pub const PATIENCE_UMOUNT: Duration = Duration::from_secs(1800);
+/// How long a claim of a block device is waited for.
+const PATIENCE_CLAIM: Duration = Duration::from_secs(1);
 
 /// Held for as long as the image is in use.
 #[derive(Debug)]
 pub struct ImageLock {
+    /// Before the lock: the next owner of the lock may claim the device at once.
+    _claim: Option<OwnedFd>,
     _file: Flock<File>,
 }
 
@@ -32,6 +39,11 @@ pub enum LockError {
         /// Process, command and mount point, as far as they are known.
         holder: String,
     },
+    /// It is a block device that is mounted, swapped on, part of an array, or open for that.
+    #[error(
+        "in use by the kernel (mounted, swapped on, part of an array) or by a program that claims it"
+    )]
+    Claimed,
     /// The lock could not be asked for.
     #[error("cannot be locked: {0}")]
     Io(#[from] io::Error),
@@ -45,7 +57,7 @@ impl ImageLock {
         let mut file = file.try_clone()?;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(ImageLock { _file: lock }),
+                Ok(lock) => return Ok(ImageLock { _claim: None, _file: lock }),
                 Err((back, Errno::EWOULDBLOCK)) => file = back,
                 Err((_, errno)) => return Err(LockError::Io(errno.into())),
             }
@@ -56,16 +68,43 @@ impl ImageLock {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+
+    /// Claims a block device, for whoever writes to it or must not see it change: until the lock is dropped neither mount(2), swapon(2)
+    /// nor another mkfs gets it. A regular file needs none of that.
+    ///
+    /// # Errors
+    /// [`LockError::Claimed`] when somebody else has claimed it.
+    pub fn claim(mut self, path: &Path) -> Result<ImageLock, LockError> {
+        if std::fs::metadata(path)?.file_type().is_block_device() {
+            self._claim = Some(claim(path)?);
+        }
+        Ok(self)
+    }
+}
+
+/// Without O_CREAT, O_EXCL on a block device claims it against every other such claim, the kernel's included (open(2)).
+fn claim(path: &Path) -> Result<OwnedFd, LockError> {
+    let flags = OFlag::O_EXCL | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    // A server that was killed lets go of its lock before its claim.
+    let deadline = Instant::now() + PATIENCE_CLAIM;
+    loop {
+        match nix::fcntl::open(path, flags, Mode::empty()) {
+            Ok(claim) => return Ok(claim),
+            Err(Errno::EBUSY) if Instant::now() >= deadline => return Err(LockError::Claimed),
+            Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(10)),
+            Err(errno) => return Err(LockError::Io(errno.into())),
+        }
+    }
 }
 
 /// Where `image` is mounted as an Inflight filesystem in this mount namespace.
 pub fn mount_of(image: &Path) -> Option<String> {
-    mounts().into_iter().find(|m| Path::new(&m.image) == image).map(|m| m.dir)
+    mounts(|m| Path::new(&m.image) == image).pop().map(|m| m.dir)
 }
 
 /// The image that is mounted on `dir`.
 pub fn image_of(dir: &Path) -> Option<PathBuf> {
-    mounts().into_iter().rfind(|m| Path::new(&m.dir) == dir).map(|m| m.image.into())
+    mounts(|m| Path::new(&m.dir) == dir).pop().map(|m| m.image.into())
 }
 
 struct Mount {
@@ -73,16 +112,18 @@ struct Mount {
     image: String,
 }
 
-/// Inflight's mounts in this namespace, from /proc/self/mountinfo.
-fn mounts() -> Vec<Mount> {
+/// Inflight's mounts in this namespace that are wanted, from /proc/self/mountinfo. Nothing is asked about the others: anybody
+/// may mount anything, under any name.
+fn mounts(wanted: impl Fn(&Mount) -> bool) -> Vec<Mount> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let (kind, image) = right.split_once(' ')?;
         let image = unescape(image.split(' ').next()?);
-        let ours = kind == "fuse.inflight" || kind == "fuse" && is_image(Path::new(&image));
-        let dir = unescape(left.split(' ').nth(4)?);
-        ours.then_some(Mount { dir, image })
+        let mount = Mount { dir: unescape(left.split(' ').nth(4)?), image };
+        let ours =
+            || kind == "fuse.inflight" || kind == "fuse" && is_image(Path::new(&mount.image));
+        (wanted(&mount) && ours()).then_some(mount)
     };
     table.lines().filter_map(mount).collect()
 }
@@ -92,7 +133,7 @@ fn is_image(path: &Path) -> bool {
     use std::os::unix::fs::FileExt as _;
     let mut magic = [0; 8];
     path.is_absolute()
-        && File::open(path).is_ok_and(|f| f.read_exact_at(&mut magic, 0).is_ok())
+        && open_image(path, false).is_ok_and(|f| f.read_exact_at(&mut magic, 0).is_ok())
         && magic == crate::image::superblock::MAGIC
 }
 
@@ -139,16 +180,6 @@ fn command_of(pid: u32) -> Option<String> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
     Some(words.join(" ").trim().to_owned())
-}
-
-/// True when the kernel itself uses the block device: mounted, swapped on, part of an array.
-/// A regular file never is.
-pub fn kernel_uses(path: &Path) -> bool {
-    let block = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
-    // Without O_CREAT, O_EXCL on a block device claims it against the kernel's own users (open(2)).
-    let flags = nix::fcntl::OFlag::O_EXCL | nix::fcntl::OFlag::O_RDONLY;
-    let claim = || nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
-    block && claim().is_err_and(|e| e == Errno::EBUSY)
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub struct MetaStore {
     space: OnceLock<Arc<Space>>,
     /// Holds what is written when the disk is only read.
     overlay: Option<Mutex<Overlay>>,
+    /// Nothing is written any more.
+    frozen: AtomicBool,
     rotten: Rotten,
     /// Blocks of the database that were found damaged: the first of them, and how often any was met.
     damaged: Mutex<BTreeSet<u64>>,
@@ -91,6 +93,7 @@ impl MetaStore {
             writing: RwLock::new(()),
             sums: Mutex::default(),
             space: OnceLock::new(),
+            frozen: false.into(),
             rotten: Rotten::Withheld,
             damaged: Mutex::default(),
             damage_met: 0.into(),
@@ -161,6 +164,12 @@ impl MetaStore {
     /// Those of the disk.
     pub fn set_mounted(&self, mounted: bool) -> io::Result<()> {
         self.update(|sb| sb.state = if mounted { STATE_MOUNTED } else { 0 })
+    }
+
+    /// Refuses everything that the database may still want to write: a database that is closed
+    /// commits once more, and what failed must not be made durable by that.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Release);
     }
 
     /// Blocks of the database whose checksums were found wrong, the first few thousand.

@@ -129,11 +129,8 @@ fn prepare(
     let open = |e: io::Error| MkfsError::Open { path: path.into(), source: e };
     let disk = FileDisk::open(path, true).map_err(open)?;
     let lock = ImageLock::acquire(disk.file(), disk.name(), lock::PATIENCE)
+        .and_then(|lock| lock.claim(disk.name()))
         .map_err(|source| MkfsError::Locked { path: path.into(), source })?;
-    if lock::kernel_uses(path) {
-        let what = "is a block device that the kernel uses (mounted, or part of something)";
-        return Err(MkfsError::Usage(format!("{} {what}", path.display())));
-    }
     let have = disk.len().map_err(open)?;
     if !options.force {
         refuse_content(&disk, path, have)?;

@@ -23,12 +23,6 @@ pub enum OpenError {
         /// Who has it.
         source: LockError,
     },
-    /// The kernel has it.
-    #[error("{image} is a block device that the kernel uses (mounted, or part of something)")]
-    Busy {
-        /// The image.
-        image: PathBuf,
-    },
     /// Its metadata cannot be used.
     #[error("{image}: {source}")]
     Metadata {
@@ -37,6 +31,17 @@ pub enum OpenError {
         /// What is wrong.
         source: Error,
     },
+}
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To be read; a block device may be in use by the kernel.
+    Read,
+    /// To be read; nobody else may write it meanwhile.
+    ReadAlone,
+    /// To be written.
+    Write,
 }
 
 /// A file or block device that is locked: nobody else of ours uses it.
@@ -52,15 +57,16 @@ pub struct Locked {
 ///
 /// # Errors
 /// When it cannot be opened, or is in use by a process or by the kernel.
-pub fn locked(image: &Path, writable: bool) -> Result<Locked, OpenError> {
+pub fn locked(image: &Path, access: Access) -> Result<Locked, OpenError> {
     let path = || image.to_owned();
-    let disk = FileDisk::open(image, writable)
+    let disk = FileDisk::open(image, access == Access::Write)
         .map_err(|source| ProbeError::Open { path: path(), source })?;
-    let lock = ImageLock::acquire(disk.file(), disk.name(), lock::PATIENCE)
-        .map_err(|source| OpenError::Locked { image: path(), source })?;
-    if lock::kernel_uses(image) {
-        return Err(OpenError::Busy { image: path() });
-    }
+    let lock = ImageLock::acquire(disk.file(), disk.name(), lock::PATIENCE);
+    let lock = match access {
+        Access::Read => lock,
+        Access::ReadAlone | Access::Write => lock.and_then(|lock| lock.claim(disk.name())),
+    };
+    let lock = lock.map_err(|source| OpenError::Locked { image: path(), source })?;
     Ok(Locked { disk: Arc::new(disk), lock })
 }
 
@@ -69,7 +75,8 @@ pub fn locked(image: &Path, writable: bool) -> Result<Locked, OpenError> {
 /// # Errors
 /// Those of [`locked`], and everything that is wrong with the superblocks or the metadata.
 pub fn open(image: &Path, writable: bool) -> Result<Store, OpenError> {
-    let Locked { disk, lock } = locked(image, writable)?;
+    let access = if writable { Access::Write } else { Access::Read };
+    let Locked { disk, lock } = locked(image, access)?;
     open_on(disk, Some(lock))
 }
 

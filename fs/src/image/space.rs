@@ -218,7 +218,23 @@ impl Space {
 
     /// True while there is room for new names and inodes; deletes may go deeper.
     pub fn has_room(&self) -> bool {
-        self.state.lock().counts.busy() + self.reserve.lock().blocks() > self.floor / 4 * 3
+        self.room() > 0
+    }
+
+    /// Blocks that new names and inodes may still take.
+    pub fn room(&self) -> u64 {
+        self.left().saturating_sub(self.floor / 4 * 3)
+    }
+
+    /// True when so little is free that transactions must stay small.
+    pub fn is_low(&self) -> bool {
+        self.left() < self.floor * 2
+    }
+
+    /// Blocks that are free, or set aside for the metadata area.
+    fn left(&self) -> u64 {
+        let st = self.state.lock();
+        st.counts.busy() + self.reserve.lock().blocks()
     }
 
     /// Blocks that are set aside for the metadata area.
@@ -231,7 +247,7 @@ impl Space {
     /// small part of what is free.
     pub fn reserve(&self, want: u64, after: Option<u64>) {
         let mut st = self.state.lock();
-        let most = self.floor.max(st.counts.busy() / 16);
+        let most = self.floor.max(st.counts.busy() / 4);
         loop {
             let (have, end) = {
                 let reserve = self.reserve.lock();

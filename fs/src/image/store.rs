@@ -129,8 +129,10 @@ impl Store {
         let db = guard("opening the database", || open_database(&meta))?;
         let db = Arc::new(Mutex::new(Some(db)));
         // The allocator keeps the database from here on, so a failure must take it away.
-        guard("reading the bitmaps", || load_space(&db, &space, &sb.chunks))
-            .inspect_err(|_| drop(db.lock().take()))?;
+        guard("reading the bitmaps", || load_space(&db, &space, &sb.chunks)).inspect_err(|_| {
+            meta.freeze();
+            close_database(&db);
+        })?;
         if sb.state & STATE_MOUNTED != 0 && writable {
             tracing::info!(
                 "{}: was not unmounted cleanly; the last commit is used",
@@ -326,6 +328,11 @@ impl Store {
         self.space.has_room() && self.meta.chunks_left() > CHUNKS_KEPT
     }
 
+    /// Blocks that new names and inodes may still take: 0 when [`Store::has_room`] says no.
+    pub fn room(&self) -> u64 {
+        if self.has_room() { self.space.room() } else { 0 }
+    }
+
     /// Sets blocks aside for what the metadata area may grow by before the next commit, with
     /// `rows` rows still in memory. `false` when there are too few: commit now.
     pub fn prepare_growth(&self, rows: u64) -> bool {
@@ -432,6 +439,9 @@ impl Store {
         if self.writable && !was_broken {
             result = self.commit(Recovery::Quick, flush);
         }
+        if self.is_shut_down() || result.is_err() {
+            self.meta.freeze();
+        }
         self.close_database();
         if result.is_ok() && self.writable && !was_broken {
             self.meta.set_mounted(false)?;
@@ -444,22 +454,32 @@ impl Store {
 
     fn close_database(&self) {
         let running = std::mem::replace(&mut *self.open_slot(), Slot::Closed);
-        let db = self.db.lock().take();
-        // Its own last words may meet a damaged page, too.
-        let closed = guard("closing the database", || {
-            drop(running);
-            drop(db);
-            Ok(())
-        });
-        if let Err(e) = closed {
-            tracing::error!("{e}");
-        }
+        drop_guarded(running);
+        close_database(&self.db);
     }
 }
 
 impl Drop for Store {
+    /// Without [`Store::close`] this is a crash: the image stays at its last commit.
     fn drop(&mut self) {
+        self.meta.freeze();
         self.close_database();
+    }
+}
+
+fn close_database(db: &SharedDatabase) {
+    let db = db.lock().take();
+    drop_guarded(db);
+}
+
+/// Drops something of the database, whose last words may meet a damaged page, too.
+fn drop_guarded<T>(last: T) {
+    let dropped = guard("closing the database", || {
+        drop(last);
+        Ok(())
+    });
+    if let Err(e) = dropped {
+        tracing::error!("{e}");
     }
 }
 

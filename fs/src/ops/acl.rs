@@ -5,6 +5,7 @@
 //! little-endian (include/uapi/linux/posix_acl_xattr.h).
 
 use crate::errno::Errno;
+use crate::image::tables::Attr;
 use crate::ops::{Answer, Caller, Fs};
 use crate::volume::SetMode;
 use crate::volume::inode::Inode;
@@ -128,11 +129,23 @@ impl Fs {
         Ok(Inherited { mode: mode & !0o777 | access.mode(), xattrs })
     }
 
-    /// The access ACL follows a change of the mode.
-    pub(super) fn chmod_acl(&self, inode: &Arc<Inode>, mode: u32) -> Answer<()> {
-        if let Some(mut acl) = self.acl(inode.ino, ACCESS)? {
-            acl.chmod(mode);
-            self.volume.set_xattr(inode, ACCESS, &acl.encode(), SetMode::Any)?;
+    /// Changes attributes; the access ACL follows a change of the mode, and never without it.
+    pub(super) fn set_attr_and_acl(
+        &self,
+        inode: &Arc<Inode>,
+        mode: Option<u32>,
+        change: impl FnOnce(&mut Attr),
+    ) -> Answer<()> {
+        let acl = mode.map(|_| self.acl(inode.ino, ACCESS)).transpose()?.flatten();
+        match (acl, mode) {
+            (Some(mut acl), Some(mode)) => {
+                acl.chmod(mode);
+                let (value, any) = (acl.encode(), SetMode::Any);
+                self.volume.set_xattr_and(inode, ACCESS, &value, any, change)?;
+            }
+            _ => {
+                self.volume.set_attr(inode, change)?;
+            }
         }
         Ok(())
     }
@@ -147,17 +160,17 @@ impl Fs {
         value: &[u8],
     ) -> Answer<()> {
         let acl = Acl::decode(value).ok_or(Errno::EINVAL)?;
-        if !acl.is_mode_only() {
-            self.volume.set_xattr(inode, ACCESS, value, SetMode::Any)?;
-        } else if self.volume.xattr(inode.ino, ACCESS).is_ok() {
-            self.volume.remove_xattr(inode, ACCESS)?;
-        }
-        self.volume.set_attr(inode, |attr| {
+        let follow = |attr: &mut Attr| {
             attr.mode = attr.mode & !0o777 | acl.mode();
             if caller.uid != 0 && caller.gid != attr.gid {
                 attr.mode &= !libc::S_ISGID;
             }
-        })?;
+        };
+        if acl.is_mode_only() {
+            self.volume.remove_xattr_and(inode, ACCESS, follow)?;
+        } else {
+            self.volume.set_xattr_and(inode, ACCESS, value, SetMode::Any, follow)?;
+        }
         Ok(())
     }
 }
@@ -185,6 +198,48 @@ mod tests {
         assert_eq!(acl.mode(), 0o640);
         assert_eq!(acl.permissions(GROUP_OBJ), Some(5), "only the mask follows chmod");
         assert_eq!(sample().inherit(0o700).mode(), 0o700);
+    }
+
+    #[test]
+    fn a_list_and_its_mode_change_at_the_same_instant() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let fs = crate::ops::tests::open(&dir.path().join("a.img"));
+        let named = sample();
+        let mut narrow = sample();
+        narrow.chmod(0o600);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..20_000 {
+                    let acl = if i % 2 == 0 { &named } else { &narrow };
+                    let set = |acl: &Acl| {
+                        fs.setxattr(
+                            Caller::default(),
+                            crate::image::mkfs::ROOT,
+                            ACCESS,
+                            &acl.encode(),
+                            0,
+                        )
+                    };
+                    set(acl).expect("set");
+                    let mode = libc::S_IFDIR | 0o750;
+                    let chmod = crate::ops::SetAttr { mode: Some(mode), ..Default::default() };
+                    fs.setattr(crate::image::mkfs::ROOT, &chmod).expect("chmod");
+                }
+                stop.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            let root = fs.inode(crate::image::mkfs::ROOT).expect("the root");
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                let seen = fs.volume.store().read(|view| {
+                    let value = view.xattr(root.ino, ACCESS)?;
+                    Ok((value.and_then(|v| Acl::decode(&v)), root.attr().mode))
+                });
+                if let (Some(acl), mode) = seen.expect("read") {
+                    assert_eq!(acl.mode(), mode & 0o777, "a commit here would split them");
+                }
+            }
+        });
+        crate::transport::server::close(&fs).expect("close");
     }
 
     #[test]

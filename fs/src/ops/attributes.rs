@@ -3,7 +3,8 @@
 use crate::errno::Errno;
 use crate::image::tables::Time;
 use crate::mutant::{self, Mutant};
-use crate::ops::{APPEND, Answer, Entry, Fs, IMMUTABLE, check_unfrozen};
+use crate::ops::frozen::Change;
+use crate::ops::{APPEND, Answer, Entry, Fs, IMMUTABLE};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +39,12 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Last change of the contents.
     pub mtime: Option<SetTime>,
-    /// Last change of anything: only the kernel sets it, when it caches writes.
+    /// Last change of anything: a kernel that caches writes keeps it.
     pub ctime: Option<Time>,
     /// The caller may not keep set-user-ID and set-group-ID bits (FATTR_KILL_SUIDGID).
     pub kill_suidgid: bool,
+    /// The kernel named an open file (FATTR_FH).
+    pub handle: bool,
 }
 
 impl Fs {
@@ -76,10 +79,8 @@ impl Fs {
     pub fn setattr(&self, ino: u64, set: &SetAttr) -> Answer<Entry> {
         let inode = self.inode(ino)?;
         let attr = inode.attr();
-        let only_now = *set == SetAttr { atime: set.atime, mtime: set.mtime, ..SetAttr::default() }
-            && [set.atime, set.mtime].iter().flatten().all(|t| *t == SetTime::Now);
-        if attr.flags & IMMUTABLE != 0 || !only_now && set.ctime.is_none() {
-            check_unfrozen(&attr)?;
+        if self.check_setattr(&attr, set)? == Change::Ignore {
+            return Ok(self.entry(&inode));
         }
         if let Some(size) = set.size {
             match attr.mode & libc::S_IFMT {
@@ -92,10 +93,7 @@ impl Fs {
         if set.size.is_some() || chown {
             self.drop_privileges(&inode, set.kill_suidgid || chown)?;
         }
-        if let Some(mode) = set.mode {
-            self.chmod_acl(&inode, mode)?;
-        }
-        self.volume.set_attr(&inode, |attr| {
+        self.set_attr_and_acl(&inode, set.mode, |attr| {
             attr.ctime = set.ctime.unwrap_or_else(Time::now);
             if let Some(mode) = set.mode {
                 attr.mode = attr.mode & libc::S_IFMT | mode & 0o7777;

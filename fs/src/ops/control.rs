@@ -13,6 +13,7 @@ const SETFLAGS: u32 = 0x4008_6602;
 const GETFLAGS32: u32 = 0x8004_6601;
 const SETFLAGS32: u32 = 0x4004_6602;
 const GETVERSION: u32 = 0x8008_7601;
+const GETVERSION32: u32 = 0x8004_7601;
 const FSGETXATTR: u32 = 0x801c_581f;
 const FSSETXATTR: u32 = 0x401c_5820;
 const GETFSLABEL: u32 = 0x8100_9431;
@@ -20,8 +21,9 @@ const SETFSLABEL: u32 = 0x4100_9432;
 const FITRIM: u32 = 0xc018_5879;
 const SHUTDOWN: u32 = 0x8004_587d;
 
-/// Flags that may be set: sync, immutable, append, nodump, noatime, dirsync, topdir, projinherit.
-const SETTABLE: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x2_0000 | 0x2000_0000;
+/// Flags that may be set: immutable, append, nodump, noatime, dirsync, topdir, projinherit. Not sync: the kernel
+/// gathers writes without asking, so it would not be kept; mount with `-o sync` instead.
+const SETTABLE: u32 = 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x2_0000 | 0x2000_0000;
 /// FS_*_FL and its FS_XFLAG_* twin.
 const TWINS: [(u32, u32); 6] = [
     (0x8, 0x20),          // sync
@@ -67,7 +69,10 @@ impl Fs {
                 Ok(flags[..width].to_vec())
             }
             SETFLAGS | SETFLAGS32 => self.set_flags(control, word(input, 0)?),
-            GETVERSION => Ok(u64::from(self.inode(ino)?.attr().generation).to_le_bytes().to_vec()),
+            // An int, whatever the number of the command says: callers such as lsattr(1) have no more room for it.
+            GETVERSION | GETVERSION32 => {
+                Ok(self.inode(ino)?.attr().generation.to_le_bytes().to_vec())
+            }
             FSGETXATTR => self.get_fsxattr(ino),
             FSSETXATTR => self.set_fsxattr(control),
             GETFSLABEL => {
@@ -109,7 +114,9 @@ impl Fs {
         if (flags ^ old) & (IMMUTABLE | APPEND) != 0 {
             self.check_root(control)?;
         }
-        self.volume.set_flags(&inode, flags & SETTABLE, IMMUTABLE | APPEND)?;
+        self.check_kept(&inode.attr(), flags)?;
+        // What an older version let be set stays until it is taken away.
+        self.volume.set_flags(&inode, flags & (SETTABLE | old), IMMUTABLE | APPEND)?;
         Ok(Vec::new())
     }
 
@@ -126,6 +133,23 @@ impl Fs {
         Ok(out)
     }
 
+    /// The FS_*_FL bits that `control` asks for; `None` when it sets none.
+    pub(super) fn flags_wanted(&self, control: &Control<'_>) -> Option<u32> {
+        let first = word(control.input, 0).ok()?;
+        match control.command {
+            SETFLAGS | SETFLAGS32 => Some(first),
+            FSSETXATTR => {
+                let old = self.inode(control.ino).ok()?.attr().flags;
+                let twin = |flags, (fl, xfl): &(u32, u32)| match first & xfl {
+                    0 => flags & !fl,
+                    _ => flags | fl,
+                };
+                Some(TWINS.iter().fold(old, twin))
+            }
+            _ => None,
+        }
+    }
+
     fn set_fsxattr(&self, control: &Control<'_>) -> Answer<IoctlReply> {
         self.check_owner(control)?;
         let (xflags, project) = (word(control.input, 0)?, word(control.input, 12)?);
@@ -134,10 +158,7 @@ impl Fs {
             return Err(Errno::EOPNOTSUPP);
         }
         let inode = self.inode(control.ino)?;
-        let mut flags = inode.attr().flags;
-        for (fl, xfl) in TWINS {
-            flags = if xflags & xfl != 0 { flags | fl } else { flags & !fl };
-        }
+        let flags = self.flags_wanted(control).ok_or(Errno::EINVAL)?;
         self.set_flags(control, flags)?;
         self.volume.set_attr(&inode, |attr| attr.project = project)?;
         Ok(Vec::new())
@@ -152,13 +173,23 @@ impl Fs {
         }
         let label = String::from_utf8(control.input[..end].to_vec()).map_err(|_| Errno::EINVAL)?;
         let meta = self.volume.store().meta();
-        meta.update(|sb| sb.label = label).map_err(|_| Errno::EIO)?;
+        let failed = |e: std::io::Error| {
+            // The kernel reports a failed write-back once, and this one may have been anybody's: see
+            // Volume::sync_inode.
+            self.volume.store().shut_down();
+            Errno::from(crate::errno::Error::from(e))
+        };
+        meta.update(|sb| sb.label = label).map_err(failed)?;
         Ok(Vec::new())
     }
 
     fn shutdown(&self, control: &Control<'_>) -> Answer<IoctlReply> {
         self.check_root(control)?;
-        match word(control.input, 0)? {
+        // The number of the command says that it only returns something (_IOR), so over FUSE its argument does not come
+        // along: then it is a power cut, which is what shutdown of xfs_io(8) asks for.
+        let how =
+            if control.input.is_empty() { SHUTDOWN_NOLOGFLUSH } else { word(control.input, 0)? };
+        match how {
             SHUTDOWN_DEFAULT | SHUTDOWN_LOGFLUSH => self.syncfs()?,
             SHUTDOWN_NOLOGFLUSH => {}
             _ => return Err(Errno::EINVAL),

@@ -1,11 +1,11 @@
 //! mknod, mkdir, symlink, create, tmpfile, link.
 
-use crate::ops::{Answer, Caller, Entry, Fs};
+use crate::ops::{Answer, Caller, DIRSYNC, Entry, Fs};
 use crate::volume::NewInode;
 
-/// FS_*_FL bits that a new inode takes from its directory: sync, nodump, noatime, dirsync,
-/// projinherit (EXT4_FL_INHERITED without what only ext4 means).
-const INHERITED: u32 = 0x8 | 0x40 | 0x80 | 0x1_0000 | 0x2000_0000;
+/// FS_*_FL bits that a new inode takes from its directory: nodump, noatime, dirsync,
+/// projinherit (EXT4_FL_INHERITED without what only ext4 means or is not kept).
+const INHERITED: u32 = 0x40 | 0x80 | DIRSYNC | 0x2000_0000;
 /// FS_PROJINHERIT_FL.
 const PROJINHERIT: u32 = 0x2000_0000;
 
@@ -48,6 +48,7 @@ impl Fs {
         new.rdev = make.rdev;
         new.target = make.target.map(<[u8]>::to_vec);
         let inode = self.volume.make(make.parent, make.name, &new)?;
+        self.settle_dirs(&[make.parent])?;
         Ok(self.known_entry(&inode))
     }
 
@@ -62,6 +63,7 @@ impl Fs {
     /// Gives an inode one more name. The kernel gets a reference.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Answer<Entry> {
         let inode = self.volume.link(ino, parent, name)?;
+        self.settle_dirs(&[parent])?;
         Ok(self.known_entry(&inode))
     }
 
@@ -84,7 +86,12 @@ impl Fs {
             rdev: 0,
             target: None,
             xattrs: inherited.xattrs,
-            flags: if regular { dir.flags & INHERITED } else { 0 },
+            // Only directories have a use for dirsync (ext4_mask_flags).
+            flags: if regular {
+                dir.flags & INHERITED & if is_dir { !0 } else { !DIRSYNC }
+            } else {
+                0
+            },
             project: if dir.flags & PROJINHERIT != 0 { dir.project } else { 0 },
         })
     }

@@ -6,16 +6,18 @@ use crate::ops::{Answer, Caller, Fs};
 impl Fs {
     /// Removes a name that is not a directory.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Answer<()> {
-        Ok(self.volume.remove(parent, name, false)?)
+        self.volume.remove(parent, name, false)?;
+        self.settle_dirs(&[parent])
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Answer<()> {
         match name {
-            b"." => Err(Errno::EINVAL),
-            b".." => Err(Errno::ENOTEMPTY),
-            _ => Ok(self.volume.remove(parent, name, true)?),
+            b"." => return Err(Errno::EINVAL),
+            b".." => return Err(Errno::ENOTEMPTY),
+            _ => self.volume.remove(parent, name, true)?,
         }
+        self.settle_dirs(&[parent])
     }
 
     /// renameat2(2) with its RENAME_* flags.
@@ -40,6 +42,7 @@ impl Fs {
         }
         let white =
             whiteout.then(|| self.new_inode(caller, from.0, libc::S_IFCHR, 0)).transpose()?;
-        Ok(self.volume.rename(from, to, no_replace, exchange, white.as_ref())?)
+        self.volume.rename(from, to, no_replace, exchange, white.as_ref())?;
+        self.settle_dirs(&[from.0, to.0])
     }
 }

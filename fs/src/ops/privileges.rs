@@ -4,7 +4,7 @@
 
 use crate::errno::Errno;
 use crate::image::tables::Attr;
-use crate::ops::{Answer, Fs};
+use crate::ops::{Answer, Caller, Fs};
 use crate::volume::inode::Inode;
 use std::sync::Arc;
 
@@ -15,7 +15,27 @@ impl Fs {
     /// Takes capabilities, and with `suidgid` the bits, away from `inode`; true when the mode
     /// changed.
     pub(super) fn drop_privileges(&self, inode: &Arc<Inode>, suidgid: bool) -> Answer<bool> {
-        let changes = suidgid && {
+        let cleared = |attr: &Attr| if suidgid { cleared(attr) } else { attr.mode };
+        self.drop_privileges_to(inode, cleared)
+    }
+
+    /// As [`Fs::drop_privileges`] for a caller that is known: setattr_should_drop_suidgid of the kernel (fs/attr.c). Who is
+    /// not in the file's group takes set-group-ID away even where nobody may execute. Only the caller's first group
+    /// is known here, so in doubt the bit goes.
+    pub(super) fn drop_privileges_by(&self, caller: Caller, inode: &Arc<Inode>) -> Answer<bool> {
+        self.drop_privileges_to(inode, |attr| match caller {
+            Caller { uid: 0, .. } => attr.mode,
+            Caller { gid, .. } if gid == attr.gid => cleared(attr),
+            _ => cleared(attr) & !libc::S_ISGID,
+        })
+    }
+
+    fn drop_privileges_to(
+        &self,
+        inode: &Arc<Inode>,
+        cleared: impl Fn(&Attr) -> u32,
+    ) -> Answer<bool> {
+        let changes = {
             let st = inode.read();
             cleared(&st.attr) != st.attr.mode
         };

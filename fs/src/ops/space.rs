@@ -7,6 +7,7 @@ use crate::image::store::Recovery;
 use crate::image::tables::INODES_USED;
 use crate::ops::{Answer, Caller, Fs, IMMUTABLE, check_unfrozen};
 use crate::volume::{Fallocate, NAME_MAX};
+use std::ops::Range;
 
 /// What statfs(2) answers, sizes in blocks of 4096 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ impl Fs {
         let usage = self.volume.store().space().usage();
         let used = self.volume.store().read(|view| view.counter(INODES_USED))?;
         // An inode and its name take about 256 bytes of the metadata area.
-        let files_free = usage.free * (BLOCK / 256);
+        let files_free = self.volume.store().room() * (BLOCK / 256);
         Ok(StatFs {
             blocks: usage.total,
             free: usage.free,
@@ -77,7 +78,35 @@ impl Fs {
             check_unfrozen(&attr)?;
         }
         self.volume.fallocate(&inode, what, offset, len)?;
-        self.drop_privileges(&inode, caller.uid != 0)
+        self.drop_privileges_by(caller, &inode)
+    }
+
+    /// The hole that the answer to lseek(2) depends on: a kernel that caches writes may hold data for it that it has not
+    /// sent yet. `None` when the answer depends on none.
+    pub fn unsure_hole(&self, ino: u64, offset: i64, whence: i32) -> Answer<Option<Range<u64>>> {
+        let inode = self.inode(ino)?;
+        let Ok(offset) = u64::try_from(offset) else { return Ok(None) };
+        let hole = self.volume.hole_after(&inode, offset)?;
+        let depends = whence == libc::SEEK_HOLE || hole.start == offset;
+        Ok(Some(hole).filter(|_| depends))
+    }
+
+    /// Has the hole that the answer to lseek(2) depends on written back with `write_back`, as often as that
+    /// moves it.
+    pub fn settle_hole(
+        &self,
+        ino: u64,
+        offset: i64,
+        whence: i32,
+        mut write_back: impl FnMut(&Range<u64>),
+    ) -> Answer<()> {
+        let mut before = None;
+        loop {
+            let hole = self.unsure_hole(ino, offset, whence)?;
+            let Some(range) = hole.clone().filter(|_| hole != before) else { return Ok(()) };
+            write_back(&range);
+            before = hole;
+        }
     }
 
     /// SEEK_DATA and SEEK_HOLE of lseek(2).

@@ -1,7 +1,7 @@
 //! fsync, fsyncdir, syncfs.
 
 use crate::image::store::Recovery;
-use crate::ops::{Answer, Fs};
+use crate::ops::{Answer, DIRSYNC, Fs};
 
 impl Fs {
     /// fsync(2) or, with `data_only`, fdatasync(2).
@@ -16,6 +16,14 @@ impl Fs {
     /// fsync(2) of a directory: what was done to its names is durable.
     pub fn fsyncdir(&self) -> Answer<()> {
         self.syncfs()
+    }
+
+    /// Names in `dirs` were changed: durable before they are answered where the mount or one of them says so (`-o sync`,
+    /// `-o dirsync`, `chattr +D`).
+    pub(super) fn settle_dirs(&self, dirs: &[u64]) -> Answer<()> {
+        let flagged =
+            |ino: &u64| self.inode(*ino).is_ok_and(|dir| dir.read().attr.flags & DIRSYNC != 0);
+        if self.options.dirsync() || dirs.iter().any(flagged) { self.syncfs() } else { Ok(()) }
     }
 
     /// Everything is durable.

@@ -1,7 +1,6 @@
 //! write.
 
-use crate::errno::Errno;
-use crate::ops::{APPEND, Answer, Fs, IMMUTABLE};
+use crate::ops::{APPEND, Answer, Fs};
 use crate::options::WriteMode;
 use crate::volume::inode::Inode;
 use std::sync::Arc;
@@ -39,12 +38,26 @@ impl Fs {
     pub fn write(&self, args: &WriteArgs, payload: &[u8]) -> Answer<Written> {
         let inode = self.inode(args.ino)?;
         self.check_write(&inode, args)?;
+        let appends = inode.read().attr.flags & APPEND != 0;
+        if appends && args.cached {
+            return self.append_cached(&inode, args, payload);
+        }
+        self.put(&inode, args, payload)
+    }
+
+    /// Writes what was found to be allowed.
+    pub(super) fn put(
+        &self,
+        inode: &Arc<Inode>,
+        args: &WriteArgs,
+        payload: &[u8],
+    ) -> Answer<Written> {
         let direct = match self.options.write {
             WriteMode::Direct => true,
             WriteMode::Buffered => false,
             WriteMode::Auto => args.direct,
         };
-        let write = self.volume.write(&inode, args.offset, payload.len())?;
+        let write = self.volume.write(inode, args.offset, payload.len())?;
         for zeros in &write.zeros {
             self.io.zero(zeros.clone())?;
         }
@@ -58,23 +71,8 @@ impl Fs {
         }
         let allocated = write.allocates();
         write.finish()?;
-        let privileges = self.drop_privileges(&inode, args.kill_suidgid)?;
+        let privileges = self.drop_privileges(inode, args.kill_suidgid)?;
         self.stats.wrote(direct && self.io.has_direct(), payload.len());
         Ok(Written { bytes: payload.len(), allocated, privileges })
-    }
-
-    fn check_write(&self, inode: &Arc<Inode>, args: &WriteArgs) -> Answer<()> {
-        let st = inode.read();
-        match st.attr.mode & libc::S_IFMT {
-            libc::S_IFREG => {}
-            libc::S_IFDIR => return Err(Errno::EISDIR),
-            _ => return Err(Errno::EINVAL),
-        }
-        let overwrites = args.offset < st.attr.size && !args.append;
-        let refused = st.attr.flags & IMMUTABLE != 0 || st.attr.flags & APPEND != 0 && overwrites;
-        if refused && !args.cached {
-            return Err(Errno::EPERM);
-        }
-        Ok(())
     }
 }

@@ -18,9 +18,11 @@ impl Fs {
         Ok(self.volume.xattr(ino, name)?)
     }
 
-    /// All names, each followed by a zero byte.
-    pub fn listxattr(&self, ino: u64) -> Answer<Vec<u8>> {
+    /// All names that the caller may know of, each followed by a zero byte: those of the trusted class are for
+    /// administrators (xattr(7)), whose capabilities a request does not tell; root has them.
+    pub fn listxattr(&self, caller: Caller, ino: u64) -> Answer<Vec<u8>> {
         let mut names = self.volume.xattr_list(ino)?;
+        names.retain(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
         names.iter_mut().for_each(|name| name.push(0));
         Ok(names.concat())
     }

@@ -14,6 +14,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// MS_NOSYMFOLLOW of linux/mount.h, since Linux 5.10.
+const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
+
 /// The type that mount(8) and fstab(5) name.
 pub const FSTYPE: &str = "fuse.inflight";
 
@@ -120,6 +123,7 @@ fn flags(options: &Options) -> MsFlags {
         ("nosuid", MsFlags::MS_NOSUID),
         ("nodev", MsFlags::MS_NODEV),
         ("noexec", MsFlags::MS_NOEXEC),
+        ("nosymfollow", MS_NOSYMFOLLOW),
         ("sync", MsFlags::MS_SYNCHRONOUS),
         ("dirsync", MsFlags::MS_DIRSYNC),
     ];

@@ -142,11 +142,9 @@ fn session(
     let device = mount::mount(image, &request.mountpoint, &request.options)?;
     let mut config = ::fuser::Config::default();
     config.n_threads = Some(request.options.threads);
-    let acl = match request.options.allow_other {
-        true => ::fuser::SessionACL::All,
-        false => ::fuser::SessionACL::Owner,
-    };
-    ::fuser::Session::from_fd(adapter, device, acl, config)
+    // Who may use the mount is checked by the kernel (fuse_allow_current_process). What comes from others than the owner
+    // is its own work, such as writing back times.
+    ::fuser::Session::from_fd(adapter, device, ::fuser::SessionACL::All, config)
 }
 
 /// Opens an image for use; the caller closes it with [`close`].
@@ -180,7 +178,10 @@ fn commit(fs: &Fs) {
     if fs.volume().store().check_writable().is_err() {
         return;
     }
-    if let Err(e) = fs.volume().commit_if_changed(Recovery::Quick) {
+    let volume = fs.volume();
+    if let Err(e) =
+        volume.reclaim_orphans().and_then(|()| volume.commit_if_changed(Recovery::Quick))
+    {
         tracing::error!("periodic commit: {e}");
     }
 }

@@ -39,6 +39,8 @@ pub struct State {
     pub dirty: bool,
     /// It differs in something that fdatasync(2) must make durable.
     pub dirty_contents: bool,
+    /// For an append-only file: the size that it had when it became one, or was loaded.
+    pub append_from: Option<u64>,
     /// Its row is gone; it lives on only in the hands of those who still have it.
     pub deleted: bool,
     /// Transaction of the last change that fdatasync(2) must make durable.
@@ -56,6 +58,7 @@ impl Inode {
             has_xattrs: None,
             dirty: false,
             dirty_contents: false,
+            append_from: None,
             deleted: false,
             data_sequence: 0,
             sequence: 0,
@@ -76,6 +79,11 @@ impl Inode {
     /// The state, exclusively. Callers go through `Volume::update`, which also notes the change.
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write()
+    }
+
+    /// As [`Inode::write`], without waiting.
+    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, State>> {
+        self.state.try_write()
     }
 
     /// A copy of the attributes.

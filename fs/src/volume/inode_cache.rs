@@ -1,5 +1,6 @@
 //! Inodes in memory: those in use, those changed, and how often the kernel knows each.
 
+use crate::volume::extents::ExtentMap;
 use crate::volume::inode::Inode;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -8,6 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Inodes kept in memory before clean and idle ones are dropped.
 const INODES_MAX: usize = 1 << 17;
+/// Extents kept in memory before those of clean and idle inodes are dropped: about 50 MiB.
+const EXTENTS_MAX: usize = 1 << 20;
 const SHARDS: usize = 16;
 
 /// The cache. Its locks are leaves, except that eviction looks at the state of idle inodes.
@@ -15,6 +18,17 @@ const SHARDS: usize = 16;
 pub struct InodeCache {
     shards: [Mutex<Shard>; SHARDS],
     changed: Mutex<Vec<Arc<Inode>>>,
+    /// Extents that may still be loaded before the next sweep.
+    extents_left: Mutex<Allowance>,
+}
+
+#[derive(Debug)]
+struct Allowance(usize);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance(EXTENTS_MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +89,22 @@ impl InodeCache {
         self.shard(ino).lock().lookups.contains_key(&ino)
     }
 
+    /// `n` extents came into memory. When there are too many, those of inodes that nobody uses and whose rows say the same
+    /// go; what is in use stays, and may be as much again before the next sweep.
+    pub fn note_extents(&self, n: usize) {
+        {
+            let mut left = self.extents_left.lock();
+            left.0 = left.0.saturating_sub(n);
+            if left.0 > 0 {
+                return;
+            }
+            // Others go on meanwhile.
+            left.0 = EXTENTS_MAX;
+        }
+        let kept: usize = self.shards.iter().map(|shard| shard.lock().drop_extents()).sum();
+        self.extents_left.lock().0 = EXTENTS_MAX.saturating_sub(kept).max(EXTENTS_MAX / 2);
+    }
+
     /// Remembers that the row of `inode` must be written by the next commit.
     pub fn note_changed(&self, inode: &Arc<Inode>) {
         self.changed.lock().push(inode.clone());
@@ -102,6 +132,23 @@ impl InodeCache {
 }
 
 impl Shard {
+    /// Drops the extents of idle and clean inodes; returns how many are left.
+    fn drop_extents(&self) -> usize {
+        let mut kept = 0;
+        for inode in self.inodes.values() {
+            // As in `evict`: whoever relies on loaded extents holds the inode.
+            let idle = Arc::strong_count(inode) == 1;
+            let Some(mut st) = inode.try_write() else { continue };
+            let len = st.extents.as_ref().map_or(0, ExtentMap::len);
+            if idle && !st.dirty && !st.deleted {
+                st.extents = None;
+            } else {
+                kept += len;
+            }
+        }
+        kept
+    }
+
     /// Drops up to an eighth of the shard: idle, clean, and not used since the hand last passed.
     fn evict(&mut self) {
         if self.hand.is_empty() {
@@ -114,7 +161,10 @@ impl Shard {
             let Some(inode) = self.inodes.get(&ino) else { continue };
             // The map is locked, so a count of one cannot rise: nobody else can reach the inode.
             let idle = Arc::strong_count(inode) == 1 && inode.used.swap(0, Relaxed) == 0;
-            if idle && !inode.read().dirty && inode.read().attr.nlink > 0 {
+            let st = inode.read();
+            let plain = !st.dirty && st.attr.nlink > 0 && st.append_from.is_none();
+            drop(st);
+            if idle && plain {
                 self.inodes.remove(&ino);
                 dropped += 1;
             }
@@ -162,6 +212,37 @@ mod tests {
         assert!(cache.len() <= INODES_MAX + SHARDS);
         assert!(Arc::ptr_eq(&held, &cache.get(1).expect("in use")));
         assert!(cache.get(2).is_some_and(|i| i.read().dirty));
+    }
+
+    #[test]
+    fn extents_in_memory_are_bounded() {
+        let cache = InodeCache::default();
+        let map = |n: u64| {
+            let mut map = ExtentMap::default();
+            for i in 0..n {
+                map.load(
+                    i * 2,
+                    crate::image::tables::Extent { start: 9, blocks: 1, unwritten: false },
+                );
+            }
+            Some(map)
+        };
+        let held = cache.insert(Inode::new(1, attr(), map(1000)));
+        let changed = Inode::new(2, attr(), map(1000));
+        changed.write().dirty = true;
+        cache.insert(changed);
+        let in_memory = |cache: &InodeCache| -> usize {
+            let shards = cache.shards.iter();
+            let of = |i: &Arc<Inode>| i.read().extents.as_ref().map_or(0, ExtentMap::len);
+            shards.map(|s| s.lock().inodes.values().map(of).sum::<usize>()).sum()
+        };
+        for ino in 3..300 {
+            cache.insert(Inode::new(ino, attr(), map(10_000)));
+            cache.note_extents(10_000);
+            assert!(in_memory(&cache) <= EXTENTS_MAX + 20_000);
+        }
+        assert!(held.read().extents.is_some(), "in use");
+        assert!(cache.get(2).is_some_and(|i| i.read().extents.is_some()), "changed");
     }
 
     #[test]

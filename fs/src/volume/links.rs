@@ -223,12 +223,13 @@ impl Volume {
                 if exchange {
                     return Err(Errno::ENOENT.into());
                 }
+                let white = self.make_white(tables, whiteout, from)?;
                 return self.move_name(
                     tables,
                     &inode,
                     (&old_dir, name),
                     (&new_dir, newname),
-                    whiteout,
+                    white,
                 );
             };
             if no_replace {
@@ -251,11 +252,23 @@ impl Volume {
             }
             let is_dir = inode.read().attr.is_dir();
             self.check_removable(tables, &other, is_dir)?;
+            // Room may run out between the check above and here.
+            let white = self.make_white(tables, whiteout, from)?;
             self.drop_name(tables, to, newname)?;
             self.dir_changed(&new_dir, -1, -i32::from(is_dir));
-            self.move_name(tables, &inode, (&old_dir, name), (&new_dir, newname), whiteout)?;
+            self.move_name(tables, &inode, (&old_dir, name), (&new_dir, newname), white)?;
             self.unlinked(tables, &other)
         })
+    }
+
+    /// The inode that RENAME_WHITEOUT leaves behind: the last step of a rename that may be refused.
+    fn make_white(
+        &self,
+        tables: &mut Tables<'_>,
+        whiteout: Option<&NewInode>,
+        parent: u64,
+    ) -> Result<Option<Arc<Inode>>> {
+        whiteout.map(|new| self.make_inode(tables, new, 1, parent)).transpose()
     }
 
     fn move_name(
@@ -264,18 +277,18 @@ impl Volume {
         inode: &Arc<Inode>,
         (old_dir, name): (&Arc<Inode>, &[u8]),
         (new_dir, newname): (&Arc<Inode>, &[u8]),
-        whiteout: Option<&NewInode>,
+        white: Option<Arc<Inode>>,
     ) -> Result<()> {
         // One guard: a second read of a lock that somebody waits to write never comes back.
         let mode = inode.read().attr.mode;
         let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
-        let white = whiteout.map(|w| self.make_inode(tables, w, 1, old_dir.ino)).transpose()?;
         self.drop_name(tables, old_dir.ino, name)?;
         self.put_name(tables, new_dir.ino, newname, inode.ino, mode)?;
         self.dir_changed(old_dir, -1, -i32::from(is_dir));
         self.dir_changed(new_dir, 1, i32::from(is_dir));
-        if let (Some(white), Some(new)) = (white, whiteout) {
-            self.put_name(tables, old_dir.ino, name, white.ino, new.mode)?;
+        if let Some(white) = white {
+            let mode = white.read().attr.mode;
+            self.put_name(tables, old_dir.ino, name, white.ino, mode)?;
             self.dir_changed(old_dir, 1, 0);
         }
         self.moved(inode, new_dir.ino);

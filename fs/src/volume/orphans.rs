@@ -1,14 +1,23 @@
 //! The end of an inode: no name, and nobody who still has it open.
 
 use crate::errno::Result;
+use crate::image::BLOCK;
 use crate::image::mkfs::ROOT;
-use crate::image::tables::{INODES_USED, Tables};
+use crate::image::pins::Run;
+use crate::image::tables::{Attr, INODES_USED, Tables};
 use crate::image::view::View;
 use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
+use crate::volume::extents::BLOCK_MAX;
 use crate::volume::inode::{Inode, load_attr};
+use nix::errno::Errno;
 use redb::ReadableTable as _;
 use std::sync::Arc;
+
+/// Extents that one transaction takes away from a file without a name.
+const CUT_EXTENTS: usize = 512;
+/// Free blocks without which no file is reclaimed: more than what one such transaction copies.
+const RECLAIM_BLOCKS: u64 = 64;
 
 impl Volume {
     /// The kernel gave back `n` references. When it was the last one and no name is left, the
@@ -24,6 +33,9 @@ impl Volume {
         }
         if self.store.check_writable().is_err() {
             return Ok(());
+        }
+        if let Some(inode) = self.inodes.get(ino).filter(|_| self.store.space().is_low()) {
+            self.cut(&inode)?;
         }
         self.change(|tables| {
             let inode = self.inode_in(&tables.view(), ino)?;
@@ -41,6 +53,7 @@ impl Volume {
         self.delete(tables, inode)
     }
 
+    /// The rows of `inode` go, and its blocks. Whoever deletes a file of many extents cuts it first ([`Volume::cut`]).
     fn delete(&self, tables: &mut Tables<'_>, inode: &Arc<Inode>) -> Result<()> {
         let ino = inode.ino;
         self.load_extents_in(&tables.view(), inode)?;
@@ -51,9 +64,7 @@ impl Volume {
         };
         for (logical, extent) in extents.iter() {
             tables.extents.remove((ino, logical))?;
-            self.store
-                .space()
-                .free(crate::image::pins::Run { start: extent.start, blocks: extent.blocks });
+            self.store.space().free(Run { start: extent.start, blocks: extent.blocks });
         }
         let names: Vec<Vec<u8>> = xattr_names(&tables.view(), ino)?;
         for name in names {
@@ -67,31 +78,75 @@ impl Volume {
         Ok(())
     }
 
-    pub(super) fn reclaim_orphans(&self) -> Result<()> {
+    /// Notes the files that a crash left without a name, and reclaims what fits now.
+    pub(super) fn find_orphans(&self) -> Result<()> {
         if self.store.check_writable().is_err() {
             return Ok(());
         }
         let orphans = self.store.read(|view| view.orphans(usize::MAX))?;
-        if orphans.is_empty() {
-            return Ok(());
+        if !orphans.is_empty() {
+            let n = orphans.len();
+            tracing::info!("{n} files were open but had no name when the image was last used");
         }
-        tracing::info!(
-            "{} files were open but had no name when the image was last used",
-            orphans.len()
-        );
-        self.change(|tables| {
-            for ino in orphans {
-                match load_attr(&tables.view(), ino)? {
-                    Some(attr) if attr.nlink == 0 && ino != ROOT => {
-                        let inode = self.inode_in(&tables.view(), ino)?;
-                        self.delete(tables, &inode)?;
-                    }
-                    // Never delete what has a name because a damaged list says so.
-                    _ => drop(tables.orphans.remove(ino)?),
+        *self.orphans.lock() = orphans;
+        self.reclaim_orphans()
+    }
+
+    /// Goes on reclaiming what [`Volume::find_orphans`] found, each file in transactions of its own: what a transaction
+    /// copies before it gives anything back is bounded, so that it fits into the reserve. When even that
+    /// is used up the rest waits for the next call.
+    pub fn reclaim_orphans(&self) -> Result<()> {
+        loop {
+            if self.store.space().usage().free < RECLAIM_BLOCKS {
+                let left = self.orphans.lock().len();
+                if left > 0 {
+                    tracing::warn!(
+                        "{left} files without a name wait for free space to be reclaimed"
+                    );
                 }
+                return Ok(());
             }
-            Ok(())
-        })
+            let Some(ino) = self.orphans.lock().pop() else { return Ok(()) };
+            let is_orphan = |attr: &Attr| attr.nlink == 0 && ino != ROOT;
+            let row = self.store.read(|view| load_attr(view, ino))?;
+            if row.as_ref().is_some_and(is_orphan) {
+                self.cut(&self.inode(ino)?)?;
+            }
+            self.change(|tables| match load_attr(&tables.view(), ino)? {
+                Some(attr) if is_orphan(&attr) => {
+                    let inode = self.inode_in(&tables.view(), ino)?;
+                    if self.inodes.is_known(ino) { Ok(()) } else { self.delete(tables, &inode) }
+                }
+                // Never delete what has a name because a damaged list says so.
+                _ => {
+                    tables.orphans.remove(ino)?;
+                    Ok(())
+                }
+            })?;
+        }
+    }
+
+    /// Cuts a file that nobody can reach any more until few extents are left, a bounded number in each transaction.
+    fn cut(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.load_extents(inode)?;
+        loop {
+            let from = {
+                let st = inode.read();
+                let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
+                let keep = extents.len().saturating_sub(CUT_EXTENTS);
+                if keep == 0 || self.inodes.is_known(inode.ino) {
+                    return Ok(());
+                }
+                extents.iter().nth(keep).map_or(0, |(logical, _)| logical)
+            };
+            self.change(|tables| {
+                let change = self.update(inode, true, |st| {
+                    st.attr.size = st.attr.size.min(from * BLOCK);
+                    st.extents.as_mut().map(|e| e.remove(from, BLOCK_MAX)).unwrap_or_default()
+                });
+                self.apply(tables, inode, change)
+            })?;
+        }
     }
 }
 

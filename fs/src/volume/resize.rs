@@ -208,6 +208,17 @@ impl Volume {
         Ok(())
     }
 
+    /// The first hole that ends after `offset`, from `offset` on, in bytes. Beyond the last data it has no end: whoever
+    /// caches writes may know of a longer file.
+    pub fn hole_after(&self, inode: &Inode, offset: u64) -> Result<Range<u64>> {
+        self.load_extents(inode)?;
+        let st = inode.read();
+        let extents = st.extents.as_ref().ok_or(Errno::ESTALE)?;
+        let from = extents.seek(offset / BLOCK, false).unwrap_or(offset / BLOCK);
+        let to = extents.seek(from, true).map_or(u64::MAX, |block| block * BLOCK);
+        Ok((from * BLOCK).max(offset)..to)
+    }
+
     /// The next data (`data`) or hole at or after `offset`; see SEEK_DATA of lseek(2).
     ///
     /// # Errors

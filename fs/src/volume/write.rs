@@ -250,6 +250,7 @@ impl Volume {
             change
         });
         debug_assert!(change.freed.is_empty(), "the range is held, so nothing can be replaced");
+        self.inodes.note_extents(new.len());
         allocated.iter().for_each(|run| self.store().space().publish(*run));
         self.apply(tables, inode, change)
     }

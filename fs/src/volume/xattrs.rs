@@ -1,6 +1,7 @@
 //! Extended attributes.
 
 use crate::errno::Result;
+use crate::image::tables::Attr;
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use crate::volume::orphans::xattr_names;
@@ -61,6 +62,18 @@ impl Volume {
         value: &[u8],
         mode: SetMode,
     ) -> Result<()> {
+        self.set_xattr_and(inode, name, value, mode, |_| ())
+    }
+
+    /// As [`Volume::set_xattr`], and changes attributes of the inode in the same transaction.
+    pub fn set_xattr_and(
+        &self,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        value: &[u8],
+        mode: SetMode,
+        also: impl FnOnce(&mut Attr),
+    ) -> Result<()> {
         if name.is_empty() || name.len() > 255 {
             return Err(Errno::ERANGE.into());
         }
@@ -90,6 +103,7 @@ impl Volume {
             self.update(inode, true, |st| {
                 st.has_xattrs = Some(true);
                 st.attr.touch(false);
+                also(&mut st.attr);
             });
             Ok(())
         })
@@ -100,12 +114,28 @@ impl Volume {
     /// # Errors
     /// ENODATA when there is none.
     pub fn remove_xattr(&self, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
-        let ino = inode.ino;
         self.change(|tables| {
-            if tables.xattrs.remove((ino, name))?.is_none() {
+            if tables.xattrs.remove((inode.ino, name))?.is_none() {
                 return Err(Errno::ENODATA.into());
             }
             self.update(inode, true, |st| st.attr.touch(false));
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute, if it is there, and changes attributes of the inode in the same transaction.
+    pub fn remove_xattr_and(
+        &self,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        also: impl FnOnce(&mut Attr),
+    ) -> Result<()> {
+        self.change(|tables| {
+            tables.xattrs.remove((inode.ino, name))?;
+            self.update(inode, true, |st| {
+                st.attr.touch(false);
+                also(&mut st.attr);
+            });
             Ok(())
         })
     }

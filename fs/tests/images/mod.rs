@@ -5,7 +5,7 @@ use inflight::disk::FileDisk;
 use inflight::image::fsck::{self, FsckError, Options as FsckOptions, Report};
 use inflight::image::metastore::MetaStore;
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
-use inflight::image::open::{self, Locked};
+use inflight::image::open::{self, Access, Locked};
 use inflight::image::probe;
 use inflight::image::store::open_database;
 use inflight::image::superblock::Superblock;
@@ -96,7 +96,7 @@ impl Image {
 
     /// Changes rows behind the filesystem's back.
     pub fn edit(&self, change: impl FnOnce(&WriteTransaction)) {
-        let Locked { disk, lock: _lock } = open::locked(&self.path(), true).expect("free");
+        let Locked { disk, lock: _lock } = open::locked(&self.path(), Access::Write).expect("free");
         let sb = probe::superblock(&*disk, true).expect("superblock");
         let db = open_database(&Arc::new(MetaStore::new(disk, sb))).expect("database");
         let mut txn = db.begin_write().expect("transaction");

@@ -25,7 +25,7 @@ pub struct Suspect {
     db: Option<Database>,
     meta: Arc<MetaStore>,
     /// It contradicts its own checksums beyond what it can repair.
-    pub damaged: bool,
+    damaged: bool,
 }
 
 /// What a check of all rows came to.
@@ -59,6 +59,11 @@ impl Suspect {
         Ok(suspect)
     }
 
+    /// It must be written anew: some of it cannot be read, or not by a mount.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged || !self.meta.damaged().is_empty()
+    }
+
     fn verify(&mut self, f: &mut Findings) {
         match self.with("verifying the database", |db| Ok(db.check_integrity()?)) {
             Ok(true) => {}
@@ -70,6 +75,10 @@ impl Suspect {
                 f.error("database", e.to_string(), "the rows that can be read are written anew");
                 self.damaged = true;
             }
+        }
+        for block in self.meta.damaged() {
+            let problem = "does not have its checksum";
+            f.error(format!("metadata block {block}"), problem, "the database is written anew");
         }
     }
 

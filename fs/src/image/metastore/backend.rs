@@ -9,6 +9,15 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 #[derive(Debug)]
 pub struct Backend(pub Arc<MetaStore>);
 
+impl Backend {
+    fn check_thawed(&self) -> io::Result<()> {
+        if self.0.frozen.load(Acquire) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+}
+
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.superblock.read().metadata_bytes)
@@ -27,6 +36,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_thawed()?;
         let store = &self.0;
         let old = std::mem::replace(&mut store.superblock.write().metadata_bytes, len);
         if let Some(overlay) = &store.overlay {
@@ -40,6 +50,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.check_thawed()?;
         let store = &self.0;
         if store.overlay.is_some() {
             return Ok(());
@@ -51,6 +62,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_thawed()?;
         match &self.0.overlay {
             Some(overlay) => overlay.lock().write(&self.0, offset, data),
             None => self.0.write_bytes(offset, data),

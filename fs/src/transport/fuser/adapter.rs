@@ -4,7 +4,7 @@
 use crate::errno::Errno;
 use crate::gate::{Subject, opcode};
 use crate::ops::read::ReadArgs;
-use crate::ops::{Control, Make, SetAttr, WriteArgs};
+use crate::ops::{Answer, Control, Make, SetAttr, WriteArgs, Written};
 use crate::transport::fuser::aside::Aside;
 use crate::transport::fuser::convert::{self, caller, ranged, subject};
 use crate::transport::fuser::negotiate::negotiate;
@@ -17,8 +17,10 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The filesystem as fuser sees it.
@@ -26,7 +28,7 @@ pub struct Adapter {
     service: Service,
     timeouts: Timeouts,
     kernel: Kernel,
-    aside: Aside,
+    aside: Arc<Aside>,
     /// Replies to OPEN; `None` tells the kernel not to ask again.
     open: Option<FopenFlags>,
 }
@@ -40,11 +42,9 @@ impl Adapter {
         } else {
             FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
         };
-        // With nothing to refuse, the kernel need not ask.
-        let frozen = service.fs().volume().has_frozen().unwrap_or(true);
-        let asked = options.direct_io || options.open_messages || frozen;
+        let asked = service.fs().asks_opens();
         let timeouts = Timeouts::new(options);
-        Adapter { timeouts, kernel, aside: Aside::new(), open: asked.then_some(direct), service }
+        Adapter { timeouts, kernel, aside: Arc::default(), open: asked.then_some(direct), service }
     }
 }
 
@@ -92,7 +92,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -109,6 +109,7 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::time),
+            handle: fh.is_some(),
         };
         let timeouts = self.timeouts;
         let reply = in_time(move |answer| reply::attr(reply, timeouts, answer), &|| {
@@ -319,13 +320,19 @@ impl Filesystem for Adapter {
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
+        let (kernel, aside, fs) =
+            (self.kernel.clone(), self.aside.clone(), self.service.fs().clone());
+        let reply = move |answer: Answer<Written>| {
+            let refused = cached && answer == Err(Errno::EPERM) && fs.distrusts_pages(ino.0);
+            reply::written(reply, &kernel, ino, cached, answer);
+            if refused {
+                aside.run(move || reply::write_back(&kernel, ino, 0..u64::MAX));
+            }
+        };
         if self.service.is_gated() {
-            let kernel = self.kernel.clone();
-            let reply = move |answer| reply::written(reply, &kernel, ino, cached, answer);
             self.service.write(subject, args, data.to_vec(), reply);
         } else {
-            let answer = self.service.write_now(subject, &args, data);
-            reply::written(reply, &self.kernel, ino, cached, answer);
+            reply(self.service.write_now(subject, &args, data));
         }
     }
 
@@ -491,9 +498,10 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let who = caller(req);
         self.service.serve(
             subject(req, opcode::LISTXATTR, ino),
-            move |fs| fs.listxattr(ino.0),
+            move |fs| fs.listxattr(who, ino.0),
             move |answer| reply::xattr(reply, size, answer),
         );
     }
@@ -518,15 +526,29 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let (who, input) = (caller(req), in_data.to_vec());
-        self.service.serve(
-            subject(req, opcode::IOCTL, ino),
-            move |fs| fs.ioctl(&Control { caller: who, ino: ino.0, command: cmd, input: &input }),
-            move |answer| match answer {
-                Ok(out) => reply.ioctl(0, &out[..out.len().min(out_size as usize)]),
-                Err(e) => reply.error(convert::errno(e)),
-            },
-        );
+        let (who, input, service) = (caller(req), in_data.to_vec(), self.service.clone());
+        let (subject, kernel) = (subject(req, opcode::IOCTL, ino), self.kernel.clone());
+        let control = Control { caller: who, ino: ino.0, command: cmd, input: in_data };
+        let freezes = self.service.fs().freezes(&control);
+        let serve = move || {
+            service.serve(
+                subject,
+                move |fs| {
+                    fs.ioctl(&Control { caller: who, ino: ino.0, command: cmd, input: &input })
+                },
+                move |answer| match answer {
+                    Ok(out) => reply.ioctl(0, &out[..out.len().min(out_size as usize)]),
+                    Err(e) => reply.error(convert::errno(e)),
+                },
+            );
+        };
+        if !freezes {
+            return serve();
+        }
+        self.aside.run(move || {
+            reply::write_back(&kernel, ino, 0..u64::MAX);
+            serve();
+        });
     }
 
     fn fallocate(
@@ -573,13 +595,17 @@ impl Filesystem for Adapter {
                 },
             );
         };
-        if !self.service.fs().options().writeback {
+        let fs = self.service.fs().clone();
+        let depends = fs.unsure_hole(ino.0, offset, whence);
+        if !fs.options().writeback || depends.is_ok_and(|hole| hole.is_none()) {
             return seek();
         }
         // The kernel seeks without writing back what only it knows, so it is made to. That waits for
         // WRITEs, which no thread of the session may do.
         self.aside.run(move || {
-            reply::write_back(&kernel, ino);
+            let write_back = |hole: &Range<u64>| reply::write_back(&kernel, ino, hole.clone());
+            // What fails here fails again when it is served.
+            let _ = fs.settle_hole(ino.0, offset, whence, write_back);
             seek();
         });
     }

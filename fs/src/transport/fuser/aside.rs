@@ -1,29 +1,103 @@
-//! A thread beside the session's, for what has to wait for other requests.
+//! Threads beside the session's, for what has to wait for other requests.
 
-use std::sync::mpsc;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs jobs one after the other; ends when it is dropped and the last job is done.
+/// Threads at most. Each may wait for a request that a gate holds; further jobs queue.
+const THREADS_MAX: usize = 64;
+/// An idle thread ends after this time.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Runs jobs, each in a thread that waits for none of the others.
+#[derive(Default)]
 pub struct Aside {
-    jobs: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
 }
 
 impl Aside {
-    /// Starts the thread. Without one, jobs are dropped, which answers their requests with EIO.
-    pub fn new() -> Aside {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let thread = std::thread::Builder::new().name("aside".into());
-        let started = thread.spawn(move || queue.into_iter().for_each(|job| job()));
-        if let Err(e) = started {
-            tracing::error!("no thread for what must wait: {e}");
-        }
-        Aside { jobs }
-    }
-
-    /// Queues a job.
+    /// Runs a job as soon as a thread is free. Without one it is dropped, which answers its request with EIO.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
-        // A refused job is dropped with the reply in it.
-        let _ = self.jobs.send(Box::new(job));
+        let mut st = self.shared.state.lock();
+        st.jobs.push_back(Box::new(job));
+        if st.idle >= st.jobs.len() {
+            drop(st);
+            self.shared.work.notify_one();
+            return;
+        }
+        if st.threads == THREADS_MAX {
+            return;
+        }
+        st.threads += 1;
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name("aside".into());
+        if let Err(e) = thread.spawn(move || shared.serve()) {
+            tracing::error!("no thread for what must wait: {e}");
+            st.threads -= 1;
+            let lost = if st.threads == 0 { std::mem::take(&mut st.jobs) } else { VecDeque::new() };
+            drop(st);
+            drop(lost);
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        let mut st = self.state.lock();
+        loop {
+            while let Some(job) = st.jobs.pop_front() {
+                drop(st);
+                job();
+                st = self.state.lock();
+            }
+            st.idle += 1;
+            let timeout = self.work.wait_for(&mut st, IDLE).timed_out();
+            st.idle -= 1;
+            if timeout && st.jobs.is_empty() {
+                st.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_job_that_waits_holds_no_other_one_up() {
+        let aside = Aside::default();
+        let (release, parked) = mpsc::channel::<()>();
+        let (done, seen) = mpsc::channel();
+        let first = done.clone();
+        aside.run(move || {
+            let _ = parked.recv();
+            let _ = first.send(1);
+        });
+        aside.run(move || {
+            let _ = done.send(2);
+        });
+        let bound = Duration::from_secs(60);
+        assert_eq!(seen.recv_timeout(bound), Ok(2));
+        release.send(()).expect("the first job waits");
+        assert_eq!(seen.recv_timeout(bound), Ok(1));
     }
 }

@@ -10,6 +10,7 @@ use fuser::{
     ReplyXattr,
 };
 use inflight_splice::{ReplyChannel, SendError};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -157,12 +158,15 @@ pub fn ask_again(kernel: &Kernel, ino: INodeNo) {
     }
 }
 
-/// Makes the kernel write the dirty pages of `ino` back, and waits for it. It also forgets them: it
+/// Makes the kernel write the dirty pages in a range of `ino` back, and waits for it. It also forgets them: it
 /// has no notice that only writes.
-pub fn write_back(kernel: &Kernel, ino: INodeNo) {
+pub fn write_back(kernel: &Kernel, ino: INodeNo, range: Range<u64>) {
     if let Some(past) = kernel.get() {
+        // A length of 0 means everything from the offset on.
+        let offset = range.start.min(i64::MAX as u64) as i64;
+        let len = i64::try_from(range.end - range.start).unwrap_or(0);
         // ENOENT: the kernel has forgotten the inode, so it has no pages either.
-        let _ = past.notifier.inval_inode(ino, 0, 0);
+        let _ = past.notifier.inval_inode(ino, offset, len);
     }
 }
 
