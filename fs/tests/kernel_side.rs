@@ -55,7 +55,7 @@ fn the_kernel_flushes_the_times_of_a_users_files() {
     }
     let open = fs::metadata("/dev/fuse").expect("stat").permissions().mode() & 0o006 == 0o006;
     if !open || Command::new("fusermount3").arg("-V").output().is_err() {
-        println!("skipped: ordinary users cannot mount here; scripts/setup lets them");
+        common::lacking("ordinary users cannot mount here; scripts/setup lets them");
         return;
     }
     let (uid, gid) = (65534, 65534);

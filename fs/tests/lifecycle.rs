@@ -106,11 +106,11 @@ fn an_ordinary_user_mounts_through_fusermount3() {
         return;
     }
     if Command::new("fusermount3").arg("-V").output().is_err() {
-        println!("skipped: there is no fusermount3");
+        common::lacking("there is no fusermount3 (package fuse3)");
         return;
     }
     if fs::metadata("/dev/fuse").expect("stat").permissions().mode() & 0o006 != 0o006 {
-        println!("skipped: /dev/fuse is root's alone here; scripts/setup opens it as udev would");
+        common::lacking("/dev/fuse is root's alone here; scripts/setup opens it as udev would");
         return;
     }
     let (uid, gid) = (65534, 65534);
@@ -176,7 +176,7 @@ fn a_block_device_is_an_image_too() {
     File::create(&place.image).and_then(|f| f.set_len(64 << 20)).expect("a file");
     let out = Command::new("losetup").args(["-f", "--show", place.image()]).output();
     let Some(out) = out.ok().filter(|o| o.status.success()) else {
-        println!("skipped: no loop device is free");
+        common::lacking("no loop device is free");
         return;
     };
     let device = text(&out.stdout).trim().to_owned();
