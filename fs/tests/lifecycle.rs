@@ -68,7 +68,7 @@ fn in_the_foreground_the_command_ends_with_the_mount() {
         assert!(server.try_wait().expect("wait").is_none(), "the server ended");
         std::thread::yield_now();
     }
-    ok(&["umount", dir.to_str().expect("path")]);
+    common::umount(dir.to_str().expect("path"));
     assert!(server.wait().expect("wait").success());
 }
 
@@ -96,7 +96,7 @@ fn mount8_finds_everything_it_needs_in_the_helper() {
     for word in ["fuse.inflight", "noatime", "nodev", "allow_other", "default_permissions"] {
         assert!(line.contains(word), "{word} in {line}");
     }
-    ok(&["umount", dir.to_str().expect("path")]);
+    common::umount(dir.to_str().expect("path"));
     assert!(text(&run("nonsense").stderr).contains("unknown mount option 'nonsense'"));
 }
 
@@ -188,11 +188,11 @@ fn a_block_device_is_an_image_too() {
     ok(&["mount", &device, dir]);
     fs::write(Path::new(dir).join("f"), pattern(5 << 20, 8)).expect("write");
     assert!(refused(1, &["mkfs", "--force", &device]).contains("in use by"));
-    ok(&["umount", dir]);
+    common::umount(dir);
     ok(&["fsck", &device]);
     ok(&["mount", "-o", "read=direct", &device, dir]);
     let same = fs::read(Path::new(dir).join("f")).expect("read") == pattern(5 << 20, 8);
-    ok(&["umount", dir]);
+    common::umount(dir);
     assert!(same);
     drop(detach);
 }

@@ -146,7 +146,7 @@ fn a_dead_mount_is_cleared_away() {
             std::thread::yield_now();
         }
         if clear {
-            ok(&["umount", mount.dir.to_str().expect("path")]);
+            common::umount(mount.dir.to_str().expect("path"));
         }
         let again = place.mount("", &[]);
         let table = fs::read_to_string("/proc/self/mounts").expect("mounts");
@@ -169,7 +169,7 @@ fn what_would_be_hidden_is_asked_about() {
     assert!(said.contains("not empty") && said.contains("--force"), "{said}");
     assert!(refused(1, &["mount", place.image(), "/"]).contains("--force"));
     ok(&["mount", "--force", place.image(), dir]);
-    ok(&["umount", dir]);
+    common::umount(dir);
     fs::read(place.dir.path().join("m/precious")).expect("still there");
 }
 
@@ -228,12 +228,12 @@ fn mount8_can_remount_and_is_told_failures_its_way() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(options().starts_with("rw,") && !options().contains("noexec"), "{}", options());
     fs::write(format!("{dir}/f"), b"x").expect("writable again");
-    ok(&["umount", dir]);
+    common::umount(dir);
     assert!(mount("ro").status.success());
     let out = mount("remount,rw");
     assert_eq!(out.status.code(), Some(32));
     assert!(text(&out.stderr).contains("mounted read-only"), "{}", text(&out.stderr));
-    ok(&["umount", dir]);
+    common::umount(dir);
     drop(guard);
 }
 

@@ -51,6 +51,23 @@ pub fn ok(args: &[&str]) -> String {
     text(&out.stdout)
 }
 
+/// Unmounts as a user would. Tests run side by side in one process: until a child that one of them starts has become its
+/// program, it holds the open files of all, and mounts are busy.
+#[track_caller]
+pub fn umount(dir: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let out = inflight(&["umount", dir]);
+        let said = text(&out.stderr);
+        if out.status.success() {
+            return;
+        }
+        let busy = said.contains("is busy") && std::time::Instant::now() < deadline;
+        assert!(busy, "inflight umount {dir}: {}\n{said}", out.status);
+        std::thread::yield_now();
+    }
+}
+
 /// Runs `inflight`, which must fail with `code`; returns what it said, which is one line.
 #[track_caller]
 pub fn refused(code: i32, args: &[&str]) -> String {
@@ -138,7 +155,7 @@ impl Mount {
     /// Unmounts as a user would; the image is clean and unlocked afterwards.
     #[track_caller]
     pub fn umount(mut self) {
-        ok(&["umount", self.dir.to_str().expect("path")]);
+        umount(self.dir.to_str().expect("path"));
         self.mounted = false;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         assert!(!log.contains("ERROR") && !log.contains("panicked"), "the server said:\n{log}");
