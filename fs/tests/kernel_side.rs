@@ -62,7 +62,7 @@ fn the_kernel_flushes_the_times_of_a_users_files() {
     let home = tempfile::tempdir().expect("a folder");
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let command = home.path().join("inflight");
-    fs::copy(common::INFLIGHT, &command).expect("copy");
+    common::copy_command(&command);
     let (own, dir) = (home.path().join("u"), home.path().join("u/m"));
     fs::create_dir_all(&dir).expect("mkdir");
     for path in [&own, &dir] {

@@ -119,7 +119,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let (command, image, dir) =
         (home.path().join("inflight"), home.path().join("u/a.img"), home.path().join("u/m"));
-    fs::copy(common::INFLIGHT, &command).expect("copy");
+    common::copy_command(&command);
     fs::create_dir_all(&dir).expect("mkdir");
     for path in [home.path().join("u"), dir.clone()] {
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("chown");

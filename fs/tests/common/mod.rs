@@ -68,6 +68,13 @@ pub fn umount(dir: &str) {
     }
 }
 
+/// Puts a copy of the command where an ordinary user can run it. Not with fs::copy: a child that another test starts would
+/// hold it open for writing for a moment, and nobody could run it (ETXTBSY).
+pub fn copy_command(to: &Path) {
+    let status = Command::new("cp").arg(INFLIGHT).arg(to).status().expect("cp");
+    assert!(status.success());
+}
+
 /// Runs `inflight`, which must fail with `code`; returns what it said, which is one line.
 #[track_caller]
 pub fn refused(code: i32, args: &[&str]) -> String {
