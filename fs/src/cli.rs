@@ -1,5 +1,14 @@
 //! The command line: one file a command.
 
+/// In place of the standard one, which panics when nobody reads.
+macro_rules! println {
+    ($($arg:tt)*) => { $crate::cli::output::print_line(format_args!($($arg)*)) };
+}
+/// In place of the standard one, which panics when nobody reads.
+macro_rules! eprintln {
+    ($($arg:tt)*) => { $crate::cli::output::complain(format_args!($($arg)*)) };
+}
+
 mod completions;
 pub mod dump;
 pub mod fsck;
@@ -7,8 +16,10 @@ pub mod helper;
 mod log;
 pub mod mkfs;
 pub mod mount;
+mod output;
 pub mod stat;
 pub mod umount;
+mod waiting;
 
 use crate::gate::cli as gate;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -21,6 +32,9 @@ pub struct Cli {
     /// More messages; RUST_LOG says which.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Fail at once when somebody else uses the image, instead of waiting until they are done.
+    #[arg(long, global = true)]
+    no_wait: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,10 +66,19 @@ enum Command {
 pub fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name().unwrap_or_default();
-    if name == "mount.fuse.inflight" || name == "mount.inflight" {
-        return report(helper::run(std::env::args_os().skip(1).collect()));
+    let mut args: Vec<_> = std::env::args_os().collect();
+    match name.to_str().and_then(|name| name.strip_suffix(".inflight")) {
+        Some("mount.fuse" | "mount") => {
+            waiting::set(true);
+            return report(helper::run(args.split_off(1)), helper::MOUNT_FAILED);
+        }
+        Some("mkfs.fuse" | "mkfs") => {
+            args.splice(..1, ["inflight", "mkfs"].map(Into::into)).for_each(drop)
+        }
+        Some("fsck.fuse" | "fsck") => args = helper::fsck(args.split_off(1)),
+        _ => {}
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
@@ -63,29 +86,44 @@ pub fn main() -> ExitCode {
         }
     };
     log::init(cli.verbose);
-    report(match cli.command {
+    waiting::set(!cli.no_wait);
+    let result = match cli.command {
         Command::Mkfs(args) => mkfs::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Mount(args) => mount::run(&args, cli.verbose).map(|()| ExitCode::SUCCESS),
-        Command::Umount(args) => umount::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Mount(args) => {
+            mount::run(&args, cli.verbose, cli.no_wait).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Umount(args) => umount::run(&args, cli.no_wait).map(|()| ExitCode::SUCCESS),
         Command::Fsck(args) => fsck::run(&args),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Manual => completions::manual(Cli::command()).map(|()| ExitCode::SUCCESS),
-    })
+    };
+    report(result, 1)
 }
 
 /// fsck(8) has its own code for a wrong command line.
 fn usage_code() -> u8 {
-    if std::env::args_os().nth(1).is_some_and(|a| a == "fsck") { 16 } else { 2 }
+    let mut words = std::env::args_os().take(2);
+    let fsck = |word: std::ffi::OsString| {
+        let path = std::path::Path::new(&word);
+        path.file_name().is_some_and(|name| name == "fsck" || name == "fsck.fuse.inflight")
+    };
+    if words.any(fsck) { 16 } else { 2 }
 }
 
-fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|e| {
-        eprintln!("inflight: {}", one_line(&e));
-        ExitCode::FAILURE
-    })
+fn report(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
+    let unread = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    match result {
+        Ok(code) => code,
+        // Whoever read standard output has seen enough.
+        Err(e) if e.downcast_ref().is_some_and(unread) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("inflight: {}", one_line(&e));
+            ExitCode::from(failure)
+        }
+    }
 }
 
 /// The error and its causes, without those that an earlier one quotes already.

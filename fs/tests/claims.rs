@@ -45,7 +45,7 @@ fn a_device_that_is_written_to_is_nobody_elses() {
     ok(&["mount", &device.0, dir]);
     let other = run("mkfs.ext4", &["-q", "-F", &device.0]);
     let swap = run("mkswap", &[&device.0]);
-    ok(&["umount", dir]);
+    common::umount(dir);
     assert!(!other.status.success(), "mkfs.ext4 wrote to a mounted device");
     assert!(!swap.status.success(), "mkswap wrote to a mounted device");
     ok(&["fsck", &device.0]);

@@ -55,14 +55,14 @@ fn the_kernel_flushes_the_times_of_a_users_files() {
     }
     let open = fs::metadata("/dev/fuse").expect("stat").permissions().mode() & 0o006 == 0o006;
     if !open || Command::new("fusermount3").arg("-V").output().is_err() {
-        println!("skipped: ordinary users cannot mount here; scripts/setup lets them");
+        common::lacking("ordinary users cannot mount here; scripts/setup lets them");
         return;
     }
     let (uid, gid) = (65534, 65534);
     let home = tempfile::tempdir().expect("a folder");
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let command = home.path().join("inflight");
-    fs::copy(common::INFLIGHT, &command).expect("copy");
+    common::copy_command(&command);
     let (own, dir) = (home.path().join("u"), home.path().join("u/m"));
     fs::create_dir_all(&dir).expect("mkdir");
     for path in [&own, &dir] {

@@ -68,7 +68,7 @@ fn in_the_foreground_the_command_ends_with_the_mount() {
         assert!(server.try_wait().expect("wait").is_none(), "the server ended");
         std::thread::yield_now();
     }
-    ok(&["umount", dir.to_str().expect("path")]);
+    common::umount(dir.to_str().expect("path"));
     assert!(server.wait().expect("wait").success());
 }
 
@@ -96,7 +96,7 @@ fn mount8_finds_everything_it_needs_in_the_helper() {
     for word in ["fuse.inflight", "noatime", "nodev", "allow_other", "default_permissions"] {
         assert!(line.contains(word), "{word} in {line}");
     }
-    ok(&["umount", dir.to_str().expect("path")]);
+    common::umount(dir.to_str().expect("path"));
     assert!(text(&run("nonsense").stderr).contains("unknown mount option 'nonsense'"));
 }
 
@@ -106,11 +106,11 @@ fn an_ordinary_user_mounts_through_fusermount3() {
         return;
     }
     if Command::new("fusermount3").arg("-V").output().is_err() {
-        println!("skipped: there is no fusermount3");
+        common::lacking("there is no fusermount3 (package fuse3)");
         return;
     }
     if fs::metadata("/dev/fuse").expect("stat").permissions().mode() & 0o006 != 0o006 {
-        println!("skipped: /dev/fuse is root's alone here; scripts/setup opens it as udev would");
+        common::lacking("/dev/fuse is root's alone here; scripts/setup opens it as udev would");
         return;
     }
     let (uid, gid) = (65534, 65534);
@@ -119,7 +119,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let (command, image, dir) =
         (home.path().join("inflight"), home.path().join("u/a.img"), home.path().join("u/m"));
-    fs::copy(common::INFLIGHT, &command).expect("copy");
+    common::copy_command(&command);
     fs::create_dir_all(&dir).expect("mkdir");
     for path in [home.path().join("u"), dir.clone()] {
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("chown");
@@ -176,7 +176,7 @@ fn a_block_device_is_an_image_too() {
     File::create(&place.image).and_then(|f| f.set_len(64 << 20)).expect("a file");
     let out = Command::new("losetup").args(["-f", "--show", place.image()]).output();
     let Some(out) = out.ok().filter(|o| o.status.success()) else {
-        println!("skipped: no loop device is free");
+        common::lacking("no loop device is free");
         return;
     };
     let device = text(&out.stdout).trim().to_owned();
@@ -188,11 +188,11 @@ fn a_block_device_is_an_image_too() {
     ok(&["mount", &device, dir]);
     fs::write(Path::new(dir).join("f"), pattern(5 << 20, 8)).expect("write");
     assert!(refused(1, &["mkfs", "--force", &device]).contains("in use by"));
-    ok(&["umount", dir]);
+    common::umount(dir);
     ok(&["fsck", &device]);
     ok(&["mount", "-o", "read=direct", &device, dir]);
     let same = fs::read(Path::new(dir).join("f")).expect("read") == pattern(5 << 20, 8);
-    ok(&["umount", dir]);
+    common::umount(dir);
     assert!(same);
     drop(detach);
 }

@@ -131,7 +131,7 @@ fn syscalls(place: &Place, option: &str) -> Option<String> {
     let probe = mount.path("probe");
     while !fs::read_to_string(&log).unwrap_or_default().contains("splice(") {
         if strace.try_wait().expect("wait").is_some() {
-            println!("skipped: strace cannot attach here");
+            common::lacking("strace cannot attach here");
             return None;
         }
         fs::write(&probe, pattern(500_000, 1)).expect("write");
@@ -152,7 +152,7 @@ fn the_system_calls_are_those_of_the_way() {
         return;
     }
     if Command::new("strace").arg("-V").output().is_err() {
-        println!("skipped: there is no strace");
+        common::lacking("there is no strace");
         return;
     }
     let place = Place::new(64);

@@ -4,6 +4,20 @@
 //! prints and judges by the table; the worker ([`worker`]) mounts targets and plays variants, and may be
 //! lost to a wedged kernel path; the guard ([`session`]) removes what either leaves behind.
 
+/// In place of the standard one, which panics when nobody reads.
+macro_rules! println {
+    () => { $crate::output::print_line(format_args!("")) };
+    ($($arg:tt)*) => { $crate::output::print_line(format_args!($($arg)*)) };
+}
+/// In place of the standard one, which panics when nobody reads.
+macro_rules! print {
+    ($($arg:tt)*) => { $crate::output::print(format_args!($($arg)*)) };
+}
+/// In place of the standard one, which panics when nobody reads.
+macro_rules! eprintln {
+    ($($arg:tt)*) => { $crate::output::complain(format_args!($($arg)*)) };
+}
+
 pub mod borrow;
 pub mod case;
 pub mod cases;
@@ -29,6 +43,7 @@ pub mod mutants;
 pub mod nearest;
 pub mod network;
 pub mod observe;
+pub mod output;
 pub mod pagemap;
 pub mod pins;
 pub mod pipe;

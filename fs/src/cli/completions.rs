@@ -10,10 +10,15 @@ pub struct CompletionsArgs {
 
 pub(super) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut command = super::Cli::command();
-    clap_complete::generate(args.shell, &mut command, "inflight", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "inflight", &mut script);
+    super::output::print_all(&script);
     Ok(())
 }
 
 pub(super) fn manual(command: Command) -> anyhow::Result<()> {
-    Ok(clap_mangen::Man::new(command).render(&mut std::io::stdout())?)
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    super::output::print_all(&page);
+    Ok(())
 }

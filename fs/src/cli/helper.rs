@@ -8,6 +8,28 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// mount(8): the mount failed.
+pub(super) const MOUNT_FAILED: u8 = 32;
+/// What mount(8) takes from mountinfo for a remount: FUSE's own, which cannot be changed.
+const FIXED: [&str; 8] =
+    ["fd", "rootmode", "user_id", "group_id", "max_read", "blksize", "fsname", "subtype"];
+
+/// The command line of `inflight fsck` for what fsck(8) passes to its helpers: `-a`, `-p` and `-y` repair, `-n` does not, the
+/// others have no meaning here.
+pub(super) fn fsck(args: Vec<OsString>) -> Vec<OsString> {
+    let mut line: Vec<OsString> = ["inflight", "fsck"].map(Into::into).into();
+    for arg in args {
+        match arg.to_str() {
+            Some("-a" | "-p" | "-y") => line.push("--repair".into()),
+            Some("-n" | "-f" | "-V" | "-T" | "-M") => {}
+            Some(progress) if progress.starts_with("-C") => {}
+            _ => line.push(arg),
+        }
+    }
+    line.dedup();
+    line
+}
+
 pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let (mut paths, mut options, mut fake) = (Vec::new(), Vec::new(), false);
     let mut args = args.into_iter();
@@ -34,7 +56,7 @@ pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         return remount(&dir, &options);
     }
     if !fake {
-        mount::run(&MountArgs::for_helper(image, dir, options), 0)?;
+        mount::run(&MountArgs::for_helper(image, dir, options), 0, false)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -42,8 +64,14 @@ pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
 /// Changes what the kernel decides: ro, rw, nosuid, nodev, noexec, the atime family.
 fn remount(dir: &Path, lists: &[String]) -> anyhow::Result<ExitCode> {
     let mut options = Options::default();
-    for option in lists.iter().flat_map(|l| l.split(',')).filter(|o| *o != "remount") {
+    let fixed = |option: &&str| {
+        *option == "remount" || FIXED.iter().any(|name| option.split('=').next() == Some(name))
+    };
+    for option in lists.iter().flat_map(|l| l.split(',')).filter(|o| !fixed(o)) {
         options.add(option)?;
+    }
+    if !options.read_only && super::stat::fetch(dir)?["read_only"] == true {
+        anyhow::bail!("{} was mounted read-only; unmount it and mount it again", dir.display());
     }
     kernel::remount(dir, &options).with_context(|| format!("cannot remount {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)

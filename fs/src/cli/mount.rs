@@ -26,9 +26,12 @@ pub struct MountArgs {
     /// Where the background server writes its messages.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Serve, and report on standard output whether the mount answers.
-    #[arg(long, hide = true)]
-    report: bool,
+    /// Mount over a directory that is not empty: what is in it is hidden meanwhile.
+    #[arg(long)]
+    force: bool,
+    /// Serve, and report on standard output, to this process, whether the mount answers.
+    #[arg(long, hide = true, value_name = "PID")]
+    report: Option<i32>,
     /// File or block device.
     image: PathBuf,
     /// Directory.
@@ -43,18 +46,23 @@ impl MountArgs {
             foreground: false,
             gate: None,
             log: None,
-            report: false,
+            // mount(8) does not ask either.
+            force: true,
+            report: None,
             image,
             mountpoint,
         }
     }
 }
 
-pub(super) fn run(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
-    if !args.foreground && !args.report {
-        return in_background(args, verbose);
+pub(super) fn run(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result<()> {
+    if !args.foreground && args.report.is_none() {
+        return in_background(args, verbose, no_wait);
     }
-    match (open_log(args).and_then(|log| serve(args, log)), args.report) {
+    if let Some(parent) = args.report {
+        go_with(parent)?;
+    }
+    match (open_log(args).and_then(|log| serve(args, log)), args.report.is_some()) {
         (Err(e), true) => {
             // Before the mount was reported the parent reads this, afterwards the log.
             let _ = write!(std::io::stdout(), "{}", super::one_line(&e));
@@ -68,12 +76,30 @@ fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
     let mut options = Options::default();
     args.options.iter().try_for_each(|list| options.add(list))?;
     let dir = &args.mountpoint;
+    super::umount::clear_dead(dir)?;
     let mountpoint =
         std::fs::canonicalize(dir).with_context(|| format!("mount point {}", dir.display()))?;
     if !mountpoint.is_dir() {
         bail!("mount point {} is not a directory", dir.display());
     }
-    Ok(MountRequest { image: args.image.clone(), mountpoint, options, gate: args.gate.clone() })
+    // A directory that cannot be read is left to mount(2).
+    let filled =
+        || std::fs::read_dir(&mountpoint).is_ok_and(|mut entries| entries.next().is_some());
+    if !args.force && (mountpoint == Path::new("/") || filled()) {
+        let what = "is not empty, and what is in it would be hidden; --force mounts over it";
+        bail!("mount point {} {what}", dir.display());
+    }
+    let opened: fn() = || {
+        // Cannot fail with this argument (prctl(2)).
+        let _ = nix::sys::prctl::set_pdeathsig(None);
+    };
+    Ok(MountRequest {
+        image: args.image.clone(),
+        mountpoint,
+        options,
+        gate: args.gate.clone(),
+        opened,
+    })
 }
 
 /// Serves until the mount goes; a server in the background writes to `log` from when the mount answers.
@@ -97,9 +123,18 @@ fn serve(args: &MountArgs, log: Option<File>) -> anyhow::Result<()> {
     Ok(server.run()?)
 }
 
+/// Until the mount is about to be made ([`MountRequest::opened`]) this process goes with its parent: a user who
+/// interrupted the command is not to find the image mounted later.
+fn go_with(parent: i32) -> anyhow::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have died before; then this process was given to another one.
+    anyhow::ensure!(nix::unistd::getppid().as_raw() == parent, "interrupted");
+    Ok(())
+}
+
 /// Where a server in the background writes. Opened before anything is mounted: afterwards it would be too late to refuse.
 fn open_log(args: &MountArgs) -> anyhow::Result<Option<File>> {
-    if !args.report {
+    if args.report.is_none() {
         return Ok(None);
     }
     let (path, how) = match &args.log {
@@ -119,11 +154,12 @@ fn report_ready(log: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_background(args: &MountArgs, verbose: u8) -> anyhow::Result<()> {
+fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result<()> {
     request(args)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(std::iter::repeat_n("-v", usize::from(verbose)));
-    command.args(["mount", "--report"]);
+    command.args(["mount", "--report", &std::process::id().to_string()]);
+    command.args(no_wait.then_some("--no-wait")).args(args.force.then_some("--force"));
     for options in &args.options {
         command.args(["-o", options]);
     }

@@ -27,7 +27,7 @@ pub(super) fn run(args: &StatArgs) -> anyhow::Result<()> {
         } else {
             print(&report);
         }
-        if !args.watch {
+        if !args.watch || super::output::is_closed() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));

@@ -3,10 +3,12 @@
 use crate::image::lock::{self, ImageLock};
 use anyhow::{Context as _, bail};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// What to unmount.
 #[derive(Debug, Args)]
@@ -18,7 +20,7 @@ pub struct UmountArgs {
     mountpoint: PathBuf,
 }
 
-pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &UmountArgs, no_wait: bool) -> anyhow::Result<()> {
     // Not canonicalize: a dead server would make stat(2) of the mount point fail.
     let dir = std::path::absolute(&args.mountpoint)?;
     let image = lock::image_of(&dir)
@@ -28,12 +30,19 @@ pub(super) fn run(args: &UmountArgs) -> anyhow::Result<()> {
         Err(Errno::EBUSY) => bail!("{} is busy: files on it are open; try --lazy", dir.display()),
         Err(e) => bail!("cannot unmount {}: {}", dir.display(), e.desc()),
     }
-    if args.lazy {
+    if args.lazy || no_wait {
         return Ok(());
     }
     let Ok(file) = crate::disk::open_image(&image, false) else { return Ok(()) };
+    // Draws on a terminal only.
+    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} {elapsed} the server writes what is left",
+    )?);
+    bar.enable_steady_tick(Duration::from_millis(100));
     // The server holds the lock until the last commit is durable.
-    match ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT) {
+    let released = ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT);
+    bar.finish_and_clear();
+    match released {
         Ok(_released_at_once) => Ok(()),
         Err(e) => bail!("{} is unmounted, but {} is still {e}", dir.display(), image.display()),
     }
@@ -56,6 +65,23 @@ fn by_helper(dir: &Path, lazy: bool) -> Result<(), Errno> {
         Ok(_) => Err(Errno::EBUSY),
         Err(_) => Err(Errno::EPERM),
     }
+}
+
+/// Takes away a mount of ours whose server is dead, if one is on `dir`.
+pub(super) fn clear_dead(dir: &Path) -> anyhow::Result<()> {
+    let dead = std::fs::metadata(dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    // The last part may be the mount point itself, of which nothing can be asked.
+    let dir = std::path::absolute(dir)?;
+    let above = dir.parent().and_then(|above| std::fs::canonicalize(above).ok());
+    let dir = match (above, dir.file_name()) {
+        (Some(above), Some(name)) => above.join(name),
+        _ => dir,
+    };
+    if !dead || lock::image_of(&dir).is_none() {
+        return Ok(());
+    }
+    unmount(&dir, true)
+        .with_context(|| format!("{} is the mount of a server that is dead", dir.display()))
 }
 
 /// Unmounts on a signal: at once if nothing is open, else as soon as nothing is.

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,6 +22,24 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const PATIENCE_UMOUNT: Duration = Duration::from_secs(1800);
 /// How long a claim of a block device is waited for.
 const PATIENCE_CLAIM: Duration = Duration::from_secs(1);
+
+/// How the process waits for others.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// At all.
+    pub patient: bool,
+    /// Told after this time, once a wait.
+    pub after: Duration,
+    /// Tells the user for whom, and for how long.
+    pub tell: fn(&str),
+}
+
+static WAITING: OnceLock<Waiting> = OnceLock::new();
+
+/// Says how the process waits; the first call counts. Without one it waits and tells nobody.
+pub fn wait_as(waiting: Waiting) {
+    let _ = WAITING.set(waiting);
+}
 
 /// Held for as long as the image is in use.
 #[derive(Debug)]
@@ -53,7 +72,11 @@ impl ImageLock {
     /// Locks `file`. A holder that has the image mounted is reported at once; any other one (a
     /// server that is finishing, a check) is waited for up to `patience`.
     pub fn acquire(file: &File, path: &Path, patience: Duration) -> Result<ImageLock, LockError> {
-        let deadline = Instant::now() + patience;
+        let silent = Waiting { patient: true, after: patience, tell: |_| () };
+        let waiting = WAITING.get().copied().unwrap_or(silent);
+        let patience = if waiting.patient { patience } else { Duration::ZERO };
+        let (start, mut told) = (Instant::now(), false);
+        let deadline = start + patience;
         let mut file = file.try_clone()?;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -64,6 +87,14 @@ impl ImageLock {
             let mounted = mount_of(path);
             if mounted.is_some() || Instant::now() >= deadline {
                 return Err(LockError::Held { holder: describe(&file, mounted) });
+            }
+            if !told && start.elapsed() >= waiting.after {
+                let (path, holder) = (path.display(), describe(&file, mounted));
+                let bound = patience.as_secs();
+                (waiting.tell)(&format!(
+                    "{path} is in use by {holder}; waiting up to {bound} s (not with --no-wait)"
+                ));
+                told = true;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -113,6 +113,9 @@ impl Fs {
     ) -> Answer<super::Written> {
         let kept = self.volume.append_from(inode);
         let plan = self.volume.plan_read(inode, args.offset, payload.len())?;
+        if plan.len == 0 {
+            return self.put(inode, args, payload);
+        }
         let mut old = self.io.pool().take(plan.len);
         self.io.read_cached(&plan.pieces, &mut old)?;
         let (mut merged, mut differs) = (payload.to_vec(), false);

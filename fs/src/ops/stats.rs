@@ -99,6 +99,8 @@ pub struct Report {
     pub image: String,
     /// Server process.
     pub pid: u32,
+    /// It does not write to the image, whatever the mount says.
+    pub read_only: bool,
     /// Which transport serves, and why.
     pub transport: String,
     /// Replies to READ, by the way they took.
@@ -141,6 +143,7 @@ impl Fs {
         Report {
             image: store.disk().name().display().to_string(),
             pid: std::process::id(),
+            read_only: self.options.read_only,
             transport: self.options.transport_chosen(),
             reads,
             writes: writes.into_iter().collect(),

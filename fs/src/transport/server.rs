@@ -59,6 +59,8 @@ pub struct MountRequest {
     pub options: Options,
     /// Socket of the gate, if there is to be one.
     pub gate: Option<PathBuf>,
+    /// Called when the image is open and nothing is mounted yet: from here on the mount goes through.
+    pub opened: fn(),
 }
 
 /// A mount that answers requests once [`Server::run`] is called.
@@ -75,6 +77,7 @@ impl Server {
         #[cfg(feature = "mutants")]
         request.options.mutant.into_iter().for_each(crate::mutant::choose);
         let fs = Arc::new(open(&request.image, &request.options)?);
+        (request.opened)();
         let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose()?;
         let kernel = Arc::new(OnceLock::new());
         let service = Service::new(fs.clone(), gate.clone());

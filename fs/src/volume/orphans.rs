@@ -89,7 +89,12 @@ impl Volume {
             tracing::info!("{n} files were open but had no name when the image was last used");
         }
         *self.orphans.lock() = orphans;
-        self.reclaim_orphans()
+        self.reclaim_orphans()?;
+        let left = self.orphans.lock().len();
+        if left > 0 {
+            tracing::warn!("{left} files without a name wait for free space to be reclaimed");
+        }
+        Ok(())
     }
 
     /// Goes on reclaiming what [`Volume::find_orphans`] found, each file in transactions of its own: what a transaction
@@ -98,12 +103,6 @@ impl Volume {
     pub fn reclaim_orphans(&self) -> Result<()> {
         loop {
             if self.store.space().usage().free < RECLAIM_BLOCKS {
-                let left = self.orphans.lock().len();
-                if left > 0 {
-                    tracing::warn!(
-                        "{left} files without a name wait for free space to be reclaimed"
-                    );
-                }
                 return Ok(());
             }
             let Some(ino) = self.orphans.lock().pop() else { return Ok(()) };
