@@ -2,8 +2,10 @@
 
 pub mod abi;
 mod attr;
+pub mod channel;
 pub mod decode;
 mod encode;
+pub mod mount;
 mod name;
 mod negotiate;
 mod payload;

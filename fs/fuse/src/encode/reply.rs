@@ -51,6 +51,22 @@ impl Data {
         self.len() == 0
     }
 
+    /// Keeps at most the first `len` bytes. What is there is cut; nothing is read again.
+    pub fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Payload(payload) => payload.truncate(len),
+            Self::Parts(parts) => {
+                let mut left = len;
+                for part in parts {
+                    part.truncate(left);
+                    left -= part.len();
+                }
+            }
+            Self::Static(bytes) => *bytes = &bytes[..len.min(bytes.len())],
+            Self::Piped(filled) => filled.truncate(len),
+        }
+    }
+
     /// The bytes that are in memory, in order; none for data in a pipe.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let (parts, bytes): (&[Payload], &[u8]) = match self {
@@ -341,6 +357,15 @@ mod tests {
         assert_eq!(statx.into_frame(2).len(), HEAD_MAX);
         let created = Reply::Created { entry: Entry::default(), opened: Opened::default() };
         assert_eq!(created.into_frame(2).len(), 16 + 128 + 16);
+    }
+
+    #[test]
+    fn data_are_cut_across_parts() {
+        let mut data = Data::Parts([&b"abc"[..], b"def", b"g"].map(Payload::from).into());
+        data.truncate(4);
+        assert_eq!(data.slices().collect::<Vec<_>>().concat(), b"abcd");
+        data.truncate(9);
+        assert_eq!(data.len(), 4);
     }
 
     #[test]

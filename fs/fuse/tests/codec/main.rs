@@ -57,9 +57,10 @@ proptest! {
     fn a_request_that_is_cut_off_is_an_error(request in strategies::request(), keep in 0.0..1.0) {
         let mut bytes = request.encode(LONG).unwrap();
         let body = bytes.len() - size_of::<InHeader>();
-        prop_assume!(body > 0);
         // INIT may be longer than what counts of it.
-        prop_assume!(request.opcode() != Opcode::INIT);
+        if body == 0 || request.opcode() == Opcode::INIT {
+            return Ok(());
+        }
         bytes.truncate(size_of::<InHeader>() + (body as f64 * keep) as usize);
         let len = bytes.len() as u32;
         bytes[..4].copy_from_slice(&len.to_ne_bytes());
