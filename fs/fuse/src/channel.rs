@@ -11,6 +11,7 @@ mod message;
 pub mod pair;
 mod receiver;
 mod ticket;
+pub mod uring;
 
 pub use inflight_splice::SendError;
 pub use message::Message;
@@ -94,6 +95,34 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct Channel {
     inner: Arc<Inner>,
+}
+
+/// A server, as those who take requests for it see it: [`serve`] and [`uring`].
+pub trait Handler: Send + Sync {
+    /// A request came: by `queue`, or by the device or another link. It may be answered before
+    /// this returns or at any time later; a queue's thread must not wait here.
+    fn request(&self, received: Received, queue: Option<&mut uring::Queue>);
+
+    /// A transfer that was queued on `queue` is over.
+    fn completed(&self, completion: uring::Completion, queue: &mut uring::Queue) {
+        let _ = (completion, queue);
+    }
+}
+
+/// Hands requests to `handler` until the connection ends. Run it in as many threads as there are
+/// cores, and at least two.
+///
+/// # Errors
+/// [`ReceiveError`] other than [`ReceiveError::Closed`] and [`ReceiveError::Aborted`], which are
+/// the ends that a connection has.
+pub fn serve(mut receiver: Receiver, handler: &dyn Handler) -> Result<(), ReceiveError> {
+    loop {
+        match receiver.receive() {
+            Ok(received) => handler.request(received, None),
+            Err(ReceiveError::Closed | ReceiveError::Aborted) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Why no agreement was reached.

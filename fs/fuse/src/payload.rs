@@ -1,8 +1,9 @@
 //! The data of a request, owned, so that a request can be put aside without a copy.
 
-use inflight_dio::{Buffer, page_size};
+use inflight_dio::{Buffer, Lender, page_size};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Owned bytes: the data of WRITE, SETXATTR, IOCTL and NOTIFY_REPLY, and what a file is read into.
 ///
@@ -63,6 +64,11 @@ impl Payload {
     /// Whether the bytes lie in a buffer of a pool and start on a page, as direct I/O wants it.
     pub fn is_aligned(&self) -> bool {
         matches!(self.source, Source::Buffer(_)) && self.start.is_multiple_of(page_size())
+    }
+
+    /// Whether the bytes lie in memory of `lender`'s.
+    pub(crate) fn is_from(&self, lender: &Arc<Lender>) -> bool {
+        matches!(&self.source, Source::Buffer(buffer) if buffer.is_from(lender))
     }
 
     /// The buffer and where in it the bytes are.

@@ -13,6 +13,7 @@ macro_rules! on_each {
     ($($check:ident),* $(,)?) => {
         mod dev { $(#[test] fn $check() { crate::checks::$check(crate::Transport::Dev) })* }
         mod spinning { $(#[test] fn $check() { crate::checks::$check(crate::Transport::Spinning) })* }
+        mod uring { $(#[test] fn $check() { crate::checks::$check(crate::Transport::Uring) })* }
         mod pair { $(#[test] fn $check() { crate::checks::$check(crate::Transport::Pair) })* }
     };
 }

@@ -1,7 +1,8 @@
 //! A filesystem in memory: as much of one as the tests ask for.
 
 use inflight_fuse::abi::{OpenFlags, ROOT_ID};
-use inflight_fuse::channel::{Received, Ticket};
+use inflight_fuse::channel::uring::Queue;
+use inflight_fuse::channel::{Handler, Received, Ticket};
 use inflight_fuse::{
     Attr, Data, DirEntry, Directory, Entry, Name, Opened, Operation, Payload, Read, Reply, Request,
     SetTime, Setattr, Statfs, Statx, Time,
@@ -33,6 +34,12 @@ pub struct MemFs {
     pub written: Mutex<(u64, u64)>,
 }
 
+impl Handler for MemFs {
+    fn request(&self, received: Received, _queue: Option<&mut Queue>) {
+        self.serve(received);
+    }
+}
+
 impl MemFs {
     pub fn new() -> MemFs {
         let attr = Attr { ino: ROOT_ID, mode: libc::S_IFDIR | 0o755, nlink: 2, ..Attr::default() };
@@ -47,8 +54,8 @@ impl MemFs {
     }
 
     /// Answers, or puts the request aside.
-    pub fn serve(&self, received: Received) {
-        let Received { request, ticket } = received;
+    fn serve(&self, received: Received) {
+        let Received { request, mut ticket } = received;
         if let Operation::Interrupt { unique } = request.operation {
             self.interrupted.lock().push(unique);
             self.changed.notify_all();
@@ -61,9 +68,20 @@ impl MemFs {
             self.changed.notify_all();
             return;
         }
-        let reply = self.answer(&request).unwrap_or_else(Reply::Error);
-        drop(request);
+        let mut reply = self.answer(&request).unwrap_or_else(Reply::Error);
+        // Data in the channel's own memory, where there is some.
+        if let Reply::Data(Data::Payload(payload)) = &mut reply
+            && let Some(mut buffer) = ticket.buffer()
+        {
+            buffer.set_len(payload.len());
+            buffer.as_mut_slice().copy_from_slice(payload.as_slice());
+            *payload = buffer.into();
+        }
+        // Every other WRITE is answered before its data are let go.
+        let is_late = request.header.unique % 4 == 0;
+        let late = is_late.then_some(request);
         let _ = ticket.reply(reply);
+        drop(late);
     }
 
     /// A request that was put aside; waits for one.

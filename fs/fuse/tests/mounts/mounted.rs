@@ -2,10 +2,11 @@
 
 use crate::memfs::MemFs;
 use inflight_fuse::abi::InitFlags;
-use inflight_fuse::channel::{Channel, Config, Receiver, pair};
+use inflight_fuse::channel::{Channel, Config, Handler, pair, serve, uring};
 use inflight_fuse::mount::{Connection, MountOptions, mount, unmount};
 use inflight_fuse::{Negotiated, Wanted};
 use std::io::IoSlice;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Ended, channel};
@@ -25,6 +26,8 @@ pub enum Transport {
     Spinning,
     /// Through a proxy and a socket.
     Pair,
+    /// fuse-over-io_uring.
+    Uring,
 }
 
 /// A mounted [`MemFs`] with its threads.
@@ -39,6 +42,9 @@ pub struct Mounted {
 
 impl Mounted {
     pub fn new(transport: Transport) -> Mounted {
+        if transport == Transport::Uring && uring::enable().expect("as root it can be set") {
+            eprintln!("fuse-over-io_uring was off and is on from now on: {}", uring::PARAMETER);
+        }
         let directory = tempfile::tempdir().expect("a folder");
         let options = MountOptions { subtype: Some("memfs".into()), ..MountOptions::default() };
         let mounted = mount(directory.path(), &options).expect("as root a mount works");
@@ -46,6 +52,7 @@ impl Mounted {
         let fs = Arc::new(MemFs::new());
         let mut threads = Threads::default();
         let agreed = match transport {
+            Transport::Uring => threads.by_uring(mounted.device, &fs),
             Transport::Pair => threads.by_pair(mounted.device, &fs),
             _ => {
                 let spin = match transport {
@@ -122,12 +129,6 @@ fn wanted() -> Wanted {
     Wanted { flags: wanted.flags | more, ..wanted }
 }
 
-fn serve(fs: &MemFs, mut receiver: Receiver) {
-    while let Ok(received) = receiver.receive() {
-        fs.serve(received);
-    }
-}
-
 impl Threads {
     fn spawn(&mut self, work: impl FnOnce() + Send + 'static) {
         let end = self.end.clone();
@@ -141,13 +142,13 @@ impl Threads {
         let agreed = channel.handshake(&wanted()).expect("INIT comes first");
         for _ in 0..RECEIVERS {
             let (receiver, fs) = (channel.receiver(), Arc::clone(fs));
-            self.spawn(move || serve(&fs, receiver));
+            self.spawn(move || serve(receiver, &*fs).expect("a connection ends by its end"));
         }
         agreed
     }
 
     /// A proxy between the device and a server on a socket.
-    fn by_pair(&mut self, device: std::os::fd::OwnedFd, fs: &Arc<MemFs>) -> Negotiated {
+    fn by_pair(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> Negotiated {
         let config = Config::plain().expect("memory");
         let message_max = config.max_write as usize + 4096;
         let (theirs, ours) = pair::sockets(message_max).expect("sockets");
@@ -171,5 +172,19 @@ impl Threads {
             }
         });
         self.serve(&Channel::pair(theirs, config), fs)
+    }
+
+    fn by_uring(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> Negotiated {
+        let config = uring::Config { payload: 256 << 10, depth: 4, ..uring::Config::default() };
+        let prepared = uring::Prepared::new(&config).expect("rings");
+        let config = Config { max_write: prepared.payload(), ..Config::plain().expect("memory") };
+        let channel = Channel::device(device, config).expect("a device");
+        let mut wanted = wanted();
+        wanted.flags |= InitFlags::OVER_IO_URING;
+        let agreed = channel.handshake(&wanted).expect("INIT comes first");
+        let handler: Arc<dyn Handler> = Arc::<MemFs>::clone(fs);
+        let uring = prepared.start(&channel, &agreed, handler).expect("queues");
+        self.spawn(move || uring.join());
+        agreed
     }
 }
