@@ -5,6 +5,7 @@ mod checks;
 mod lifecycle;
 mod memfs;
 mod mounted;
+mod queues;
 mod ways;
 
 use mounted::Transport;
