@@ -82,16 +82,16 @@ impl Ticket {
     }
 
     /// Sends the answer. One to a request that has none is not sent; INTERRUPT may be answered
-    /// with EAGAIN, to have it sent again.
+    /// with EAGAIN, to have it sent again, and with ENOSYS, to have none sent.
     ///
     /// # Errors
     /// [`SendError::Gone`] when the request was interrupted or the connection aborted: the answer
     /// had no effect that anybody sees, and the server goes on. [`SendError::Disconnected`] when
     /// it will not get another request.
     pub fn reply(mut self, reply: Reply) -> Result<(), SendError> {
-        let is_again = matches!(reply, Reply::Error(Errno::EAGAIN));
+        let is_meant = matches!(reply, Reply::Error(Errno::EAGAIN | Errno::ENOSYS));
         let route = self.route.take().expect("a ticket is used up only by value");
-        let may_answer = self.opcode == Opcode::INTERRUPT && is_again;
+        let may_answer = self.opcode == Opcode::INTERRUPT && is_meant;
         if !(self.wants_answer() || may_answer) {
             return route.finish(self.unique);
         }

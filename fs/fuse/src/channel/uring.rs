@@ -6,7 +6,7 @@
 //! like) and waits. Answers from other threads are passed to the queue's thread.
 //!
 //! What does not come this way comes by the device: FORGET, INTERRUPT and what was sent before
-//! the last queue was there; and notifications go by it. [`Uring::start`] serves both.
+//! the last queue was there; and notifications go by it. [`Prepared::start`] serves both.
 //!
 //! ```no_run
 //! # use inflight_fuse::{abi::InitFlags, channel::*, mount::*, Wanted};

@@ -1,12 +1,14 @@
 //! Requests to bytes and back, and bytes that are no requests.
 
 mod strategies;
+mod total;
 
 use inflight_fuse::abi::{InHeader, Opcode};
 use inflight_fuse::{
     DecodeError, Dialect, Malformed, Operation, Payload, Request, SetTime, Time, decode::decode,
 };
 use proptest::prelude::*;
+use std::path::Path;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const LONG: Dialect = Dialect { setxattr_ext: true };
@@ -70,6 +72,22 @@ proptest! {
             prop_assert!(is_extended, "{found:?}");
         }
     }
+}
+
+#[test]
+fn the_corpus_of_the_fuzzer_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode");
+    let mut opcodes = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus is part of the crate") {
+        let path = entry.unwrap().path();
+        let request = total::check(&std::fs::read(&path).unwrap());
+        // A file that is called like an opcode holds such a request.
+        if let Ok(opcode) = path.file_name().unwrap().to_str().unwrap().parse::<Opcode>() {
+            assert_eq!(request.map(|request| request.opcode()), Some(opcode));
+            opcodes += 1;
+        }
+    }
+    assert_eq!(opcodes, Opcode::TABLE.len());
 }
 
 #[test]
