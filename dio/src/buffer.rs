@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::buddy::Piece;
+use crate::loan::Lender;
 use crate::mapping::{Mapping, SLAB};
 use crate::pool::Inner;
 
@@ -22,6 +23,7 @@ pub struct Buffer {
 enum Home {
     Slab { pool: Arc<Inner>, piece: Piece },
     Private { _memory: Mapping },
+    Loan { lender: Arc<Lender> },
 }
 
 // SAFETY: a Buffer is the only handle to its bytes (the buddy system gives no piece twice until
@@ -98,7 +100,22 @@ impl Buffer {
 
     /// Whether the memory is a piece of a slab, and not a private mapping.
     pub fn is_pooled(&self) -> bool {
-        matches!(self.home, Home::Slab { .. })
+        match &self.home {
+            Home::Slab { .. } => true,
+            Home::Private { .. } => false,
+            Home::Loan { lender } => lender.memory().is_pooled(),
+        }
+    }
+
+    /// The same memory as `lender`'s own buffer, which the lender lets nobody else have.
+    pub(crate) fn loan(lender: Arc<Lender>) -> Self {
+        let (start, capacity) = (lender.memory().start, lender.memory().capacity);
+        Self { start, len: 0, capacity, home: Home::Loan { lender } }
+    }
+
+    /// Whether this is a loan of `lender`'s.
+    pub fn is_from(&self, lender: &Arc<Lender>) -> bool {
+        matches!(&self.home, Home::Loan { lender: own } if Arc::ptr_eq(own, lender))
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -112,6 +129,7 @@ impl Buffer {
                 debug_assert!(self.capacity <= SLAB);
                 Some(piece.slab as usize)
             }
+            Home::Loan { lender } => lender.memory().slab_of(inner),
             _ => None,
         }
     }
@@ -119,8 +137,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Home::Slab { pool, piece } = &self.home {
-            pool.give(*piece);
+        match &self.home {
+            Home::Slab { pool, piece } => pool.give(*piece),
+            Home::Loan { lender } => lender.take_back(),
+            Home::Private { .. } => {}
         }
     }
 }

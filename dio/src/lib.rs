@@ -65,6 +65,7 @@ mod buffer;
 mod engine;
 mod file;
 pub mod iter;
+mod loan;
 mod mapping;
 mod pool;
 mod ring;
@@ -75,5 +76,6 @@ pub use engine::{
     VectoredRequest,
 };
 pub use file::{Alignment, DirectError, DirectFile};
+pub use loan::Lender;
 pub use mapping::{SLAB, align_up, page_size};
 pub use pool::{Backing, PinKind, Pool, PoolConfig, PoolError, PoolReport, Registration};

@@ -268,6 +268,12 @@ impl Filled {
         self.len == 0
     }
 
+    /// Keeps at most the first `len` bytes: the reply is shorter, and pipe A, which keeps the rest,
+    /// is closed after it.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Slots of pipe A in use.
     pub fn slots(&self) -> usize {
         self.slots

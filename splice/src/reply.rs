@@ -31,7 +31,8 @@ pub enum SendError {
 }
 
 impl SendError {
-    fn from_sink(e: io::Error) -> Self {
+    /// The meaning of what write(2) or splice(2) into a sink failed with.
+    pub fn from_sink(e: io::Error) -> Self {
         match e.raw_os_error() {
             Some(libc::ENOENT) => Self::Gone,
             Some(libc::ENODEV | libc::ECONNABORTED | libc::EPIPE) => Self::Disconnected,

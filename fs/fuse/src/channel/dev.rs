@@ -1,0 +1,87 @@
+//! /dev/fuse.
+#![allow(unsafe_code)]
+
+use super::Link;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::{readv, writev};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+nix::ioctl_read!(
+    /// `FUSE_DEV_IOC_CLONE`: makes a fresh /dev/fuse another one of the connection of the
+    /// descriptor that it is given.
+    clone, 229, 0, u32
+);
+
+/// A device of the same connection as `device`, with a queue of its own.
+///
+/// # Errors
+/// open(2) of /dev/fuse; ioctl(2).
+pub fn clone_device(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fresh = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mut source = device.as_raw_fd() as u32;
+    // SAFETY: the ioctl reads one u32, which `source` is; both descriptors are open.
+    unsafe { clone(fresh.as_raw_fd(), &mut source) }?;
+    Ok(fresh.into())
+}
+
+#[derive(Debug)]
+pub(super) struct Device {
+    fd: OwnedFd,
+    spin: Duration,
+}
+
+impl Device {
+    /// With a `spin` above zero the descriptor is made non-blocking; poll(2) waits then.
+    pub(super) fn new(fd: OwnedFd, spin: Duration) -> io::Result<Device> {
+        if !spin.is_zero() {
+            let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+            fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        }
+        Ok(Device { fd, spin })
+    }
+
+    /// One read(2), which takes one request whole. EIO and EINVAL from it mean that the buffers
+    /// are smaller than a request may be.
+    fn read(&self, head: &mut [u8], tail: &mut [u8]) -> nix::Result<usize> {
+        readv(&self.fd, &mut [IoSliceMut::new(head), IoSliceMut::new(tail)])
+    }
+}
+
+impl Link for Device {
+    fn receive(&self, head: &mut [u8], tail: &mut [u8]) -> io::Result<usize> {
+        if self.spin.is_zero() {
+            return Ok(self.read(head, tail)?);
+        }
+        loop {
+            let until = Instant::now() + self.spin;
+            loop {
+                match self.read(head, tail) {
+                    Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
+                        std::hint::spin_loop();
+                    }
+                    Err(nix::errno::Errno::EAGAIN) => break,
+                    other => return Ok(other?),
+                }
+            }
+            poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+        }
+    }
+
+    fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        // The device takes all or fails.
+        writev(&self.fd, pieces)?;
+        Ok(())
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn is_aligned(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,297 @@
+//! fuse-over-io_uring (Linux 6.14): requests arrive on the core where they were made.
+//!
+//! One [`Queue`] and one thread for each possible core. A request's arguments lie in the queue's
+//! own memory and its data in a page-aligned buffer of the queue's, where the answer's data go
+//! too; one io_uring_enter(2) answers, hands in what else was queued ([`Queue::read_at`] and the
+//! like) and waits. Answers from other threads are passed to the queue's thread.
+//!
+//! What does not come this way comes by the device: FORGET, INTERRUPT and what was sent before
+//! the last queue was there; and notifications go by it. [`Prepared::start`] serves both.
+//!
+//! ```no_run
+//! # use inflight_fuse::{abi::InitFlags, channel::*, mount::*, Wanted};
+//! # fn serve(handler: std::sync::Arc<dyn Handler>, at: &std::path::Path) -> anyhow::Result<()> {
+//! if uring::enable()? {
+//!     println!("fuse-over-io_uring was off and is on now: {}", uring::PARAMETER);
+//! }
+//! let mounted = mount(at, &MountOptions::default())?;
+//! // The rings come first: a kernel that was promised queues waits for them.
+//! let prepared = uring::Prepared::new(&uring::Config::default())?;
+//! let config = Config { max_write: prepared.payload(), ..Config::plain()? };
+//! let channel = Channel::device(mounted.device, config)?;
+//! let mut wanted = Wanted::default();
+//! wanted.flags |= InitFlags::OVER_IO_URING;
+//! let agreed = channel.handshake(&wanted)?;
+//! match prepared.start(&channel, &agreed, handler) {
+//!     Ok(uring) => uring.join(),
+//!     Err(error) => println!("{error}; requests go by /dev/fuse"), // and receivers of `channel`
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod compose;
+mod entry;
+mod flight;
+mod plan;
+mod queue;
+mod shared;
+
+pub use flight::Completion;
+pub use plan::{Config, Plan, possible_cores};
+pub use queue::Queue;
+pub(super) use shared::RingRoute;
+
+use super::{Channel, Handler, Receiver};
+use crate::abi::InitFlags;
+use crate::negotiate::Negotiated;
+use inflight_dio::{Pool, PoolConfig, Registration, SLAB};
+use nix::errno::Errno;
+use shared::{Note, Shared};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver as Orders, Sender, channel};
+use std::thread::JoinHandle;
+
+/// The module's parameter that allows the transport, "Y" or "N".
+pub const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// Whether the kernel offers the transport; `None` when it does not know it.
+pub fn is_enabled() -> Option<bool> {
+    std::fs::read_to_string(PARAMETER).ok().map(|text| text.trim() == "Y")
+}
+
+/// Makes the kernel offer the transport to mounts that are made from now on. True when it did not
+/// before: the setting is the whole machine's, so say so.
+///
+/// # Errors
+/// ENOENT on a kernel that does not know it, EACCES without root.
+pub fn enable() -> io::Result<bool> {
+    if is_enabled() == Some(true) {
+        return Ok(false);
+    }
+    std::fs::write(PARAMETER, "Y").map(|()| true)
+}
+
+/// Why requests will not come by io_uring. The connection works by the device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UringError {
+    /// The queues' memory.
+    #[error("no memory for the queues of fuse-over-io_uring: {0}")]
+    Memory(#[source] io::Error),
+    /// A ring or its thread. No OVER_IO_URING may be promised then.
+    #[error("no ring for queue {queue} of fuse-over-io_uring: {source}")]
+    Ring {
+        /// The queue, which is the number of a core.
+        queue: usize,
+        /// io_uring_setup(2), io_uring_register(2), clone(2).
+        source: io::Error,
+    },
+    /// The kernel did not agree upon it: see [`enable`].
+    #[error("the kernel does not offer fuse-over-io_uring; {PARAMETER} must be Y before mounting")]
+    NotOffered,
+    /// A queue was refused. The kernel sends by the device from then on.
+    #[error("queue {queue} of fuse-over-io_uring was refused: {errno}")]
+    Register {
+        /// The queue.
+        queue: usize,
+        /// `FUSE_IO_URING_CMD_REGISTER`.
+        errno: Errno,
+    },
+}
+
+/// What a queue's thread is told to do next.
+enum Order {
+    Register { device: OwnedFd, channel: Channel },
+    Run(Arc<dyn Handler>),
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    orders: Sender<Order>,
+    done: Orders<Result<(), UringError>>,
+    thread: JoinHandle<()>,
+}
+
+/// Rings, memory and threads, before INIT is answered.
+pub struct Prepared {
+    workers: Vec<Worker>,
+    plan: Plan,
+}
+
+impl Prepared {
+    /// Makes a ring and a thread for each possible core.
+    ///
+    /// # Errors
+    /// [`UringError::Memory`], [`UringError::Ring`].
+    pub fn new(config: &Config) -> Result<Prepared, UringError> {
+        let plan = Plan::new(possible_cores(), config);
+        let bytes = plan.queues * (plan.depth * plan.payload as usize + plan.header_bytes());
+        let pool =
+            PoolConfig { slabs: bytes.div_ceil(SLAB), registration: Registration::Off, huge: true };
+        let pool = Pool::new(pool).map_err(|e| UringError::Memory(io::Error::other(e)))?;
+        let mut workers = Vec::new();
+        for queue in 0..plan.queues {
+            let ring = |source| UringError::Ring { queue, source };
+            let shared = Shared::new(queue as u16, &pool, &plan).map_err(ring)?;
+            workers.push(Worker::spawn(shared, plan).map_err(ring)?);
+        }
+        for worker in &workers {
+            worker.wait()?;
+        }
+        Ok(Prepared { workers, plan })
+    }
+
+    /// Largest WRITE and READ in bytes: what the channel's `max_write` must not exceed.
+    pub fn payload(&self) -> u32 {
+        self.plan.payload
+    }
+
+    /// What it is made of.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// Registers the queues of a connection whose INIT was answered, and serves them; and the
+    /// device in a thread of its own.
+    ///
+    /// # Errors
+    /// [`UringError::NotOffered`], [`UringError::Register`], [`UringError::Ring`]: nothing is
+    /// served, and receivers of `channel` get every request.
+    pub fn start(
+        self,
+        channel: &Channel,
+        agreed: &Negotiated,
+        handler: Arc<dyn Handler>,
+    ) -> Result<Uring, UringError> {
+        let queues = match agreed.flags.contains(InitFlags::OVER_IO_URING) {
+            true => self.register(channel),
+            false => Err(UringError::NotOffered),
+        };
+        let workers = match queues {
+            Ok(()) => self.workers,
+            Err(error) => {
+                self.workers.into_iter().for_each(Worker::dismiss);
+                return Err(error);
+            }
+        };
+        for worker in &workers {
+            // A thread that is gone has no requests; nothing else ends one before this order.
+            let _ = worker.orders.send(Order::Run(Arc::clone(&handler)));
+        }
+        let all: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.shared)).collect();
+        let receiver = channel.receiver();
+        let device = std::thread::Builder::new()
+            .name("fuse-device".into())
+            .spawn(move || serve_device(receiver, &*handler, &all))
+            .map_err(|source| UringError::Ring { queue: 0, source })?;
+        let mut threads: Vec<_> = workers.into_iter().map(|worker| worker.thread).collect();
+        threads.push(device);
+        Ok(Uring { threads, plan: self.plan })
+    }
+
+    fn register(&self, channel: &Channel) -> Result<(), UringError> {
+        for (queue, worker) in self.workers.iter().enumerate() {
+            let ring = |source| UringError::Ring { queue, source };
+            let fd = channel.fd().ok_or_else(|| ring(Errno::ENOTTY.into()))?;
+            let device = fd.as_fd().try_clone_to_owned().map_err(ring)?;
+            let order = Order::Register { device, channel: channel.clone() };
+            worker.orders.send(order).map_err(|_| ring(Errno::ESRCH.into()))?;
+        }
+        self.workers.iter().try_for_each(Worker::wait)
+    }
+}
+
+impl Worker {
+    fn spawn(shared: Arc<Shared>, plan: Plan) -> io::Result<Worker> {
+        let (orders, theirs) = channel();
+        let (told, done) = channel();
+        let own = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name(format!("fuse-{}", shared.queue))
+            .spawn(move || work(own, plan, &theirs, &told))?;
+        Ok(Worker { shared, orders, done, thread })
+    }
+
+    fn wait(&self) -> Result<(), UringError> {
+        let queue = self.shared.queue.into();
+        let gone = UringError::Ring { queue, source: Errno::ESRCH.into() };
+        self.done.recv().unwrap_or(Err(gone))
+    }
+
+    /// Without orders the thread ends, and its ring with it.
+    fn dismiss(self) {
+        drop(self.orders);
+        let _ = self.thread.join();
+    }
+}
+
+/// A queue's thread.
+fn work(
+    shared: Arc<Shared>,
+    plan: Plan,
+    orders: &Orders<Order>,
+    told: &Sender<Result<(), UringError>>,
+) {
+    plan::bind(shared.queue.into());
+    let number = usize::from(shared.queue);
+    let made = Queue::new(shared, &plan);
+    let mut queue = match made {
+        Ok(queue) => {
+            let _ = told.send(Ok(()));
+            queue
+        }
+        Err(source) => {
+            let _ = told.send(Err(UringError::Ring { queue: number, source }));
+            return;
+        }
+    };
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Register { device, channel } => {
+                let _ = told.send(queue.register(device, channel));
+            }
+            Order::Run(handler) => return queue.run(&*handler),
+        }
+    }
+}
+
+/// Takes what comes by the device, and closes the queues when that ends.
+fn serve_device(mut receiver: Receiver, handler: &dyn Handler, queues: &[Arc<Shared>]) {
+    loop {
+        match receiver.receive() {
+            Ok(received) => handler.request(received, None),
+            Err(error) => {
+                tracing::debug!("the device of the queues: {error}");
+                break;
+            }
+        }
+    }
+    queues.iter().for_each(|shared| drop(shared.post(Note::Close)));
+}
+
+/// A connection that is served by queues.
+#[derive(Debug)]
+pub struct Uring {
+    threads: Vec<JoinHandle<()>>,
+    plan: Plan,
+}
+
+impl Uring {
+    /// What it is made of.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// Waits for the end of the connection.
+    ///
+    /// # Panics
+    /// When a queue's thread panicked; panics of the handler are caught.
+    pub fn join(self) {
+        for thread in self.threads {
+            thread.join().expect("handlers' panics are caught");
+        }
+    }
+}
