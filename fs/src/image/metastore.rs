@@ -9,7 +9,7 @@
 //! Opening a database writes to it: a crash is repaired, flags are set. Over a disk that was
 //! opened for reading, all of that stays in memory and the image keeps every byte.
 //!
-//! Lock order: `growing`, `writing`, the superblock, `sums`; `saving` before the superblock.
+//! Lock order: `growing`, `writing`, the superblock, `plans`, `sums`; `saving` before the superblock.
 
 mod backend;
 mod blocks;
@@ -23,7 +23,7 @@ pub use sums::area_blocks;
 use crate::disk::Disk;
 use crate::image::BLOCK;
 use crate::image::space::Space;
-use crate::image::superblock::{CHUNKS_MAX, SECOND, STATE_MOUNTED, Superblock};
+use crate::image::superblock::{CHUNKS_MAX, Chunk, SECOND, STATE_MOUNTED, Superblock};
 use overlay::Overlay;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
@@ -57,6 +57,10 @@ pub struct MetaStore {
     /// Shared by writers of blocks; whoever doubts a block takes it alone.
     writing: RwLock<()>,
     sums: Mutex<Sums>,
+    /// Where parts of the area are to be that are not backed yet.
+    plans: Mutex<Vec<Chunk>>,
+    /// The database may write where nothing is backed and nothing is planned.
+    unplanned: AtomicBool,
     /// Set once the allocator is loaded, which itself is read from this store.
     space: OnceLock<Arc<Space>>,
     /// Holds what is written when the disk is only read.
@@ -92,6 +96,8 @@ impl MetaStore {
             unsaved: false.into(),
             writing: RwLock::new(()),
             sums: Mutex::default(),
+            plans: Mutex::default(),
+            unplanned: true.into(),
             space: OnceLock::new(),
             frozen: false.into(),
             rotten: Rotten::Withheld,

@@ -270,6 +270,28 @@ impl Space {
         self.reserve.lock().take(want, after)
     }
 
+    /// The part of `range` that is set aside and holds `block`, for the metadata area.
+    pub fn take_reserved_around(&self, block: u64, range: std::ops::Range<u64>) -> Option<Run> {
+        self.reserve.lock().take_around(block, range)
+    }
+
+    /// What is set aside and not planned for anything; see [`Reserve::spare`].
+    pub fn reserved_spare(&self, planned: &[Run]) -> Option<Run> {
+        self.reserve.lock().spare(planned)
+    }
+
+    /// Sets one run aside for the metadata area, of `want` blocks or as many as there are in one
+    /// place, at `after` if that is free. `None` when that would take too much of what is free.
+    pub fn reserve_run(&self, want: u64, after: Option<u64>) -> Option<Run> {
+        let mut st = self.state.lock();
+        let allowed = want.min(st.counts.busy() / 4);
+        let from = after.filter(|b| *b < self.total).unwrap_or(0);
+        let run = (allowed > 0).then(|| st.find(self, from, allowed)).flatten()?;
+        st.change(self, run, None, Some(true));
+        self.reserve.lock().put(run);
+        Some(run)
+    }
+
     /// Opens what is reserved beyond the floor to file data; true when that was anything.
     pub fn relinquish(&self) -> bool {
         let mut st = self.state.lock();

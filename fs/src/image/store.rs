@@ -345,10 +345,20 @@ impl Store {
         let changes = self.changes() + rows;
         let need = 256 + (32 * changes).min(2048 + 4 * changes).min(CACHE_BYTES as u64 / 4096);
         let usual = (self.meta.backed_blocks() / 4).clamp(GROWTH_MIN, GROWTH_MAX);
+        self.meta.plan();
         if self.space.reserved() < need.max(usual / 2) {
             self.space.reserve(usual.max(2 * need), self.meta.end());
         }
         self.space.reserved() >= need
+    }
+
+    /// Opens to file data what is set aside beyond what deletes need; true when that was anything.
+    pub fn relinquish(&self) -> bool {
+        let any = self.space.relinquish();
+        if any {
+            self.meta.replan();
+        }
+        any
     }
 
     fn commit_alone(

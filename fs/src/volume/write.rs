@@ -117,7 +117,7 @@ impl Volume {
                 return Ok(runs);
             }
             runs.into_iter().for_each(|run| self.store().space().unallocate(run));
-            if self.store().space().relinquish() {
+            if self.store().relinquish() {
                 continue;
             }
             // What was deleted a moment ago becomes free with a commit.

@@ -45,6 +45,7 @@ impl redb::StorageBackend for Backend {
         }
         if old != len {
             store.unsaved.store(true, Release);
+            store.unplanned.store(true, Release);
         }
         if len < old { store.shrink(len, old) } else { Ok(()) }
     }

@@ -5,6 +5,7 @@
 //! aside is nowhere on disk; a mount begins with nothing and takes it anew.
 
 use crate::image::pins::Run;
+use std::ops::Range;
 
 /// Runs that only the metadata area may use.
 #[derive(Debug, Default)]
@@ -52,6 +53,30 @@ impl Reserve {
         Some(run)
     }
 
+    /// The part of one run that lies in `range` and holds `block`; `None` when `block` is not set
+    /// aside.
+    pub fn take_around(&mut self, block: u64, range: Range<u64>) -> Option<Run> {
+        let holds = |run: &Run| run.start <= block && block < run.end();
+        let index = self.runs.iter().position(holds)?;
+        let whole = self.runs.remove(index);
+        let (start, end) = (whole.start.max(range.start), whole.end().min(range.end));
+        let run = Run { start, blocks: end - start };
+        for (i, rest) in without(whole, &run).enumerate() {
+            self.runs.insert(index + i, rest);
+        }
+        self.taken.push(run);
+        Some(run)
+    }
+
+    /// The longest part of a run that overlaps none of `planned`; it stays where it is.
+    pub fn spare(&self, planned: &[Run]) -> Option<Run> {
+        let mut spare = self.runs.clone();
+        for plan in planned {
+            spare = spare.into_iter().flat_map(|run| without(run, plan)).collect();
+        }
+        spare.into_iter().max_by_key(|run| run.blocks)
+    }
+
     /// What was handed out since the last call.
     pub fn take_taken(&mut self) -> Vec<Run> {
         std::mem::take(&mut self.taken)
@@ -75,6 +100,20 @@ impl Reserve {
     }
 }
 
+/// What is left of a run when another one is taken out of it.
+fn without(run: Run, other: &Run) -> impl Iterator<Item = Run> + use<> {
+    let before = (run.start, run.end().min(other.start));
+    let after = (run.start.max(other.end()), run.end());
+    let both = if other.end() <= run.start || run.end() <= other.start {
+        [(run.start, run.end()), (0, 0)]
+    } else {
+        [before, after]
+    };
+    both.into_iter()
+        .filter(|(from, to)| from < to)
+        .map(|(start, to)| Run { start, blocks: to - start })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +129,15 @@ mod tests {
         assert_eq!(reserve.take(8, Some(7)), Some(Run { start: 500, blocks: 8 }));
         assert_eq!((reserve.blocks(), reserve.end()), (22, Some(530)));
         assert_eq!(reserve.take_taken().len(), 2);
-        assert_eq!(reserve.take(100, None), Some(Run { start: 508, blocks: 22 }));
+        assert_eq!(reserve.take_around(7, 0..100), None);
+        assert_eq!(reserve.take_around(520, 515..525), Some(Run { start: 515, blocks: 10 }));
+        assert_eq!((reserve.blocks(), reserve.end()), (12, Some(530)));
+        let spare = reserve.spare(&[Run { start: 500, blocks: 27 }]);
+        assert_eq!(spare, Some(Run { start: 527, blocks: 3 }));
+        reserve.put(Run { start: 530, blocks: 15 });
+        assert_eq!(reserve.take_taken().len(), 1);
+        assert_eq!(reserve.take(20, None), Some(Run { start: 525, blocks: 20 }));
+        assert_eq!(reserve.take(100, None), Some(Run { start: 508, blocks: 7 }));
         assert_eq!(reserve.take(1, None), None);
     }
 }
