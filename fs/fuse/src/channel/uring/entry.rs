@@ -44,10 +44,10 @@ impl HeaderPlace {
 
     /// What the kernel wrote: the request's header and arguments in one piece, and about the
     /// entry. Only to be called while the server has the entry.
-    pub(super) fn read(self) -> (InHeader, Box<ReqHeader>) {
+    pub(super) fn read(self) -> (InHeader, ReqHeader) {
         // SAFETY: the place lies in memory that the queue keeps mapped; the kernel, which alone
         // writes to it, has completed the entry's command and starts no other before `write`.
-        let header = Box::new(unsafe { self.0.read() });
+        let header = unsafe { self.0.read() };
         let (request, _) = InHeader::read_from_prefix(&header.in_out.0).expect("room for it");
         (request, header)
     }
