@@ -110,6 +110,16 @@ impl Queue {
         self.refused()
     }
 
+    /// Offers an entry without memory, which the kernel refuses, and with it all queues.
+    pub(super) fn refuse(&mut self, device: &OwnedFd) -> Result<(), UringError> {
+        let queue = self.number();
+        let ring = |source| UringError::Ring { queue, source };
+        let nothing = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2];
+        let entry = entry::register_by(types::Fd(device.as_raw_fd()), self.shared.queue, &nothing);
+        self.push_entry(entry.user_data(WAKE)).map_err(ring)?;
+        self.submit_all().map_err(ring)
+    }
+
     /// Looks for entries that were refused at once.
     fn refused(&mut self) -> Result<(), UringError> {
         let mut errno = Errno::ENOTCONN;
