@@ -50,6 +50,7 @@ use nix::errno::Errno;
 use shared::{Note, Shared};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Orders, Sender, channel};
 use std::thread::JoinHandle;
@@ -291,7 +292,11 @@ fn work(
 fn serve_device(mut receiver: Receiver, handler: &dyn Handler, queues: &[Arc<Shared>]) {
     loop {
         match receiver.receive() {
-            Ok(received) => handler.request(received, None),
+            Ok(received) => {
+                // A panic is one request's, which its ticket answers; the queues need this thread.
+                let call = || handler.request(received, None);
+                let _ = catch_unwind(AssertUnwindSafe(call));
+            }
             Err(error) => {
                 tracing::debug!("the device of the queues: {error}");
                 break;
