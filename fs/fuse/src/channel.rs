@@ -40,8 +40,9 @@ pub struct Config {
     pub pipes: Option<PipePool>,
     /// Largest WRITE in bytes that will be agreed upon; receive buffers are as large.
     pub max_write: u32,
-    /// How long a receiver of [`Channel::device`] looks for a request before it sleeps. Costs
-    /// CPU time; saves the wake-up of a sleeping core where requests follow each other.
+    /// How long a receiver of [`Channel::device`] looks for a request before it sleeps. It costs
+    /// CPU time, and saves the wake-up of a sleeping core where requests follow each other; where
+    /// the cores are busy it loses. Zero never looks twice.
     pub spin: Duration,
 }
 
@@ -181,6 +182,12 @@ impl Channel {
     /// One for each thread that takes requests.
     pub fn receiver(&self) -> Receiver {
         Receiver::new(self.clone())
+    }
+
+    /// The right to answer a request that was received as a [`Message`], for a proxy that answers
+    /// instead of passing it on. Take one for each request at most.
+    pub fn ticket(&self, unique: u64, opcode: abi::Opcode) -> Ticket {
+        Ticket::on_link(self.clone(), unique, opcode)
     }
 
     /// How requests look; set by the answer to INIT.

@@ -122,7 +122,8 @@ pub enum Operation {
     /// Creates and opens. Answer: an entry and a handle.
     Create(Create),
     /// A caller got a signal: the request with this number is to end early with EINTR, if it has
-    /// not been answered. Not answered, except with EAGAIN to have it sent again.
+    /// not been answered. Not answered, except with EAGAIN to have it sent again or ENOSYS to
+    /// have none sent.
     Interrupt { unique: u64 },
     /// Where a block lies on the device (fuseblk). Answer: a block.
     Bmap { block: u64, block_size: u32 },

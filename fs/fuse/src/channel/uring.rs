@@ -50,6 +50,7 @@ use nix::errno::Errno;
 use shared::{Note, Shared};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Orders, Sender, channel};
 use std::thread::JoinHandle;
@@ -104,7 +105,14 @@ pub enum UringError {
 
 /// What a queue's thread is told to do next.
 enum Order {
-    Register { device: OwnedFd, channel: Channel },
+    Register {
+        device: OwnedFd,
+        channel: Channel,
+    },
+    /// Have the kernel send by the device after all.
+    Refuse {
+        device: OwnedFd,
+    },
     Run(Arc<dyn Handler>),
 }
 
@@ -166,30 +174,49 @@ impl Prepared {
         agreed: &Negotiated,
         handler: Arc<dyn Handler>,
     ) -> Result<Uring, UringError> {
-        let queues = match agreed.flags.contains(InitFlags::OVER_IO_URING) {
-            true => self.register(channel),
-            false => Err(UringError::NotOffered),
-        };
-        let workers = match queues {
-            Ok(()) => self.workers,
+        if !agreed.flags.contains(InitFlags::OVER_IO_URING) {
+            self.workers.into_iter().for_each(Worker::dismiss);
+            return Err(UringError::NotOffered);
+        }
+        let (go, gone) = std::sync::mpsc::channel();
+        let all: Vec<_> = self.workers.iter().map(|worker| Arc::clone(&worker.shared)).collect();
+        let (receiver, own) = (channel.receiver(), Arc::clone(&handler));
+        // Before there is no way back.
+        let device = std::thread::Builder::new().name("fuse-device".into()).spawn(move || {
+            if gone.recv().is_ok() {
+                serve_device(receiver, &*own, &all);
+            }
+        });
+        let device = device.map_err(|source| UringError::Ring { queue: 0, source });
+        let device = match device.and_then(|device| self.register(channel).map(|()| device)) {
+            Ok(device) => device,
             Err(error) => {
+                self.refuse(channel);
                 self.workers.into_iter().for_each(Worker::dismiss);
                 return Err(error);
             }
         };
-        for worker in &workers {
-            // A thread that is gone has no requests; nothing else ends one before this order.
+        // A thread that is gone has no requests; nothing else ends one before this order.
+        let _ = go.send(());
+        for worker in &self.workers {
             let _ = worker.orders.send(Order::Run(Arc::clone(&handler)));
         }
-        let all: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.shared)).collect();
-        let receiver = channel.receiver();
-        let device = std::thread::Builder::new()
-            .name("fuse-device".into())
-            .spawn(move || serve_device(receiver, &*handler, &all))
-            .map_err(|source| UringError::Ring { queue: 0, source })?;
-        let mut threads: Vec<_> = workers.into_iter().map(|worker| worker.thread).collect();
+        let mut threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
         threads.push(device);
         Ok(Uring { threads, plan: self.plan })
+    }
+
+    /// The kernel holds every request back until it has all queues or has refused one, so one is
+    /// offered that it must refuse.
+    fn refuse(&self, channel: &Channel) {
+        for worker in &self.workers {
+            let device = channel.fd().and_then(|fd| fd.try_clone_to_owned().ok());
+            if let Some(device) = device
+                && worker.orders.send(Order::Refuse { device }).is_ok()
+            {
+                let _ = worker.wait();
+            }
+        }
     }
 
     fn register(&self, channel: &Channel) -> Result<(), UringError> {
@@ -253,6 +280,9 @@ fn work(
             Order::Register { device, channel } => {
                 let _ = told.send(queue.register(device, channel));
             }
+            Order::Refuse { device } => {
+                let _ = told.send(queue.refuse(&device));
+            }
             Order::Run(handler) => return queue.run(&*handler),
         }
     }
@@ -262,7 +292,11 @@ fn work(
 fn serve_device(mut receiver: Receiver, handler: &dyn Handler, queues: &[Arc<Shared>]) {
     loop {
         match receiver.receive() {
-            Ok(received) => handler.request(received, None),
+            Ok(received) => {
+                // A panic is one request's, which its ticket answers; the queues need this thread.
+                let call = || handler.request(received, None);
+                let _ = catch_unwind(AssertUnwindSafe(call));
+            }
             Err(error) => {
                 tracing::debug!("the device of the queues: {error}");
                 break;
@@ -293,5 +327,57 @@ impl Uring {
         for thread in self.threads {
             thread.join().expect("handlers' panics are caught");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::serve;
+    use crate::mount::{Connection, MountOptions, mount, unmount};
+    use crate::{Operation, Reply, Wanted};
+    use std::sync::mpsc::channel as channel_of_one;
+    use std::time::Duration;
+
+    struct Refusing;
+
+    impl Handler for Refusing {
+        fn request(&self, received: crate::channel::Received, queue: Option<&mut Queue>) {
+            assert!(queue.is_none());
+            let errno = match received.request.operation {
+                Operation::Getattr { .. } => Errno::EXFULL,
+                _ => Errno::ENOSYS,
+            };
+            let _ = received.ticket.reply(Reply::Error(errno));
+        }
+    }
+
+    #[test]
+    fn what_was_promised_and_cannot_be_kept_is_taken_back() {
+        enable().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let device = mount(folder.path(), &MountOptions::default()).unwrap().device;
+        let prepared = Prepared::new(&Config { depth: 2, ..Config::default() }).unwrap();
+        let config = crate::channel::Config::plain().unwrap();
+        let channel = Channel::device(device, config).unwrap();
+        let wanted = Wanted { flags: InitFlags::OVER_IO_URING, ..Wanted::default() };
+        channel.handshake(&wanted).unwrap();
+        // As after a failure that the kernel has not seen: it holds requests back.
+        prepared.refuse(&channel);
+        let receiver = channel.receiver();
+        let served = std::thread::spawn(move || serve(receiver, &Refusing));
+        let (path, connection) =
+            (folder.path().to_owned(), Connection::of_mount(folder.path()).unwrap());
+        let (told, answer) = channel_of_one();
+        let client = std::thread::spawn(move || told.send(std::fs::metadata(path).map(drop)));
+        let found = answer.recv_timeout(Duration::from_secs(10));
+        if found.is_err() {
+            connection.abort().unwrap();
+        }
+        client.join().unwrap().unwrap();
+        unmount(folder.path(), true).unwrap();
+        served.join().unwrap().unwrap();
+        let found = found.expect("the kernel lets the request go");
+        assert_eq!(found.unwrap_err().raw_os_error(), Some(libc::EXFULL));
     }
 }

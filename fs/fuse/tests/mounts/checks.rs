@@ -2,12 +2,14 @@
 
 use crate::memfs::PARKED;
 use crate::mounted::{Mounted, PATIENCE, Transport};
-use inflight_fuse::Reply;
+use inflight_fuse::channel::SendError;
+use inflight_fuse::{Notification, Reply};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::process::{Command, Stdio};
@@ -214,4 +216,45 @@ pub fn an_abort_ends_everything(transport: Transport) {
     });
     inflight_fuse::mount::unmount(mounted.path(), true).unwrap();
     mounted.join();
+}
+
+pub fn notifications_arrive(transport: Transport) {
+    let mounted = Mounted::new(transport);
+    fs::write(mounted.file("f"), vec![1; 4096]).unwrap();
+    let mut file = File::open(mounted.file("f")).unwrap();
+    let nodeid = file.metadata().unwrap().ino();
+    let mut bytes = [0; 4096];
+    file.read_exact(&mut bytes).unwrap();
+    // A proxy passes on in order: what is asked next is answered after the notification.
+    let notify = |notification: &Notification<'_>| {
+        let sent = mounted.channel.notify(notification);
+        assert!(fs::metadata(mounted.file("none")).is_err());
+        sent
+    };
+    // The page cache is given other bytes, shows them and gives them back.
+    notify(&Notification::Store { nodeid, offset: 0, data: &[7; 4096] }).unwrap();
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == [7; 4096]);
+    notify(&Notification::Retrieve { notify_unique: 99, nodeid, offset: 0, size: 4096 }).unwrap();
+    assert!(mounted.fs.take_retrieved(PATIENCE).expect("the kernel answers") == [7; 4096]);
+    // It drops them and asks again.
+    notify(&Notification::InvalInode { nodeid, offset: 0, len: 0 }).unwrap();
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == [1; 4096]);
+    if transport != Transport::Pair {
+        let entry = Notification::InvalEntry { parent: 1, name: b"never", expire_only: false };
+        assert!(matches!(notify(&entry), Err(SendError::Gone)));
+        notify(&Notification::InvalEntry { parent: 1, name: b"f", expire_only: false }).unwrap();
+        if mounted.agreed.minor >= 44 {
+            notify(&Notification::IncEpoch).unwrap();
+        }
+        // A code that the kernel does not know is refused with EINVAL and harms nothing.
+        match notify(&Notification::Prune { nodeids: &[nodeid] }) {
+            Ok(()) => {}
+            Err(SendError::Io(error)) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    drop(file);
+    mounted.finish();
 }

@@ -90,6 +90,19 @@ fn an_abandoned_ticket_answers_nothing() {
 }
 
 #[test]
+fn a_proxy_answers_what_it_does_not_pass_on() {
+    let (channel, kernel) = memory::connect(Config::plain().unwrap());
+    kernel.send(&statfs(6), Dialect::default());
+    let message = channel.receiver().receive_message().unwrap();
+    let header = message.header().unwrap();
+    assert_eq!(message.peek(Dialect::default()).unwrap(), statfs(6));
+    let ticket = channel.ticket(header.unique, abi::Opcode(header.opcode));
+    ticket.reply(Reply::Error(Errno::EIO)).unwrap();
+    let (header, _) = kernel.answer(SOON).unwrap();
+    assert_eq!((header.unique, header.error), (6, -libc::EIO));
+}
+
+#[test]
 fn errors_of_the_device_are_told_apart() {
     let (channel, kernel) = memory::connect(Config::plain().unwrap());
     let mut receiver = channel.receiver();

@@ -32,4 +32,5 @@ on_each! {
     another_thread_answers_later,
     a_killed_client_is_told_and_leaves,
     an_abort_ends_everything,
+    notifications_arrive,
 }

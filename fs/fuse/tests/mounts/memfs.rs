@@ -15,6 +15,8 @@ use std::time::{Duration, SystemTime};
 /// Reading and syncing a file of this name are put aside until the test answers.
 pub const PARKED: &str = "parked";
 
+type Nodes = BTreeMap<u64, Node>;
+
 #[derive(Default)]
 struct Node {
     attr: Attr,
@@ -26,9 +28,10 @@ struct Node {
 
 /// One lock for everything; nothing is called under it.
 pub struct MemFs {
-    nodes: Mutex<BTreeMap<u64, Node>>,
+    nodes: Mutex<Nodes>,
     parked: Mutex<Vec<(Request, Ticket)>>,
     interrupted: Mutex<Vec<u64>>,
+    retrieved: Mutex<Vec<Vec<u8>>>,
     changed: Condvar,
     /// Bytes of WRITEs whose data came page-aligned, and of all.
     pub written: Mutex<(u64, u64)>,
@@ -48,6 +51,7 @@ impl MemFs {
             nodes: Mutex::new(nodes),
             parked: Mutex::default(),
             interrupted: Mutex::default(),
+            retrieved: Mutex::default(),
             changed: Condvar::new(),
             written: Mutex::default(),
         }
@@ -91,6 +95,13 @@ impl MemFs {
         parked.pop()
     }
 
+    /// The data of a NOTIFY_REPLY; waits for one.
+    pub fn take_retrieved(&self, patience: Duration) -> Option<Vec<u8>> {
+        let mut list = self.retrieved.lock();
+        self.changed.wait_while_for(&mut list, |list| list.is_empty(), patience);
+        list.pop()
+    }
+
     /// Whether an INTERRUPT of that request came, or comes.
     pub fn was_interrupted(&self, unique: u64, patience: Duration) -> bool {
         let mut list = self.interrupted.lock();
@@ -99,18 +110,24 @@ impl MemFs {
     }
 
     fn answer(&self, request: &Request) -> Result<Reply, Errno> {
-        let nodeid = request.header.nodeid;
         let mut nodes = self.nodes.lock();
-        let name_of = |name: &Name| name.as_bytes().to_vec();
+        match about_names(&mut nodes, request) {
+            None => self.about_files(&mut nodes, request),
+            Some(reply) => reply,
+        }
+    }
+
+    fn about_files(&self, nodes: &mut Nodes, request: &Request) -> Result<Reply, Errno> {
+        let nodeid = request.header.nodeid;
         Ok(match &request.operation {
             Operation::Lookup { name } => {
                 let found = nodes.get(&nodeid).ok_or(Errno::ESTALE)?.entries.get(name.as_bytes());
-                Reply::Entry(entry(&nodes, *found.ok_or(Errno::ENOENT)?))
+                Reply::Entry(entry(nodes, *found.ok_or(Errno::ENOENT)?))
             }
-            Operation::Getattr { .. } => attr_of(&nodes, nodeid)?,
+            Operation::Getattr { .. } => attr_of(nodes, nodeid)?,
             Operation::Setattr(setattr) => {
                 change(nodes.get_mut(&nodeid).ok_or(Errno::ESTALE)?, setattr);
-                attr_of(&nodes, nodeid)?
+                attr_of(nodes, nodeid)?
             }
             Operation::Statx(_) => {
                 let node = nodes.get(&nodeid).ok_or(Errno::ESTALE)?;
@@ -121,41 +138,6 @@ impl MemFs {
                     ..Statx::default()
                 };
                 Reply::Statx { statx, valid: Duration::ZERO }
-            }
-            Operation::Mkdir(node) => {
-                let made = make(&mut nodes, nodeid, &node.name, libc::S_IFDIR | node.mode)?;
-                Reply::Entry(entry(&nodes, made))
-            }
-            Operation::Mknod { node, .. } => {
-                let made = make(&mut nodes, nodeid, &node.name, node.mode)?;
-                Reply::Entry(entry(&nodes, made))
-            }
-            Operation::Symlink { name, target, .. } => {
-                let made = make(&mut nodes, nodeid, name, libc::S_IFLNK | 0o777)?;
-                nodes.entry(made).and_modify(|node| node.data = name_of(target));
-                Reply::Entry(entry(&nodes, made))
-            }
-            Operation::Readlink => Reply::Data(nodes[&nodeid].data.clone().into()),
-            Operation::Create(create) => {
-                let made = make(&mut nodes, nodeid, &create.name, create.mode)?;
-                Reply::Created { entry: entry(&nodes, made), opened: Opened::default() }
-            }
-            Operation::Tmpfile(create) => {
-                let made = node(&mut nodes, create.mode);
-                Reply::Created { entry: entry(&nodes, made), opened: Opened::default() }
-            }
-            Operation::Unlink { name } | Operation::Rmdir { name } => {
-                let directory = nodes.get_mut(&nodeid).ok_or(Errno::ESTALE)?;
-                directory.entries.remove(name.as_bytes()).ok_or(Errno::ENOENT)?;
-                Reply::Empty
-            }
-            Operation::Rename(rename) | Operation::Rename2(rename) => {
-                let directory = nodes.get_mut(&nodeid).ok_or(Errno::ESTALE)?;
-                let moved = directory.entries.remove(rename.name.as_bytes());
-                let moved = moved.ok_or(Errno::ENOENT)?;
-                let target = nodes.get_mut(&rename.new_parent).ok_or(Errno::ESTALE)?;
-                target.entries.insert(name_of(&rename.new_name), moved);
-                Reply::Empty
             }
             Operation::Open(_) => {
                 let flags = OpenFlags::PARALLEL_DIRECT_WRITES;
@@ -169,8 +151,8 @@ impl MemFs {
                 store(node, write.offset as usize, write.data.as_slice());
                 Reply::Written(write.data.len() as u32)
             }
-            Operation::Readdir(read) => list(&nodes, nodeid, read, false),
-            Operation::Readdirplus(read) => list(&nodes, nodeid, read, true),
+            Operation::Readdir(read) => list(nodes, nodeid, read, false),
+            Operation::Readdirplus(read) => list(nodes, nodeid, read, true),
             Operation::Statfs => Reply::Statfs(Statfs {
                 block_size: 4096,
                 fragment_size: 4096,
@@ -178,6 +160,11 @@ impl MemFs {
                 name_max: 255,
                 ..Statfs::default()
             }),
+            Operation::NotifyReply(reply) => {
+                self.retrieved.lock().push(reply.data.as_slice().to_vec());
+                self.changed.notify_all();
+                Reply::Empty
+            }
             Operation::Ioctl(_) => return Err(Errno::ENOTTY),
             Operation::Setxattr(_) => return Err(Errno::EOPNOTSUPP),
             Operation::Fsync(_)
@@ -200,7 +187,67 @@ impl MemFs {
     }
 }
 
-fn node(nodes: &mut BTreeMap<u64, Node>, mode: u32) -> u64 {
+fn about_names(nodes: &mut Nodes, request: &Request) -> Option<Result<Reply, Errno>> {
+    let reply = match &request.operation {
+        Operation::Mkdir(_)
+        | Operation::Mknod { .. }
+        | Operation::Symlink { .. }
+        | Operation::Readlink
+        | Operation::Create(_)
+        | Operation::Tmpfile(_)
+        | Operation::Unlink { .. }
+        | Operation::Rmdir { .. }
+        | Operation::Rename(_)
+        | Operation::Rename2(_) => change_names(nodes, request),
+        _ => return None,
+    };
+    Some(reply)
+}
+
+fn change_names(nodes: &mut Nodes, request: &Request) -> Result<Reply, Errno> {
+    let nodeid = request.header.nodeid;
+    let name_of = |name: &Name| name.as_bytes().to_vec();
+    Ok(match &request.operation {
+        Operation::Mkdir(node) => {
+            let made = make(nodes, nodeid, &node.name, libc::S_IFDIR | node.mode)?;
+            Reply::Entry(entry(nodes, made))
+        }
+        Operation::Mknod { node, .. } => {
+            let made = make(nodes, nodeid, &node.name, node.mode)?;
+            Reply::Entry(entry(nodes, made))
+        }
+        Operation::Symlink { name, target, .. } => {
+            let made = make(nodes, nodeid, name, libc::S_IFLNK | 0o777)?;
+            nodes.entry(made).and_modify(|node| node.data = name_of(target));
+            Reply::Entry(entry(nodes, made))
+        }
+        Operation::Readlink => Reply::Data(nodes[&nodeid].data.clone().into()),
+        Operation::Create(create) => {
+            let made = make(nodes, nodeid, &create.name, create.mode)?;
+            Reply::Created { entry: entry(nodes, made), opened: Opened::default() }
+        }
+        Operation::Tmpfile(create) => {
+            let made = node(nodes, create.mode);
+            Reply::Created { entry: entry(nodes, made), opened: Opened::default() }
+        }
+        Operation::Unlink { name } | Operation::Rmdir { name } => {
+            let directory = nodes.get_mut(&nodeid).ok_or(Errno::ESTALE)?;
+            directory.entries.remove(name.as_bytes()).ok_or(Errno::ENOENT)?;
+            Reply::Empty
+        }
+        Operation::Rename(rename) | Operation::Rename2(rename) => {
+            let directory = nodes.get_mut(&nodeid).ok_or(Errno::ESTALE)?;
+            let moved = directory.entries.remove(rename.name.as_bytes());
+            let moved = moved.ok_or(Errno::ENOENT)?;
+            let target = nodes.get_mut(&rename.new_parent).ok_or(Errno::ESTALE)?;
+            target.entries.insert(name_of(&rename.new_name), moved);
+            Reply::Empty
+        }
+        _ => return Err(Errno::ENOSYS),
+    })
+}
+
+fn node(nodes: &mut Nodes, mode: u32) -> u64 {
     let number = nodes.last_key_value().map_or(ROOT_ID, |(last, _)| *last) + 1;
     let btime = Time::from(SystemTime::now());
     let attr = Attr { ino: number, mode, nlink: 1, ..Attr::default() };
@@ -208,12 +255,7 @@ fn node(nodes: &mut BTreeMap<u64, Node>, mode: u32) -> u64 {
     number
 }
 
-fn make(
-    nodes: &mut BTreeMap<u64, Node>,
-    parent: u64,
-    name: &Name,
-    mode: u32,
-) -> Result<u64, Errno> {
+fn make(nodes: &mut Nodes, parent: u64, name: &Name, mode: u32) -> Result<u64, Errno> {
     if nodes.get(&parent).ok_or(Errno::ESTALE)?.entries.contains_key(name.as_bytes()) {
         return Err(Errno::EEXIST);
     }
@@ -224,11 +266,11 @@ fn make(
     Ok(number)
 }
 
-fn entry(nodes: &BTreeMap<u64, Node>, nodeid: u64) -> Entry {
+fn entry(nodes: &Nodes, nodeid: u64) -> Entry {
     Entry { nodeid, attr: nodes[&nodeid].attr, ..Entry::default() }
 }
 
-fn attr_of(nodes: &BTreeMap<u64, Node>, nodeid: u64) -> Result<Reply, Errno> {
+fn attr_of(nodes: &Nodes, nodeid: u64) -> Result<Reply, Errno> {
     let attr = nodes.get(&nodeid).ok_or(Errno::ESTALE)?.attr;
     Ok(Reply::Attr { attr, valid: Duration::ZERO })
 }
@@ -261,7 +303,7 @@ fn store(node: &mut Node, offset: usize, data: &[u8]) {
     node.data[offset..end].copy_from_slice(data);
 }
 
-fn list(nodes: &BTreeMap<u64, Node>, nodeid: u64, read: &Read, is_plus: bool) -> Reply {
+fn list(nodes: &Nodes, nodeid: u64, read: &Read, is_plus: bool) -> Reply {
     let mut directory = Directory::new(read.size);
     let entries = nodes[&nodeid].entries.iter().enumerate().skip(read.offset as usize);
     for (index, (name, number)) in entries {

@@ -35,6 +35,8 @@ pub struct Mounted {
     pub fs: Arc<MemFs>,
     pub connection: Connection,
     pub agreed: Negotiated,
+    /// The server's.
+    pub channel: Channel,
     directory: tempfile::TempDir,
     threads: Vec<JoinHandle<()>>,
     ended: Ended<()>,
@@ -51,7 +53,7 @@ impl Mounted {
         let connection = Connection::of_mount(directory.path()).expect("it is mounted");
         let fs = Arc::new(MemFs::new());
         let mut threads = Threads::default();
-        let agreed = match transport {
+        let (agreed, channel) = match transport {
             Transport::Uring => threads.by_uring(mounted.device, &fs),
             Transport::Pair => threads.by_pair(mounted.device, &fs),
             _ => {
@@ -65,7 +67,7 @@ impl Mounted {
             }
         };
         let Threads { handles, ended, .. } = threads;
-        Mounted { fs, connection, agreed, directory, threads: handles, ended }
+        Mounted { fs, connection, agreed, channel, directory, threads: handles, ended }
     }
 
     pub fn path(&self) -> &Path {
@@ -138,17 +140,17 @@ impl Threads {
         }));
     }
 
-    fn serve(&mut self, channel: &Channel, fs: &Arc<MemFs>) -> Negotiated {
+    fn serve(&mut self, channel: &Channel, fs: &Arc<MemFs>) -> (Negotiated, Channel) {
         let agreed = channel.handshake(&wanted()).expect("INIT comes first");
         for _ in 0..RECEIVERS {
             let (receiver, fs) = (channel.receiver(), Arc::clone(fs));
             self.spawn(move || serve(receiver, &*fs).expect("a connection ends by its end"));
         }
-        agreed
+        (agreed, channel.clone())
     }
 
     /// A proxy between the device and a server on a socket.
-    fn by_pair(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> Negotiated {
+    fn by_pair(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> (Negotiated, Channel) {
         let config = Config::plain().expect("memory");
         let message_max = config.max_write as usize + 4096;
         let (theirs, ours) = pair::sockets(message_max).expect("sockets");
@@ -174,7 +176,7 @@ impl Threads {
         self.serve(&Channel::pair(theirs, config), fs)
     }
 
-    fn by_uring(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> Negotiated {
+    fn by_uring(&mut self, device: OwnedFd, fs: &Arc<MemFs>) -> (Negotiated, Channel) {
         let config = uring::Config { payload: 256 << 10, depth: 4, ..uring::Config::default() };
         let prepared = uring::Prepared::new(&config).expect("rings");
         let config = Config { max_write: prepared.payload(), ..Config::plain().expect("memory") };
@@ -185,6 +187,6 @@ impl Threads {
         let handler: Arc<dyn Handler> = Arc::<MemFs>::clone(fs);
         let uring = prepared.start(&channel, &agreed, handler).expect("queues");
         self.spawn(move || uring.join());
-        agreed
+        (agreed, channel)
     }
 }

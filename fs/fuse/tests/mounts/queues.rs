@@ -5,7 +5,7 @@ use inflight_fuse::abi::{InitFlags, OpenFlags};
 use inflight_fuse::channel::uring::{self, Completion, Prepared, Queue, UringError};
 use inflight_fuse::channel::{Channel, Config, Handler, Received, SendError, Ticket, serve};
 use inflight_fuse::mount::{Connection, MountOptions, mount, unmount};
-use inflight_fuse::{Attr, Data, Entry, Opened, Operation, Reply, Request, Wanted};
+use inflight_fuse::{Attr, Data, Entry, Notification, Opened, Operation, Reply, Request, Wanted};
 use nix::errno::Errno;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -96,6 +96,9 @@ impl Handler for OneFile {
             }
             false => self.by_device.lock().push(request.opcode()),
         }
+        if self.mode == Mode::Panic && !request.opcode().wants_answer() {
+            panic!("on purpose, in the thread of the device");
+        }
         let Operation::Read(read) = &request.operation else {
             let _ = ticket.reply(self.answer(&request));
             return;
@@ -133,7 +136,7 @@ impl Handler for OneFile {
 fn with_queues(
     server: &Arc<OneFile>,
     config: &uring::Config,
-    client: impl FnOnce(&Path, &Connection),
+    client: impl FnOnce(&Path, &Connection, &Channel),
 ) {
     uring::enable().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -145,9 +148,9 @@ fn with_queues(
     let agreed = channel.handshake(&wanted()).unwrap();
     let handler: Arc<dyn Handler> = Arc::<OneFile>::clone(server);
     let uring = prepared.start(&channel, &agreed, handler).unwrap();
-    drop(channel);
     let guard = Guard { path: folder.path(), connection };
-    client(folder.path(), &connection);
+    client(folder.path(), &connection, &channel);
+    drop(channel);
     drop(guard);
     let begun = Instant::now();
     let joined = std::thread::spawn(move || uring.join());
@@ -192,7 +195,7 @@ fn read(folder: &Path) -> std::io::Result<Vec<u8>> {
 #[test]
 fn files_are_read_by_the_same_ring() {
     let server = OneFile::new(Mode::Ring);
-    with_queues(&server, &small(), |folder, _| {
+    with_queues(&server, &small(), |folder, _, _| {
         let mut right = vec![0; 100_000];
         server.file.read_exact_at(&mut right, 4096).unwrap();
         for _ in 0..20 {
@@ -207,7 +210,7 @@ fn files_are_read_by_the_same_ring() {
 #[test]
 fn a_handler_that_panics_or_forgets_answers_eio() {
     for mode in [Mode::Panic, Mode::Forget] {
-        with_queues(&OneFile::new(mode), &small(), |folder, _| {
+        with_queues(&OneFile::new(mode), &small(), |folder, _, _| {
             for _ in 0..5 {
                 assert_eq!(read(folder).unwrap_err().raw_os_error(), Some(libc::EIO));
             }
@@ -216,10 +219,28 @@ fn a_handler_that_panics_or_forgets_answers_eio() {
 }
 
 #[test]
+fn a_panic_in_the_thread_of_the_device_is_one_requests() {
+    let server = OneFile::new(Mode::Panic);
+    with_queues(&server, &small(), |folder, _, channel| {
+        for round in 0..3 {
+            assert_eq!(read(folder).unwrap_err().raw_os_error(), Some(libc::EIO));
+            let gone = Notification::InvalEntry { parent: 1, name: b"f", expire_only: false };
+            channel.notify(&gone).unwrap();
+            // The inode that nobody has is forgotten, and FORGET comes by the device.
+            let begun = Instant::now();
+            while server.by_device.lock().len() <= round {
+                assert!(begun.elapsed() < PATIENCE, "FORGET {round} comes");
+                std::thread::yield_now();
+            }
+        }
+    });
+}
+
+#[test]
 fn more_wait_than_there_are_entries_and_all_are_answered() {
     let server = OneFile::new(Mode::Park);
     let entries = uring::possible_cores() * 2;
-    with_queues(&server, &small(), |folder, _| {
+    with_queues(&server, &small(), |folder, _, _| {
         std::thread::scope(|scope| {
             let file = Arc::new(File::open(folder.join("f")).unwrap());
             let clients: Vec<_> = (0..entries * 3)
@@ -241,7 +262,7 @@ fn more_wait_than_there_are_entries_and_all_are_answered() {
 #[test]
 fn an_abort_while_every_entry_is_parked_ends_the_queues() {
     let server = OneFile::new(Mode::Park);
-    with_queues(&server, &small(), |folder, connection| {
+    with_queues(&server, &small(), |folder, connection, _| {
         let file = Arc::new(File::open(folder.join("f")).unwrap());
         std::thread::scope(|scope| {
             // As many as fit one queue, whichever cores they run on.

@@ -57,6 +57,26 @@ fn by_mount() {
 }
 
 #[test]
+fn by_fusermount3() {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join("fusermount3").exists())
+    });
+    if !found {
+        eprintln!("NOT TESTED: there is no fusermount3 (package fuse3)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = mount_by(Method::Helper, folder.path(), &options()).unwrap();
+    let row = row(folder.path());
+    unmount(folder.path(), false).unwrap();
+    drop(mounted);
+    assert!(row.contains(" fuse.sample ro,"), "{row}");
+    let missing = Path::new("/nonexistent/here");
+    let error = mount_by(Method::Helper, missing, &options()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/here"), "{error}");
+}
+
+#[test]
 fn a_refusal_names_the_place_and_the_reason() {
     let missing = Path::new("/nonexistent/here");
     for method in [Method::Fsopen, Method::Mount] {

@@ -44,10 +44,10 @@ impl HeaderPlace {
 
     /// What the kernel wrote: the request's header and arguments in one piece, and about the
     /// entry. Only to be called while the server has the entry.
-    pub(super) fn read(self) -> (InHeader, Box<ReqHeader>) {
+    pub(super) fn read(self) -> (InHeader, ReqHeader) {
         // SAFETY: the place lies in memory that the queue keeps mapped; the kernel, which alone
         // writes to it, has completed the entry's command and starts no other before `write`.
-        let header = Box::new(unsafe { self.0.read() });
+        let header = unsafe { self.0.read() };
         let (request, _) = InHeader::read_from_prefix(&header.in_out.0).expect("room for it");
         (request, header)
     }
@@ -73,16 +73,16 @@ impl HeaderPlace {
 /// Number of the device among the ring's registered files.
 const DEVICE: types::Fixed = types::Fixed(0);
 
-fn command(operation: u32, queue: u16, commit_id: u64) -> opcode::UringCmd80 {
+fn area(queue: u16, commit_id: u64) -> [u8; 80] {
     let request = CmdReq { flags: 0, commit_id, qid: queue, padding: [0; 6] };
     let mut area = [0; 80];
     area[..size_of::<CmdReq>()].copy_from_slice(request.as_bytes());
-    opcode::UringCmd80::new(DEVICE, operation).cmd(area)
+    area
 }
 
 /// Answers and fetches.
 pub(super) fn commit(queue: u16, commit_id: u64) -> Entry128 {
-    command(CMD_COMMIT_AND_FETCH, queue, commit_id).build()
+    opcode::UringCmd80::new(DEVICE, CMD_COMMIT_AND_FETCH).cmd(area(queue, commit_id)).build()
 }
 
 /// The two ranges of an entry, which the kernel reads when the command is submitted.
@@ -98,7 +98,16 @@ pub(super) fn ranges(header: HeaderPlace, buffer: &Buffer) -> Ranges {
 
 /// Registers and fetches. `ranges` must stay where they are until the entry was submitted.
 pub(super) fn register(queue: u16, ranges: &Ranges) -> Entry128 {
-    let mut entry = command(CMD_REGISTER, queue, 0).addr(Some(ranges.as_ptr() as u64)).build();
+    with_ranges(opcode::UringCmd80::new(DEVICE, CMD_REGISTER).cmd(area(queue, 0)), ranges)
+}
+
+/// The same over a descriptor that is not registered with the ring.
+pub(super) fn register_by(device: types::Fd, queue: u16, ranges: &Ranges) -> Entry128 {
+    with_ranges(opcode::UringCmd80::new(device, CMD_REGISTER).cmd(area(queue, 0)), ranges)
+}
+
+fn with_ranges(command: opcode::UringCmd80, ranges: &Ranges) -> Entry128 {
+    let mut entry = command.addr(Some(ranges.as_ptr() as u64)).build();
     /// Bytes before `len` in `struct io_uring_sqe` (include/uapi/linux/io_uring.h); the crate has
     /// no name for it in this command.
     const LEN: usize = 24;

@@ -110,10 +110,22 @@ impl Queue {
         self.refused()
     }
 
+    /// Offers an entry without memory, which the kernel refuses, and with it all queues.
+    pub(super) fn refuse(&mut self, device: &OwnedFd) -> Result<(), UringError> {
+        let queue = self.number();
+        let ring = |source| UringError::Ring { queue, source };
+        let nothing = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2];
+        let entry = entry::register_by(types::Fd(device.as_raw_fd()), self.shared.queue, &nothing);
+        self.push_entry(entry.user_data(WAKE)).map_err(ring)?;
+        self.submit_all().map_err(ring)
+    }
+
     /// Looks for entries that were refused at once.
     fn refused(&mut self) -> Result<(), UringError> {
         let mut errno = Errno::ENOTCONN;
-        for event in self.events() {
+        let events: Vec<_> =
+            self.ring.completion().map(|event| (event.user_data(), event.result())).collect();
+        for event in events {
             match event {
                 (data, result @ ..0) if data & KIND == ENTRY => {
                     errno = Errno::from_raw(-result);
@@ -133,8 +145,9 @@ impl Queue {
     pub(super) fn run(&mut self, handler: &dyn Handler) {
         self.is_running = true;
         let mut notes = Vec::new();
+        let mut events = std::mem::take(&mut self.early);
         loop {
-            for (data, result) in std::mem::take(&mut self.early) {
+            for (data, result) in events.drain(..) {
                 self.event(data, result, handler);
             }
             // An empty list is the agreement to be woken.
@@ -154,7 +167,8 @@ impl Queue {
                 break;
             }
             self.shared.awake();
-            self.early = self.events();
+            let arrived = self.ring.completion();
+            events.extend(arrived.map(|event| (event.user_data(), event.result())));
         }
         self.shared.close();
     }
@@ -196,10 +210,6 @@ impl Queue {
                 Err(_) => self.submit_all()?,
             }
         }
-    }
-
-    fn events(&mut self) -> Vec<(u64, i32)> {
-        self.ring.completion().map(|event| (event.user_data(), event.result())).collect()
     }
 
     fn event(&mut self, data: u64, result: i32, handler: &dyn Handler) {
