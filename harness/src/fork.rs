@@ -436,7 +436,7 @@ mod tests {
         };
         assert_eq!(steady(Memory::Anon), 0);
         // By chance the child may look twice before the counter moves, but not every time.
-        assert!((0..100).any(|_| steady(Memory::Shared) == 1));
+        assert!((0..10_000).any(|_| steady(Memory::Shared) == 1));
     }
 
     #[test]

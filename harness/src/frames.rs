@@ -116,6 +116,8 @@ mod tests {
     /// Memory and the frames behind it, where they may be known.
     fn memory(len: usize) -> Option<(Buffer, Frames)> {
         let buffer = Buffer::new(Memory::Anon, len).unwrap();
+        // A child of another test would map it for as long as it lives, and mapped is not kept.
+        buffer.advise(nix::sys::mman::MmapAdvise::MADV_DONTFORK).unwrap();
         let frames = Frames::of("self", buffer.ptr() as usize, len).unwrap();
         if frames.is_none() {
             eprintln!("skipped: page frames are not readable");
