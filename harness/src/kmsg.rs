@@ -4,23 +4,39 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Words that no healthy kernel says.
-const COMPLAINTS: [&str; 14] = [
-    "WARNING:",
+/// Words with which a kernel says that it is broken: harm whatever else went on.
+const BROKEN: [&str; 9] = [
     "BUG:",
     "kernel BUG at",
     "Oops",
     "KASAN",
-    "KCSAN",
     "UBSAN",
     "general protection",
     "refcount_t:",
     "Bad page",
     "bad page",
+];
+
+/// Words that no healthy kernel says either, and that load alone can make one say.
+const STRAINED: [&str; 5] = [
+    "WARNING:",
+    "KCSAN",
     "trying to steal weird page",
     "blocked for more than",
     "possible circular locking",
 ];
+
+/// Lines of a report after its first, at most.
+const REPORT_LINES: usize = 120;
+
+/// What the kernel complained about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// The kernel is broken; else it may only be under load.
+    pub broken: bool,
+    /// The whole report, a line each.
+    pub text: String,
+}
 
 /// A reader that starts at the end of the log.
 #[derive(Debug)]
@@ -36,8 +52,8 @@ impl KernelLog {
     }
 
     /// Complaints since the last call.
-    pub fn complaints(&mut self) -> Vec<String> {
-        let mut found = Vec::new();
+    pub fn complaints(&mut self) -> Vec<Complaint> {
+        let mut lines = Vec::new();
         let mut record = [0; 8192];
         loop {
             let text = match self.0.read(&mut record) {
@@ -45,13 +61,64 @@ impl KernelLog {
                 // The oldest records were overwritten; the next read goes on behind the gap.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return found,
+                Err(_) => return reports(&lines),
             };
             let message = text.split_once(';').map_or(&*text, |(_, message)| message);
-            let line = message.lines().next().unwrap_or("");
-            if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {
-                found.push(line.to_owned());
-            }
+            lines.push(message.lines().next().unwrap_or("").to_owned());
         }
+    }
+}
+
+/// Complaints among the lines of a log, each with what follows it up to the end of the report.
+fn reports(lines: &[String]) -> Vec<Complaint> {
+    let mut found: Vec<Complaint> = Vec::new();
+    // Lines that the report under way may still have.
+    let mut left = 0;
+    for line in lines {
+        let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
+        let (broken, strained) = (has(&BROKEN), has(&STRAINED));
+        match found.last_mut().filter(|_| left > 0) {
+            Some(report) => {
+                report.text.push('\n');
+                report.text.push_str(line);
+                report.broken |= broken;
+                left -= 1;
+                if line.contains("---[ end ") || line.starts_with("==================") {
+                    left = 0;
+                }
+            }
+            None if broken || strained => {
+                found.push(Complaint { broken, text: line.clone() });
+                left = REPORT_LINES;
+            }
+            None => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_kept_whole_and_what_follows_it_is_not() {
+        let log = "usb 1-1: new device\n\
+            ==================================================================\n\
+            BUG: KASAN: slab-use-after-free in fuse_copy_fill+0x1/0x2\n\
+            Read of size 8 at addr ffff888 by task x/1\n\
+            Call Trace:\n\
+            ==================================================================\n\
+            eth0: link up\n\
+            WARNING: CPU: 0 PID: 1 at fs/fuse/dev.c:1 x+0x1/0x2\n\
+            ---[ end trace 0000000000000000 ]---\n\
+            audit: nothing";
+        let lines: Vec<String> = log.lines().map(str::to_owned).collect();
+        let found = reports(&lines);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].broken && found[0].text.contains("Read of size 8"));
+        assert!(found[0].text.contains("Call Trace:") && !found[0].text.contains("eth0"));
+        assert!(!found[1].broken && !found[1].text.contains("audit"));
+        assert!(reports(&lines[..1]).is_empty());
     }
 }

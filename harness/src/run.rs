@@ -411,11 +411,11 @@ pub(crate) fn verdict(
     let target = target.subject();
     let row = |row: &&Expected| row.applies(&target, variant, kernel);
     match &played.stop {
-        Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
         // Harm that was seen counts, whatever came after it.
         _ if !played.faults.is_empty() => {
             expect::settle(&played.faults, case.expected.iter().find(row))
         }
+        Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
         Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
         Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
         // A storm may miss what a parked request cannot: that it saw nothing is no XPASS.

@@ -106,10 +106,16 @@ pub fn work(root: &Path) -> anyhow::Result<()> {
     std::io::stdin().lock().read_line(&mut text).context("read the job")?;
     let job: Job = serde_json::from_str(&text).context("read the job")?;
     let mut worker = Worker::new(root, &job);
+    let last = job.items.last().map_or(0, |item| item.number);
     for item in &job.items {
         say(&Line::Started { number: item.number })?;
         let (case, variant) = item.find()?;
-        let (played, spoilt) = worker.play(case, &variant, item.number);
+        let (mut played, spoilt) = worker.play(case, &variant, item.number);
+        if !spoilt && item.number == last {
+            // What the kernel says while the last mounts go belongs to somebody, too.
+            worker.strike();
+            worker.hear(case, &mut played.faults, &mut played.notes);
+        }
         say(&Line::Finished { number: item.number, played: Box::new(played), spoilt })?;
         if spoilt {
             // Threads may still sit in the kernel, and would keep an exit waiting: the runner cleans up first.
@@ -117,7 +123,6 @@ pub fn work(root: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    worker.strike();
     Ok(())
 }
 
@@ -167,6 +172,18 @@ impl Played {
     }
 }
 
+impl Played {
+    /// What was seen proves nothing against the subject, but for what its kernel says of itself.
+    fn void(&mut self) {
+        let (kept, void) = std::mem::take(&mut self.faults)
+            .into_iter()
+            .partition(|fault| fault.class == Class::KernelLog);
+        self.faults = kept;
+        let note = |fault: Fault| format!("void: {}: {}", fault.class.name(), fault.text);
+        self.notes.extend(Vec::into_iter(void).map(note));
+    }
+}
+
 impl Worker {
     fn new(root: &Path, job: &Job) -> Worker {
         Worker {
@@ -182,9 +199,21 @@ impl Worker {
         }
     }
 
-    fn strike(mut self) {
-        for stage in self.stages.values_mut() {
+    fn strike(&mut self) {
+        for mut stage in std::mem::take(&mut self.stages).into_values() {
             stage.strike();
+        }
+    }
+
+    /// What the kernel has complained about since the last call is harm; in a storm, which meets whatever else the
+    /// machine does, a complaint that load alone explains is a note.
+    fn hear(&mut self, case: &Case, faults: &mut Vec<Fault>, notes: &mut Vec<String>) {
+        for complaint in self.log.as_mut().map(KernelLog::complaints).unwrap_or_default() {
+            if case.is_in("storm") && !complaint.broken && faults.is_empty() {
+                notes.push(format!("kernel log: {}", complaint.text));
+            } else {
+                faults.push(Fault { class: Class::KernelLog, text: complaint.text });
+            }
         }
     }
 
@@ -206,6 +235,7 @@ impl Worker {
         if played.stop.is_some() {
             let spoilt = matches!(control.result, Err(Stop::Hang(_)));
             let _ = played.tell(control);
+            played.void();
             return (played, spoilt);
         }
         let act = self.act(case, variant, number * 2 + 1, true);
@@ -222,6 +252,7 @@ impl Worker {
         if played.records.iter().any(Record::voided) {
             let reason = "the gate's watchdog released a request".to_owned();
             played.stop = Some(Stopped::Broken(reason));
+            played.void();
         }
         (played, spoilt)
     }
@@ -243,9 +274,8 @@ impl Worker {
             act.result = Err(stop(error, &self.target));
             return act;
         }
-        if let Some(log) = &mut self.log {
-            log.complaints();
-        }
+        // Said while mounts came and went between two acts: nobody else would tell it.
+        self.hear(case, &mut act.faults, &mut act.notes);
         let stage = self.stages.get_mut(&key).expect("just made ready");
         let log_from =
             stage.gate().and_then(|gate| Ok(gate.log(u64::MAX, 0, Duration::ZERO)?.next));
@@ -260,8 +290,9 @@ impl Worker {
                     Ok(result) => result.map_err(|error| stop(error, &self.target)),
                     Err(panic) => Err(Stop::Broken(panic_text(&*panic))),
                 };
-                (act.faults, act.strips) = (scene.faults, scene.strips);
-                (act.notes, act.events) = (scene.notes, scene.events);
+                act.faults.extend(scene.faults);
+                act.notes.extend(scene.notes);
+                (act.strips, act.events) = (scene.strips, scene.events);
             }
         }
         act.took = started.elapsed();
@@ -276,16 +307,7 @@ impl Worker {
             }
             let _ = std::fs::remove_dir_all(stage.top().join(Scene::folder_name(number)));
         }
-        if let Some(log) = &mut self.log {
-            let complaints = log.complaints();
-            if case.is_in("storm") && act.faults.is_empty() {
-                // A storm meets whatever else the machine does: the log alone is no verdict on it.
-                act.notes.extend(complaints.into_iter().map(|text| format!("kernel log: {text}")));
-            } else {
-                let fault = |text| Fault { class: Class::KernelLog, text };
-                act.faults.extend(complaints.into_iter().map(fault));
-            }
-        }
+        self.hear(case, &mut act.faults, &mut act.notes);
         if matches!(act.result, Err(Stop::Hang(_))) {
             act.notes.extend(stacks::of(std::process::id() as i32));
             // To unmount could hang as well: this process ends, and the runner cleans up.
@@ -295,6 +317,7 @@ impl Worker {
             && let Some(mut stage) = self.stages.remove(&key)
         {
             stage.strike();
+            self.hear(case, &mut act.faults, &mut act.notes);
         }
         act
     }

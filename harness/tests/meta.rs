@@ -42,6 +42,8 @@ fn every_meta_case_ends_as_it_must() {
         ("lost", "FAIL LOST"),
         ("lost-then-notrun", "FAIL LOST"),
         ("lost-then-noproof", "FAIL LOST"),
+        ("lost-then-error", "FAIL LOST"),
+        ("lost-then-panic", "FAIL LOST"),
         ("never-returns", "FAIL HANG"),
         ("never-ends", "FAIL HANG"),
         ("dies", "BROKEN the worker ended: signal: 6"),

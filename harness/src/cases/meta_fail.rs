@@ -12,7 +12,11 @@ pub const CASE: Case = Case {
     claim: "the harness reports a buffer that nothing was read into as LOST, whatever comes after it",
     groups: &["meta"],
     reach: Reach::Any,
-    variants: || ["lost", "lost-then-notrun", "lost-then-noproof"].map(Variant::new).into(),
+    variants: || {
+        ["lost", "lost-then-notrun", "lost-then-noproof", "lost-then-error", "lost-then-panic"]
+            .map(Variant::new)
+            .into()
+    },
     run,
     expected: &[],
 };
@@ -27,6 +31,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     match variant.act {
         "lost-then-notrun" if scene.race() => Err(not_run("harm was seen before this")),
         "lost-then-noproof" if scene.race() => Err(no_proof("harm was seen before this")),
+        "lost-then-error" if scene.race() => anyhow::bail!("harm was seen before this"),
+        "lost-then-panic" if scene.race() => panic!("harm was seen before this"),
         _ => Ok(()),
     }
 }

@@ -43,6 +43,9 @@ pub fn is_root() -> bool {
 }
 
 /// The `inflight` program where this machine can mount it: beside the test, as root, with /dev/fuse.
+///
+/// # Panics
+/// When it could be mounted and was not built: a test that did not run is no success.
 pub fn inflight() -> Option<PathBuf> {
     if !is_root() {
         return None;
@@ -51,11 +54,12 @@ pub fn inflight() -> Option<PathBuf> {
         skip("needs /dev/fuse");
         return None;
     }
-    let found = stage::program().ok();
-    if found.is_none() {
-        skip("no `inflight` was built");
-    }
-    found
+    let found = stage::program();
+    Some(
+        found.expect(
+            "`inflight` beside the test: cargo build -p inflight, or cargo test --workspace",
+        ),
+    )
 }
 
 /// Waits until something is so.
