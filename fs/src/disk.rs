@@ -4,11 +4,23 @@
 //! people mount. A disk without a file descriptor cannot be spliced from nor opened with O_DIRECT,
 //! so only the copied ways serve it.
 
+#[cfg(feature = "testing")]
+mod faulty;
 mod file;
 mod memory;
+#[cfg(feature = "testing")]
+mod recorder;
+#[cfg(feature = "testing")]
+mod volatile;
 
+#[cfg(feature = "testing")]
+pub use faulty::{Call, Fault, FaultyDisk, Plan};
 pub use file::{FileDisk, open_image};
 pub use memory::MemoryDisk;
+#[cfg(feature = "testing")]
+pub use recorder::{Event, Recorder};
+#[cfg(feature = "testing")]
+pub use volatile::{SECTOR, VolatileDisk};
 
 use std::io;
 use std::os::fd::BorrowedFd;
