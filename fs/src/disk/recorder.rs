@@ -32,14 +32,14 @@ pub enum Event {
 /// Passes everything on to another disk and keeps a log of it. It has no descriptor, so nothing
 /// gets past the log.
 #[derive(Debug)]
-pub struct Recorder<D> {
-    inner: D,
+pub struct Recorder {
+    inner: Arc<dyn Disk>,
     log: Mutex<Vec<Event>>,
 }
 
-impl<D: Disk> Recorder<D> {
+impl Recorder {
     /// Records what is done to `inner` from now on.
-    pub fn new(inner: D) -> Recorder<D> {
+    pub fn new(inner: Arc<dyn Disk>) -> Recorder {
         Recorder { inner, log: Mutex::default() }
     }
 
@@ -54,7 +54,7 @@ impl<D: Disk> Recorder<D> {
     }
 }
 
-impl<D: Disk> Disk for Recorder<D> {
+impl Disk for Recorder {
     fn name(&self) -> &Path {
         self.inner.name()
     }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_log_has_what_succeeded_in_order() {
-        let disk = Recorder::new(MemoryDisk::new(8192));
+        let disk = Recorder::new(Arc::new(MemoryDisk::new(8192)));
         disk.write(1, b"ab").expect("write");
         disk.sync().expect("sync");
         assert!(disk.write(8191, b"ab").is_err(), "beyond the end");
