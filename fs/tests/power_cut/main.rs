@@ -5,6 +5,7 @@
 //! promised, and during some of these mounts the power is cut again. `INFLIGHT_SEED` chooses other
 //! samples, `INFLIGHT_WORKLOAD` plays one workload only.
 
+mod defects;
 mod judge;
 mod platter;
 #[path = "../reference/mod.rs"]
@@ -14,7 +15,7 @@ mod states;
 mod timeline;
 mod workloads;
 
-use run::{Plan, Stage, chosen, run, seed, sound};
+use run::{Plan, Stage, asked, chosen, run, seed, sound};
 use states::Budget;
 use std::time::Instant;
 
@@ -23,9 +24,11 @@ const BUDGET: Budget = Budget { prefixes: 40, torn: 6, without: 10, only: 10, ra
 #[test]
 fn a_power_cut_at_any_write_keeps_what_was_promised() {
     let (seed, begin) = (seed(), Instant::now());
+    defects::choose();
     let stage = Stage::new(workloads::BEGIN);
-    let workloads = chosen(seed, 200);
-    let plan = Plan { seed, budget: BUDGET, again_every: 80, defect: sound };
+    let workloads = chosen(seed, 100);
+    let again_every = if asked().is_some() { 1 } else { 100 };
+    let plan = Plan { seed, budget: BUDGET, again_every, defect: sound };
     let found = run(&stage, &workloads, &plan);
     let seconds = begin.elapsed().as_secs_f64();
     let states = found.counts.states + found.counts.recoveries;

@@ -5,7 +5,7 @@ use crate::reference::{Data, Model, Op, Player};
 use crate::states::{Budget, States};
 use crate::timeline::Timeline;
 use crate::workloads::{self, Workload};
-use inflight::disk::{Disk as _, Event, MemoryDisk};
+use inflight::disk::{Disk as _, MemoryDisk};
 use inflight::image::BLOCK;
 use inflight::image::mkfs::{MkfsOptions, format};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 /// Blocks of the filesystem.
-const BLOCKS: u64 = 2048;
+const BLOCKS: u64 = 4096;
 /// What free blocks hold in the beginning: bytes that no file ever had.
 const FOREIGN: u8 = 0xE6;
 
@@ -51,7 +51,7 @@ impl Stage {
 pub struct Plan {
     pub seed: u64,
     pub budget: Budget,
-    /// Every so many states, the power is cut during the recovery too.
+    /// Of so many states, one has the power cut during its recovery too.
     pub again_every: u64,
     /// Changes the log before the states are made: a defect.
     pub defect: fn(&mut Timeline),
@@ -100,10 +100,12 @@ fn one(stage: &Stage, workload: &Workload, plan: &Plan) -> (Counts, Result<(), S
     };
     (plan.defect)(&mut timeline);
     let mut judge = Judge { timeline: &timeline, counts: Counts::default() };
-    let rng = ChaCha8Rng::seed_from_u64(plan.seed);
+    // Each has its own samples, or all of them would miss the same states.
+    let own = name.bytes().fold(plan.seed, |sum, byte| sum.wrapping_mul(31) ^ u64::from(byte));
+    let rng = ChaCha8Rng::seed_from_u64(own);
     let mut states = States::new(&timeline.events, plan.budget, rng);
     let result = states.each(timeline.base.clone(), timeline.newest, |state| {
-        let again = judge.counts.states.is_multiple_of(plan.again_every);
+        let again = state.sectors.hash().is_multiple_of(plan.again_every);
         judge.state(state, again)
     });
     (judge.counts, result.map_err(named))
@@ -116,11 +118,16 @@ pub fn chosen(seed: u64, of_three: usize) -> Vec<Workload> {
     all.extend(workloads::of_two());
     all.extend(workloads::of_three(&mut rng, of_three));
     all.extend(workloads::growth());
-    if let Ok(name) = std::env::var("INFLIGHT_WORKLOAD") {
-        all.retain(|workload| workload.name == name);
-        assert!(!all.is_empty(), "there is no workload {name}");
+    if let Some(names) = asked() {
+        all.retain(|workload| names.split(',').any(|name| workload.name == name));
+        assert!(!all.is_empty(), "there is no workload {names}");
     }
     all
+}
+
+/// The names of the workloads that are to be played, and no others.
+pub fn asked() -> Option<String> {
+    std::env::var("INFLIGHT_WORKLOAD").ok()
 }
 
 /// The seed that was asked for, or the one that everybody uses.
@@ -130,8 +137,3 @@ pub fn seed() -> u64 {
 
 /// No defect.
 pub fn sound(_: &mut Timeline) {}
-
-/// Number of flushes in a log.
-pub fn flushes(events: &[Event]) -> usize {
-    events.iter().filter(|event| **event == Event::Sync).count()
-}

@@ -15,8 +15,10 @@ use std::sync::Arc;
 /// What is left, and how it came about.
 pub struct State {
     pub sectors: Sectors,
-    /// Events that were issued: the cut came before the next one.
+    /// Events of which this is all that there is: as the power goes before the next one.
     pub cut: usize,
+    /// Events after which it may still be all: the next one is a flush.
+    pub latest: usize,
     pub how: How,
 }
 
@@ -90,7 +92,7 @@ impl Stretch {
                 cut = cut.max(event + 1);
             }
         }
-        State { sectors, cut, how }
+        State { sectors, cut, latest: self.events.end, how }
     }
 
     fn all(&self) -> Sectors {
@@ -138,7 +140,7 @@ impl<'a> States<'a> {
         let mut show = |states: &mut States<'_>, mut state: State| {
             // Before that, the cut belongs to what was looked at with a shorter workload.
             state.cut = state.cut.max(from);
-            let key = (state.sectors.hash(), state.cut);
+            let key = (state.sectors.hash(), state.latest);
             if states.seen.insert(key) { visit(&state) } else { Ok(()) }
         };
         let budget = self.budget;

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 /// What every workload begins with: a file of two and a half blocks, one in a directory, with an
-/// attribute, and an empty directory.
+/// attribute, another one, whose blocks are those behind it, and an empty directory.
 pub const BEGIN: &[Op] = &[
     Create("a"),
     Write("a", 0, 10_000),
@@ -16,6 +16,8 @@ pub const BEGIN: &[Op] = &[
     Create("d/a"),
     Write("d/a", 0, 4096),
     SetXattr("d/a", "user.x", 50),
+    Create("c"),
+    Write("c", 0, 8192),
     Mkdir("e"),
     Sync,
 ];
@@ -44,12 +46,14 @@ pub const OPS: &[Op] = &[
     Rename("e", "d/b", Rename::Over),
     Unlink("a"),
     Unlink("d/a"),
+    Unlink("c"),
     Rmdir("e"),
     Write("a", 0, 4096),
     Write("a", 1000, 3000),
     Write("a", 10_000, 5000),
     Write("a", 40_960, 100),
     Write("d/a", 4000, 200),
+    Write("d/a", 4096, 3000),
     Write("@", 0, 9000),
     WriteDirect("a", 8192, 8192),
     WriteDirect("d/a", 512, 1024),
@@ -117,6 +121,12 @@ pub fn of_one() -> Vec<Workload> {
         all.push(Workload { name: format!("1/{i}/unmount"), ops: vec![*op], unmount: true });
     }
     all
+}
+
+/// The number of an operation in the list.
+#[cfg(feature = "mutants")]
+pub fn number(op: Op) -> usize {
+    OPS.iter().position(|listed| *listed == op).expect("one of the list")
 }
 
 /// All pairs.

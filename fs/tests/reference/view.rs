@@ -6,6 +6,7 @@ use inflight::errno::Error;
 use inflight::volume::Volume;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A filesystem as it was found.
 #[derive(Debug, Default)]
@@ -49,8 +50,8 @@ impl View {
                     if entry.kind == libc::DT_DIR {
                         dirs.push((path.clone(), entry.ino));
                     }
-                    if !view.nodes.contains_key(&entry.ino) {
-                        view.nodes.insert(entry.ino, seen(volume, entry.ino)?);
+                    if let Entry::Vacant(vacant) = view.nodes.entry(entry.ino) {
+                        vacant.insert(seen(volume, entry.ino)?);
                     }
                     view.names.insert(path, entry.ino);
                 }
