@@ -116,6 +116,18 @@ impl Model {
         self.serial
     }
 
+    /// The same at a later time: what is written from now on differs from all before.
+    pub fn at(&self, serial: u32) -> Model {
+        Model { serial, ..self.clone() }
+    }
+
+    /// A file holds this.
+    pub fn set_content(&mut self, ino: Ino, bytes: Vec<u8>) {
+        if let Kind::File { content, .. } = &mut self.node_mut(ino).kind {
+            *content = Arc::new(bytes);
+        }
+    }
+
     /// Nothing is open any more: whoever had it died.
     pub fn forget_open(&mut self) {
         if let Some(held) = self.held.take() {
@@ -334,12 +346,13 @@ impl Model {
             Some(_) if how == Rename::NoReplace => return Err(Errno::EEXIST),
             Some(other) if how == Rename::Exchange => {
                 self.no_loop(other, old)?;
+                if other == ino {
+                    return Ok(());
+                }
                 self.node_mut(ino).moves += 1;
                 self.node_mut(other).moves += 1;
                 self.leave(old, name)?;
-                if other != ino || (old, name) != (new, newname) {
-                    self.leave(new, newname)?;
-                }
+                self.leave(new, newname)?;
                 self.enter(new, newname, ino)?;
                 return self.enter(old, name, other);
             }
