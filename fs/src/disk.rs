@@ -66,6 +66,15 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// EOPNOTSUPP where whatever holds the image keeps its storage.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Forgets what is cached of it: reads show what would be left without power. After a flush
+    /// that failed, a page cache goes on showing what never arrived, and calls it clean.
+    ///
+    /// # Errors
+    /// Those of [`Disk::sync`]: what can still arrive must do so first.
+    fn distrust(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The file behind it, for splice(2) and for a second open with O_DIRECT. `None` when every
     /// byte must pass [`Disk::read`] and [`Disk::write`].
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

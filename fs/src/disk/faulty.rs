@@ -149,6 +149,11 @@ impl Disk for FaultyDisk {
         Err(error(fault))
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.sync()?;
+        self.inner.distrust()
+    }
+
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.fault(Call::Discard) {
             Some(fault) => Err(error(fault)),

@@ -93,6 +93,10 @@ impl Disk for Recorder {
         Ok(())
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.inner.distrust()
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }

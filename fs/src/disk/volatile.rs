@@ -22,12 +22,15 @@ struct State {
     platter: MemoryDisk,
     /// Sectors that were written since the last flush.
     dirty: BTreeSet<u64>,
+    /// Sectors that a failed flush took for clean.
+    lost: BTreeSet<u64>,
 }
 
 impl VolatileDisk {
     /// A disk that begins with what `durable` has.
     pub fn new(durable: &MemoryDisk) -> VolatileDisk {
-        let state = State { platter: durable.fork(), dirty: BTreeSet::new() };
+        let state =
+            State { platter: durable.fork(), dirty: BTreeSet::new(), lost: BTreeSet::new() };
         VolatileDisk { seen: durable.fork(), state: Mutex::new(state) }
     }
 
@@ -44,7 +47,9 @@ impl VolatileDisk {
     /// A flush fails as on Linux: the pages stay readable and count as clean, so that no later
     /// flush writes them (errseq and mark_buffer_write_io_error; the "fsyncgate" of 2018).
     pub fn lose(&self) {
-        self.state.lock().dirty.clear();
+        let mut state = self.state.lock();
+        let lost = std::mem::take(&mut state.dirty);
+        state.lost.extend(lost);
     }
 
     fn note(&self, offset: u64, len: u64) {
@@ -88,6 +93,13 @@ impl Disk for VolatileDisk {
         dirty.into_iter().try_for_each(|sector| copy(&self.seen, &state.platter, sector))
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut state = self.state.lock();
+        let lost = std::mem::take(&mut state.lost);
+        lost.into_iter().try_for_each(|sector| copy(&state.platter, &self.seen, sector))
+    }
+
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         self.seen.discard(offset, len)?;
         self.note(offset, len);
@@ -123,5 +135,7 @@ mod tests {
         disk.sync().expect("a later flush knows of nothing");
         assert_eq!(byte(&disk, 7), 3);
         assert_eq!(byte(&disk.cut(|_| true).expect("cut"), 7), 0);
+        disk.distrust().expect("nothing is dirty");
+        assert_eq!(byte(&disk, 7), 0);
     }
 }

@@ -73,6 +73,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let image = || path.to_owned();
     let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
     let disk: Arc<dyn Disk> = disk;
+    disk.distrust()
+        .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
     let first = look(&disk, options.progress).map_err(OpenError::from)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
         return Ok(report(path, first, None));

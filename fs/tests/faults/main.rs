@@ -183,3 +183,29 @@ fn a_flush_that_failed_is_reported_by_every_fsync_until_a_remount() {
         assert_eq!(again.play(&op), Ok(()), "{op:?}");
     }
 }
+
+#[test]
+fn a_remount_after_a_failed_flush_believes_the_disk_and_not_the_page_cache() {
+    let stage = Stage::new(stage::BLOCKS);
+    for after in 0..stage.calls(Some(Call::Sync)) {
+        let (below, disk) = stage.disk();
+        let fault = Fault::Errno(libc::EIO);
+        disk.plan(Some(Plan { call: Some(Call::Sync), after, forever: false, fault }));
+        stage.play(&below, &disk);
+        // The server is started again on a machine that runs on, and its page cache with it.
+        let mut player = stage.open(below.clone()).expect("remount");
+        let shown = View::read(player.fs.volume()).expect("readable");
+        player.play(&Sync).expect("sync");
+        player.play(&Create("z")).expect("create");
+        player.play(&Sync).expect("sync");
+        let left = below.cut(|_| false).expect("inside the disk");
+        let again = stage.open(Arc::new(left)).expect("remount after the power went");
+        let mut there = View::read(again.fs.volume()).expect("readable");
+        let new = there.names.remove("z").expect("it was synced");
+        there.nodes.remove(&new);
+        assert_eq!(there.names, shown.names, "flush {after} failed");
+        for (ino, node) in shown.nodes.iter().filter(|(ino, _)| **ino != ROOT) {
+            assert!(there.nodes[ino] == *node, "flush {after} failed, inode {ino}");
+        }
+    }
+}

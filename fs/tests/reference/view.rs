@@ -17,7 +17,7 @@ pub struct View {
 }
 
 /// An inode as it was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Seen {
     pub mode: u32,
     pub nlink: u32,
