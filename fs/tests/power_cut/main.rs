@@ -13,6 +13,7 @@ mod reference;
 mod run;
 mod states;
 mod timeline;
+mod together;
 mod workloads;
 
 use run::{Plan, Stage, asked, chosen, run, seed, sound};
