@@ -4,11 +4,23 @@
 //! people mount. A disk without a file descriptor cannot be spliced from nor opened with O_DIRECT,
 //! so only the copied ways serve it.
 
+#[cfg(feature = "testing")]
+mod faulty;
 mod file;
 mod memory;
+#[cfg(feature = "testing")]
+mod recorder;
+#[cfg(feature = "testing")]
+mod volatile;
 
+#[cfg(feature = "testing")]
+pub use faulty::{Call, Fault, FaultyDisk, Plan};
 pub use file::{FileDisk, open_image};
 pub use memory::MemoryDisk;
+#[cfg(feature = "testing")]
+pub use recorder::{Event, Recorder};
+#[cfg(feature = "testing")]
+pub use volatile::{SECTOR, VolatileDisk};
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -53,6 +65,15 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// EOPNOTSUPP where whatever holds the image keeps its storage.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Forgets what is cached of it: reads show what would be left without power. After a flush
+    /// that failed, a page cache goes on showing what never arrived, and calls it clean.
+    ///
+    /// # Errors
+    /// Those of [`Disk::sync`]: what can still arrive must do so first.
+    fn distrust(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The file behind it, for splice(2) and for a second open with O_DIRECT. `None` when every
     /// byte must pass [`Disk::read`] and [`Disk::write`].

@@ -5,21 +5,23 @@
 //! [`is`] is constant and false. One process has at most one.
 
 macro_rules! mutants {
-    ($($(#[doc = $doc:literal])* $mutant:ident = $name:literal,)*) => {
+    ($($list:ident ($about:literal): $($(#[doc = $doc:literal])* $mutant:ident = $name:literal,)*;)*) => {
         /// A defect.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Mutant {
-            $($(#[doc = $doc])* $mutant,)*
+            $($($(#[doc = $doc])* $mutant,)*)*
         }
 
         impl Mutant {
             /// All of them.
-            pub const ALL: &[Mutant] = &[$(Mutant::$mutant),*];
+            pub const ALL: &[Mutant] = &[$($(Mutant::$mutant),*),*];
+            $(#[doc = $about]
+            pub const $list: &[Mutant] = &[$(Mutant::$mutant),*];)*
 
             /// The name that the mount option takes.
             pub fn name(self) -> &'static str {
                 match self {
-                    $(Mutant::$mutant => $name,)*
+                    $($(Mutant::$mutant => $name,)*)*
                 }
             }
         }
@@ -27,6 +29,7 @@ macro_rules! mutants {
 }
 
 mutants! {
+    RACES ("Those that a race on a mount shows."):
     /// A read does not pin its blocks: freed and given away, they are served all the same.
     SkipBlockPin = "skip-block-pin",
     /// The pin of a read outlives it.
@@ -61,6 +64,22 @@ mutants! {
     ReuseDirtyPipe = "reuse-dirty-pipe",
     /// A buffer returns to the pool when it is in the pipe, before the reply was consumed.
     EditAfterVmsplice = "edit-after-vmsplice",
+    ;
+    CRASHES ("Those that a power cut shows."):
+    /// Freed blocks are given away before the commit that frees them.
+    ReuseBeforeCommit = "reuse-before-commit",
+    /// fsync of a file whose row is unchanged flushes nothing.
+    SkipCleanFlush = "skip-clean-flush",
+    /// A file without a name that is open is not listed for the next mount.
+    ForgetOrphan = "forget-orphan",
+    /// The checksums of metadata blocks are written after the flush that covers the blocks.
+    LateChecksums = "late-checksums",
+    /// A commit uses a piece of the metadata area that no superblock names.
+    ForgetPiece = "forget-piece",
+    /// The superblock copy that a crash left older or torn is not repaired before the other one is
+    /// written.
+    SkipSuperblockRepair = "skip-superblock-repair",
+    ;
 }
 
 /// Whether this process has the defect.

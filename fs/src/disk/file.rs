@@ -109,6 +109,13 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn distrust(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(|e| self.explain(e, "flush", 0))?;
+        // Dirty pages would stay, and those that a flush could not write are clean (fsync(2)).
+        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        Ok(nix::fcntl::posix_fadvise(&self.file, 0, 0, advice)?)
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
     }

@@ -73,6 +73,8 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let image = || path.to_owned();
     let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
     let disk: Arc<dyn Disk> = disk;
+    disk.distrust()
+        .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
     let first = look(&disk, options.progress).map_err(OpenError::from)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
         return Ok(report(path, first, None));
@@ -88,6 +90,16 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
         .map_err(|source| FsckError::Repair { image: image(), source })?;
     let last = look(&disk, options.progress).map_err(OpenError::from)?;
     Ok(report(path, first, Some(last)))
+}
+
+/// Checks the image on a disk that is not writable and that nobody changes meanwhile.
+///
+/// # Errors
+/// When there is no filesystem on it, or not enough of one to check.
+pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Report, FsckError> {
+    assert!(!disk.is_writable(), "opening a database repairs it where it can");
+    let pass = look(disk, &|_| ()).map_err(OpenError::from)?;
+    Ok(report(disk.name(), pass, None))
 }
 
 fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError> {

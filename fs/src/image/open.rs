@@ -6,6 +6,7 @@ use crate::image::lock::{self, ImageLock, LockError};
 use crate::image::metastore::MetaStore;
 use crate::image::probe::{self, ProbeError};
 use crate::image::store::Store;
+use crate::image::superblock::STATE_MOUNTED;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,7 +87,13 @@ pub fn open(image: &Path, writable: bool) -> Result<Store, OpenError> {
 /// As for [`open`].
 pub fn open_on(disk: Arc<dyn Disk>, lock: Option<ImageLock>) -> Result<Store, OpenError> {
     let image = disk.name().to_owned();
-    let superblock = probe::superblock(&*disk, disk.is_writable())?;
+    let mut superblock = probe::superblock(&*disk, disk.is_writable())?;
+    // Whoever used it last may have met an I/O error.
+    if superblock.state & STATE_MOUNTED != 0 {
+        let path = disk.name().to_owned();
+        disk.distrust().map_err(|source| ProbeError::Open { path, source })?;
+        superblock = probe::superblock(&*disk, disk.is_writable())?;
+    }
     let meta = Arc::new(MetaStore::new(disk.clone(), superblock));
     Store::open(disk, meta, lock).map_err(|source| OpenError::Metadata { image, source })
 }

@@ -193,8 +193,9 @@ impl Space {
     /// The blocks left their file in the running transaction.
     pub fn free(&self, run: Run) {
         let mut st = self.state.lock();
-        st.change(self, run, Some(false), None);
-        st.freed.push(run);
+        let at_once = mutant::is(Mutant::ReuseBeforeCommit);
+        st.change(self, run, Some(false), at_once.then_some(false));
+        st.freed.extend((!at_once).then_some(run));
     }
 
     /// The running transaction was committed: what it freed may be reused once nobody pins it.

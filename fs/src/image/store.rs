@@ -140,7 +140,10 @@ impl Store {
             );
         }
         if writable {
-            meta.set_mounted(true)?;
+            meta.set_mounted(true).inspect_err(|_| {
+                meta.freeze();
+                close_database(&db);
+            })?;
         }
         let store = Store {
             running: Mutex::new(Slot::Closed),

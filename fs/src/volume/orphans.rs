@@ -47,7 +47,9 @@ impl Volume {
     /// The last name went: deleted now, or listed as an orphan for as long as it is open.
     pub(super) fn release(&self, tables: &mut Tables<'_>, inode: &Arc<Inode>) -> Result<()> {
         if self.inodes.is_known(inode.ino) && !mutant::is(Mutant::DeleteOpenFile) {
-            tables.orphans.insert(inode.ino, ())?;
+            if !mutant::is(Mutant::ForgetOrphan) {
+                tables.orphans.insert(inode.ino, ())?;
+            }
             return Ok(());
         }
         self.delete(tables, inode)

@@ -1,6 +1,7 @@
 //! The file that redb sees.
 
 use crate::image::metastore::MetaStore;
+use crate::mutant::{self, Mutant};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -56,10 +57,17 @@ impl redb::StorageBackend for Backend {
         if store.overlay.is_some() {
             return Ok(());
         }
-        store.flush_sums()?;
+        let late = mutant::is(Mutant::LateChecksums);
+        if !late {
+            store.flush_sums()?;
+        }
         store.disk.sync()?;
+        if late {
+            store.flush_sums()?;
+        }
         // A superblock that names a new piece must find its checksums there.
-        if store.unsaved.load(Acquire) { store.save() } else { Ok(()) }
+        let forget = mutant::is(Mutant::ForgetPiece);
+        if store.unsaved.load(Acquire) && !forget { store.save() } else { Ok(()) }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
