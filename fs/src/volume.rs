@@ -38,6 +38,9 @@ use std::sync::Arc;
 /// FS_APPEND_FL of ioctl_iflags(2).
 const APPEND: u32 = 0x20;
 
+/// Rows of inodes that may wait in memory for a commit. None of them can be forgotten meanwhile.
+const ROWS_MAX: u64 = 1 << 15;
+
 /// An open filesystem.
 pub struct Volume {
     store: Store,
@@ -143,7 +146,8 @@ impl Volume {
     /// kept so small that the reserve holds the copies: deletes must never fail for want of space.
     fn relieve(&self) -> Result<()> {
         let rows = self.inodes.changed() as u64;
-        if !self.store.prepare_growth(rows) && self.store.changes() + rows > 0 {
+        let enough = self.store.prepare_growth(rows) && rows < ROWS_MAX;
+        if !enough && self.store.changes() + rows > 0 {
             self.commit(Recovery::Walk)?;
         }
         Ok(())
