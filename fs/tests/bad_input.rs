@@ -111,6 +111,7 @@ fn a_damaged_superblock_costs_nothing_because_there_are_two() {
     common::umount(dir.to_str().expect("path"));
 }
 
+// > While an image is mounted, another mount, mkfs or fsck is refused with the holder's name.
 #[test]
 fn a_mounted_image_is_nobody_elses() {
     if !can_mount() {

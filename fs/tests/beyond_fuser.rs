@@ -63,6 +63,7 @@ fn an_unnamed_file_does_not_survive_a_crash() {
     ok(&["fsck", place.image()]);
 }
 
+// > The birth time of a file is the time of its creation for good.
 #[test]
 fn the_birth_time_is_the_time_of_creation_for_good() {
     let place = Place::new(32);
@@ -121,6 +122,8 @@ fn change_names(fs: &Fs) {
     fs.rename(ME, (1, b"moving"), (1, b"moved"), 0).expect("rename");
 }
 
+// > With `-o sync` or `-o dirsync`, and in directories with `chattr +D`, a name that was made, moved or removed is durable
+// when the call returns.
 #[test]
 fn where_directories_are_synchronous_no_name_is_lost() {
     let all = ["linked", "made", "moved"];

@@ -38,6 +38,7 @@ fn a_version_is_an_int() {
     mount.umount();
 }
 
+// > FS_IOC_SHUTDOWN is a power cut: what was not synced is gone, and nothing works until the image is mounted again.
 #[test]
 fn shutdown_is_a_power_cut() {
     if !can_mount() {

@@ -102,6 +102,7 @@ fn round(place: &Place, seed: u64, kept: &mut Vec<Synced>) {
     ok(&["fsck", place.image()]);
 }
 
+// > A server that is killed at any moment loses nothing that was fsynced, and leaves an image that fsck calls clean.
 #[test]
 fn a_hundred_kills_under_load_lose_nothing_that_was_fsynced() {
     if !can_mount() {
@@ -116,6 +117,7 @@ fn a_hundred_kills_under_load_lose_nothing_that_was_fsynced() {
     }
 }
 
+// > A file that was open without a name when the machine stopped is reclaimed at the next mount.
 #[test]
 fn a_file_without_a_name_is_reclaimed_after_a_kill() {
     if !can_mount() {

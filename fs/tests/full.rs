@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+// > A full image keeps answering: reads, deletes and fsync work, and deletes make room at once.
 #[test]
 fn a_full_image_answers_and_deletes_make_room() {
     if !can_mount() {
@@ -57,6 +58,7 @@ fn a_full_image_answers_and_deletes_make_room() {
     mount.umount();
 }
 
+// > What is refused with ENOSPC changes nothing and keeps no blocks.
 #[test]
 fn what_does_not_fit_as_a_whole_leaves_no_blocks_behind() {
     if !can_mount() {
@@ -76,6 +78,7 @@ fn what_does_not_fit_as_a_whole_leaves_no_blocks_behind() {
     ok(&["fsck", place.image()]);
 }
 
+// > What fallocate(2) has set aside can be written when nothing is free any more.
 #[test]
 fn zeroing_needs_no_blocks_that_it_has_and_changes_nothing_when_it_needs_more() {
     use nix::fcntl::{FallocateFlags, fallocate};

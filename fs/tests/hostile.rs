@@ -204,6 +204,7 @@ fn cases(
     assert!(outcomes.is_empty(), "{} cases failed:\n{}", outcomes.len(), outcomes.join("\n"));
 }
 
+// > A damaged or hostile image is refused or answers errors; no panic, no bytes of another file.
 #[test]
 fn flipped_bits_in_the_metadata() {
     cases(
@@ -283,6 +284,7 @@ fn truncated_images() {
 }
 
 /// Rows that decode and contradict each other, under good checksums: what an attacker writes.
+// > A damaged or hostile image is refused or answers errors; no panic, no bytes of another file.
 #[test]
 fn crafted_rows() {
     use images::{COUNTERS, EXTENTS, INODES, NAMES, ORPHANS};

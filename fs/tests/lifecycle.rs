@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+// > After umount(2) the next user of the image waits until the old server has finished.
 #[test]
 fn after_umount8_the_next_user_waits_for_the_old_server() {
     if !can_mount() {
@@ -144,6 +145,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     ok(&["fsck", image]);
 }
 
+// > A read-only mount writes nothing to the image.
 #[test]
 fn a_read_only_mount_writes_nothing() {
     if !can_mount() {
@@ -281,6 +283,10 @@ fn queued_requests_are_served_side_by_side() {
     mount.umount();
 }
 
+// > A block that was freed is given to another file only after the commit that freed it, and after the last read of it that
+// was in flight.
+//
+// > Truncation never waits for a reader, and a reader never sees another file's bytes.
 #[test]
 fn a_truncated_block_is_nobody_elses_while_a_read_of_it_is_under_way() {
     if !can_mount() {

@@ -7,7 +7,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -173,10 +172,10 @@ fn what_would_be_hidden_is_asked_about() {
     fs::read(place.dir.path().join("m/precious")).expect("still there");
 }
 
-/// The command under the name by which mount(8), mkfs(8) or fsck(8) call it.
+/// A copy of the command under the name by which mount(8), mkfs(8) or fsck(8) call it, as it is installed.
 fn helper(place: &Place, name: &str) -> PathBuf {
     let path = place.dir.path().join(name);
-    symlink(INFLIGHT, &path).expect("symlink");
+    common::copy_command(&path);
     path
 }
 

@@ -23,6 +23,7 @@ fn both(f: impl Fn(&Place, &common::Mount)) {
     }
 }
 
+// > Bytes that were cut off never come back: where the file grows again, it reads as zeros.
 #[test]
 fn truncated_data_never_comes_back() {
     both(|_, mount| {
@@ -44,6 +45,7 @@ fn truncated_data_never_comes_back() {
     });
 }
 
+// > A listing that goes on while names come and go has every name that was there all the time exactly once.
 #[test]
 fn a_listing_survives_changes_between_two_calls() {
     both(|_, mount| {
@@ -66,6 +68,7 @@ fn a_listing_survives_changes_between_two_calls() {
     });
 }
 
+// > SEEK_DATA and SEEK_HOLE tell data from holes to the block, and bytes that are not written back yet are data.
 #[test]
 fn holes_and_data_are_where_they_were_put() {
     both(|_, mount| {
@@ -84,6 +87,7 @@ fn holes_and_data_are_where_they_were_put() {
     });
 }
 
+// > SEEK_DATA and SEEK_HOLE tell data from holes to the block, and bytes that are not written back yet are data.
 #[test]
 fn data_that_is_not_written_back_yet_is_data() {
     both(|_, mount| {
@@ -107,6 +111,8 @@ fn data_that_is_not_written_back_yet_is_data() {
     });
 }
 
+// > A POSIX ACL and the permission bits that it implies change together, and new files inherit the default ACL of their
+// directory.
 #[test]
 fn attributes_and_acls_are_kept_and_inherited() {
     both(|place, mount| {
@@ -135,6 +141,7 @@ fn attributes_and_acls_are_kept_and_inherited() {
     });
 }
 
+// > Writing takes set-user-ID bits and file capabilities away, as on ext4.
 #[test]
 fn writing_takes_privileges_away() {
     both(|_, mount| {
@@ -152,6 +159,7 @@ fn hex() -> Vec<u8> {
     [0x0200_0001u32, 0x2000, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
+// > rename(2) replaces, swaps or refuses as renameat2(2) says, and never makes a loop.
 #[test]
 fn rename_swaps_and_refuses_as_asked() {
     both(|_, mount| {
@@ -187,6 +195,7 @@ fn trim_gives_free_space_back_and_data_stays() {
     });
 }
 
+// > Times before 1970 and after 2038 are kept.
 #[test]
 fn times_before_1970_and_after_2038_survive() {
     both(|_, mount| {
@@ -229,6 +238,7 @@ fn an_append_only_directory_keeps_its_names() {
     });
 }
 
+// > Writing takes set-user-ID bits and file capabilities away, as on ext4.
 #[test]
 fn a_copied_over_program_is_privileged_no_more() {
     both(|_, mount| {

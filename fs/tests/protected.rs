@@ -77,6 +77,7 @@ fn refuses_changes(path: &Path) {
     assert_eq!(seen(&before), seen(&after));
 }
 
+// > Where the kernel does not ask before it opens a file, `chattr +i` and `+a` of files are refused.
 #[test]
 fn where_opens_are_not_asked_files_are_not_frozen() {
     if !can_mount() {
@@ -100,6 +101,7 @@ fn where_opens_are_not_asked_files_are_not_frozen() {
     mount.umount();
 }
 
+// > An immutable file keeps bytes, attributes and names, against descriptors and mappings from before too.
 #[test]
 fn an_immutable_file_stays_as_it_is() {
     both(|mount| {
@@ -132,6 +134,7 @@ fn an_immutable_file_stays_as_it_is() {
     });
 }
 
+// > An append-only file only grows, against descriptors from before too.
 #[test]
 fn an_append_only_file_only_grows() {
     both(|mount| {

@@ -88,6 +88,7 @@ fn a_rotten_block_on_an_image_at_rest_is_an_error_for_whoever_meets_it() {
     assert!(refused_mounts > 0 && refused_reads > 0 && harmless > 0);
 }
 
+// > A rotten block of metadata is an error for the request that meets it, and for no other.
 #[test]
 fn a_block_that_rots_under_a_mount_harms_only_those_who_need_it() {
     let image = Image::with_content();

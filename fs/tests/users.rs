@@ -27,6 +27,7 @@ fn make(fs: &Fs, name: &[u8], mode: u32) -> u64 {
     fs.make(&make).expect("create").ino
 }
 
+// > Names of trusted attributes are listed to root alone.
 #[test]
 fn trusted_names_are_for_root() {
     on_an_image(|fs| {

@@ -51,6 +51,7 @@ fn read_aligned(path: &Path, len: usize) -> Vec<u8> {
     }
 }
 
+// > Every way of reading and writing gives the same bytes, O_DIRECT at any offset and length included.
 #[test]
 fn every_way_gives_the_same_bytes() {
     if !can_mount() {
@@ -84,6 +85,7 @@ fn every_way_gives_the_same_bytes() {
     ok(&["fsck", place.image()]);
 }
 
+// > Every way of reading and writing gives the same bytes, O_DIRECT at any offset and length included.
 #[test]
 fn any_range_of_any_alignment_is_served_directly() {
     if !can_mount() {

@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -157,6 +158,8 @@ fn report_ready(log: &File) -> anyhow::Result<()> {
 fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result<()> {
     request(args)?;
     let mut command = Command::new(std::env::current_exe()?);
+    // A copy that is called mount.fuse.inflight would take itself for mount(8)'s helper again.
+    command.arg0("inflight");
     command.args(std::iter::repeat_n("-v", usize::from(verbose)));
     command.args(["mount", "--report", &std::process::id().to_string()]);
     command.args(no_wait.then_some("--no-wait")).args(args.force.then_some("--force"));
@@ -171,7 +174,7 @@ fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result
     command.arg(absolute(&args.image)?).arg(&args.mountpoint);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     // Its own group: Ctrl-C in this terminal is not for the server.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.process_group(0);
     let mut child = command.spawn().context("cannot start the server")?;
     let mut said = String::new();
     // Standard output ends when the server lets go of it, which is when the mount answers.

@@ -36,7 +36,8 @@ impl Fs {
         Ok(StatFs {
             blocks: usage.total,
             free: usage.free,
-            available: usage.available,
+            // What waits for a commit gets one as soon as a write needs it.
+            available: (usage.available + usage.waiting).min(usage.free),
             files: used + files_free,
             files_free,
             name_max: NAME_MAX as u32,
