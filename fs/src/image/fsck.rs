@@ -1,21 +1,29 @@
 //! Checks an image, and repairs it.
 //!
 //! The check reads the image through the overlay of [`metastore`](crate::image::metastore), so it
-//! never writes. It loads all rows into a model and lets each check correct the model; repair
-//! writes the corrected rows back in one transaction and then checks again from the start.
+//! never writes. It reads the tables in the order of their keys and keeps, besides a few bytes an
+//! inode and a bit a block, only what is to be corrected; repair writes the corrected rows back in
+//! one transaction and then checks again from the start.
 //!
 //! Notes are what a crash may leave and the next mount settles; errors are what no crash leaves.
 
-mod bitmaps;
-mod blocks;
+mod apart;
+mod census;
 mod claims;
 mod copies;
 mod database;
+mod doubts;
+mod extents;
+mod groups;
 mod inodes;
 mod model;
 mod names;
+mod readable;
 mod rebuild;
 mod report;
+mod room;
+mod rows;
+mod table;
 mod tree;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
@@ -23,10 +31,12 @@ pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
 use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
 use crate::image::open::{self, Access, Locked, OpenError};
-use crate::image::pins::Run;
 use crate::image::probe::ProbeError;
 use crate::image::superblock::Superblock;
-use database::{Examined, Suspect, free_blocks};
+use database::{Examined, Suspect};
+use groups::Layout;
+use model::Trust;
+use room::room;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,13 +68,18 @@ pub enum FsckError {
     },
 }
 
+/// Blocks that the metadata area may grow by while rows are corrected.
+const GROWTH_BLOCKS: u64 = 1 << 14;
+
 /// One look at the whole image.
 struct Pass {
     found: Findings,
     superblock: Superblock,
-    /// There is a state that repair can write.
+    /// There is a state that repair can write. It reads the databases below.
     examined: Option<Examined>,
+    /// The database must be written anew: some of it cannot be read, or not by a mount.
     damaged: bool,
+    _databases: Vec<Suspect>,
 }
 
 /// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
@@ -86,7 +101,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     let writer = FileDisk::open(path, true)
         .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
     let writer: Arc<dyn Disk> = Arc::new(writer);
-    repair(&disk, &writer, &first, options.progress)
+    repair(&writer, &first, options.progress)
         .map_err(|source| FsckError::Repair { image: image(), source })?;
     let last = look(&disk, options.progress).map_err(OpenError::from)?;
     Ok(report(path, first, Some(last)))
@@ -106,36 +121,63 @@ fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError
     let mut found = Findings::default();
     progress("reading superblocks");
     let checked = copies::check(&**disk, &mut found)?;
-    if checked.cut {
-        // Nothing that follows from a size that is not there is worth looking at.
-        return Ok(Pass { found, superblock: checked.superblock, examined: None, damaged: true });
-    }
-    progress("verifying the database");
-    let mut pass = Pass { found, superblock: checked.superblock, examined: None, damaged: true };
-    let looked = Suspect::open(disk, &pass.superblock, None, &mut pass.found).and_then(|mut db| {
-        let examined = db.examine(&mut pass.found, progress);
-        pass.damaged = db.is_damaged();
-        examined
-    });
-    match looked {
-        Ok(examined) => pass.examined = Some(examined),
-        Err(e) => pass.found.error("database", e.to_string(), ""),
+    let mut pass = Pass {
+        found,
+        superblock: checked.superblock,
+        examined: None,
+        damaged: true,
+        _databases: Vec::new(),
+    };
+    // Nothing that follows from a size that is not there is worth looking at.
+    if !checked.cut
+        && let Err(e) = look_at_database(disk, &mut pass, progress)
+    {
+        pass.found.error("database", e.to_string(), "");
     }
     Ok(pass)
 }
 
-fn repair(
-    reader: &Arc<dyn Disk>,
-    writer: &Arc<dyn Disk>,
-    pass: &Pass,
+fn look_at_database(
+    disk: &Arc<dyn Disk>,
+    pass: &mut Pass,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
+    progress("verifying the database");
+    let mut suspect = Suspect::open(disk, &pass.superblock)?;
+    if suspect.verify(&mut pass.found) {
+        let before = pass.found.clone();
+        match suspect.examine(None, Trust::Verified, &mut pass.found, progress) {
+            Ok(examined) => {
+                pass.damaged = suspect.is_rotten();
+                pass.examined = Some(examined);
+                pass._databases.push(suspect);
+                return Ok(());
+            }
+            Err(e) => {
+                pass.found = before;
+                let remedy = "the rows that can be read are written anew";
+                pass.found.error("database", e.to_string(), remedy);
+            }
+        }
+    }
+    drop(suspect);
+    progress("looking for what can be read");
+    let mut suspect = Suspect::open(disk, &pass.superblock)?;
+    let mut strict = Suspect::open_strict(disk, &pass.superblock).ok();
+    let examined = suspect.examine(strict.as_mut(), Trust::Tried, &mut pass.found, progress)?;
+    pass.examined = Some(examined);
+    pass._databases.push(suspect);
+    pass._databases.extend(strict);
+    Ok(())
+}
+
+fn repair(writer: &Arc<dyn Disk>, pass: &Pass, progress: Progress<'_>) -> Result<(), Error> {
     let Some(examined) = &pass.examined else { return Ok(()) };
     if !pass.damaged && !examined.model.incomplete {
         return correct(writer, &pass.superblock, examined, progress);
     }
     progress("writing a new database");
-    let superblock = rebuild::rebuild(reader, writer, &pass.superblock, examined)?;
+    let superblock = rebuild::rebuild(writer, &pass.superblock, examined)?;
     // The new database does not know yet where it lies itself, and that the old one is gone.
     correct(writer, &superblock, examined, progress)
 }
@@ -148,15 +190,16 @@ fn correct(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     progress("repairing");
-    let room = free_blocks(seen, superblock.total_blocks);
-    for chunk in &superblock.chunks {
-        room.claim(Run { start: chunk.start, blocks: chunk.blocks });
-    }
+    let room = room(seen, Layout::new(superblock), GROWTH_BLOCKS)?;
     let mut known = Findings::default();
-    let mut suspect = Suspect::open(writer, superblock, Some(room), &mut known)?;
+    let mut suspect = Suspect::open_in(writer, superblock, room)?;
     // Not the rows that were seen: what the database has recovered by now is what is corrected.
-    let examined = suspect.examine(&mut known, progress)?;
+    if !suspect.verify(&mut known) {
+        return Err(Error::Damaged("the database cannot be verified".into()));
+    }
+    let examined = suspect.examine(None, Trust::Verified, &mut known, progress)?;
     suspect.store(&examined.model)?;
+    drop(examined);
     suspect.close()
 }
 
@@ -167,8 +210,8 @@ fn report(path: &Path, first: Pass, last: Option<Pass>) -> Report {
         (0, _) => Outcome::Corrected,
         _ => Outcome::Uncorrected,
     };
-    let inodes = now.examined.as_ref().map_or(0, |e| e.model.inodes.len() as u64);
-    let blocks_used = now.examined.as_ref().map_or(0, |e| e.blocks_used);
+    let inodes = now.examined.as_ref().map_or(0, |e| e.inodes);
+    let blocks_used = now.examined.as_ref().map_or(0, |e| e.claims.blocks());
     let blocks_total = now.superblock.total_blocks;
     Report {
         image: path.to_owned(),

@@ -2,70 +2,86 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::fsck::bitmaps::Bitmaps;
-use crate::image::fsck::blocks::{self, Layout};
-use crate::image::fsck::model::Model;
+use crate::image::fsck::claims::Claims;
+use crate::image::fsck::groups::{self, Layout};
+use crate::image::fsck::model::{Model, Trust};
 use crate::image::fsck::report::Findings;
-use crate::image::fsck::{Progress, inodes, names, tree};
+use crate::image::fsck::{Progress, doubts, extents, inodes, names, tree};
 use crate::image::guard::guard;
 use crate::image::metastore::MetaStore;
-use crate::image::pins::Pins;
 use crate::image::space::Space;
 use crate::image::store::open_database;
 use crate::image::superblock::Superblock;
 use crate::image::tables::Tables;
-use redb::{Database, ReadableDatabase as _};
+use redb::{Database, ReadTransaction, ReadableDatabase as _};
 use std::sync::Arc;
-
-/// Blocks that a repair may add to the metadata area.
-const GROWTH_BLOCKS: u64 = 1 << 14;
 
 /// A database that may be damaged.
 pub struct Suspect {
     db: Option<Database>,
     meta: Arc<MetaStore>,
-    /// It contradicts its own checksums beyond what it can repair.
-    damaged: bool,
 }
 
 /// What a check of all rows came to.
 pub struct Examined {
     /// The rows, corrected.
     pub model: Model,
-    /// The bitmaps as they were.
-    pub bitmaps: Bitmaps,
-    /// Blocks in use.
-    pub blocks_used: u64,
+    /// Blocks that have an owner.
+    pub claims: Claims,
+    /// Inodes in use.
+    pub inodes: u64,
 }
 
 impl Suspect {
-    /// Opens the database of `superblock` and verifies every page. Over a device that is not
-    /// writable, what opening and verifying repair stays in memory; over another one the metadata
-    /// area may grow into `room`.
-    pub fn open(
+    /// Opens the database of `superblock`. Over a device that is not writable, what opening and
+    /// verifying repair stays in memory.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn open(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
+        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None)
+    }
+
+    /// As [`Suspect::open`]; the database sees nothing of blocks without their checksums.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn open_strict(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
+        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), None)
+    }
+
+    /// As [`Suspect::open`], to be written: the metadata area may grow into what `room` has set
+    /// aside.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn open_in(
         disk: &Arc<dyn Disk>,
         superblock: &Superblock,
-        room: Option<Arc<Space>>,
-        f: &mut Findings,
+        room: Arc<Space>,
     ) -> Result<Suspect> {
-        let meta = Arc::new(MetaStore::salvage(disk.clone(), superblock.clone()));
+        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), Some(room))
+    }
+
+    fn over(meta: MetaStore, room: Option<Arc<Space>>) -> Result<Suspect> {
+        let meta = Arc::new(meta);
         if let Some(space) = room {
-            space.reserve(GROWTH_BLOCKS, meta.end());
             meta.grow_into(space);
         }
         let db = guard("opening the database", || open_database(&meta))?;
-        let mut suspect = Suspect { db: Some(db), meta, damaged: false };
-        suspect.verify(f);
-        Ok(suspect)
+        Ok(Suspect { db: Some(db), meta })
     }
 
-    /// It must be written anew: some of it cannot be read, or not by a mount.
-    pub fn is_damaged(&self) -> bool {
-        self.damaged || !self.meta.damaged().is_empty()
+    /// Some blocks were met that do not have their checksums: a mount would not read them.
+    pub fn is_rotten(&self) -> bool {
+        self.meta.damage_met() > 0
     }
 
-    fn verify(&mut self, f: &mut Findings) {
-        match self.with("verifying the database", |db| Ok(db.check_integrity()?)) {
+    /// Compares every page with the checksum in its parent, and every block with its own. `false`
+    /// when the database contradicts itself beyond what it can repair.
+    pub fn verify(&mut self, f: &mut Findings) -> bool {
+        let verified = self.with("verifying the database", |db| Ok(db.check_integrity()?));
+        match &verified {
             Ok(true) => {}
             Ok(false) => {
                 let remedy = "the newest consistent state is kept";
@@ -73,13 +89,13 @@ impl Suspect {
             }
             Err(e) => {
                 f.error("database", e.to_string(), "the rows that can be read are written anew");
-                self.damaged = true;
             }
         }
         for block in self.meta.damaged() {
             let problem = "does not have its checksum";
             f.error(format!("metadata block {block}"), problem, "the database is written anew");
         }
+        verified.is_ok()
     }
 
     /// Uses the database. After a panic in it, it is leaked: closing it would run the code that
@@ -95,24 +111,46 @@ impl Suspect {
         result
     }
 
-    /// Reads all rows and checks them.
-    pub fn examine(&mut self, f: &mut Findings, progress: Progress<'_>) -> Result<Examined> {
+    /// Checks all rows. In doubt `strict` says which blocks belong to which file.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn examine(
+        &mut self,
+        strict: Option<&mut Suspect>,
+        trust: Trust,
+        f: &mut Findings,
+        progress: Progress<'_>,
+    ) -> Result<Examined> {
         let superblock = self.meta.superblock();
-        progress("reading rows");
-        let mut model = self.with("reading the database", |db| {
-            let txn = db.begin_read()?;
-            Ok(Model::load(&txn, f))
-        })?;
-        model.incomplete |= self.damaged;
-        Ok(check_rows(model, f, &superblock, progress))
+        let begin = |db: &mut Database| Ok(db.begin_read()?);
+        let strict = strict.and_then(|s| s.with("reading the database", begin).ok());
+        self.with("reading the database", |db| {
+            let txns = (&db.begin_read()?, strict.as_ref());
+            check_rows(txns, trust, f, &superblock, progress)
+        })
     }
 
     /// Writes the corrected rows in one transaction.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub fn store(&mut self, model: &Model) -> Result<()> {
-        self.with("writing the database", |db| write(db, model))
+        self.with("writing the database", |db| {
+            let mut txn = db.begin_write()?;
+            {
+                let mut tables = Tables::open(&txn)?;
+                model.store(&mut tables)?;
+            }
+            txn.set_quick_repair(true);
+            Ok(txn.commit()?)
+        })
     }
 
     /// Closes the database and marks the image clean.
+    ///
+    /// # Errors
+    /// Those of the disk.
     pub fn close(mut self) -> Result<()> {
         self.with_closed()?;
         Ok(self.meta.set_mounted(false)?)
@@ -135,47 +173,32 @@ impl Drop for Suspect {
     }
 }
 
-/// Writes all rows of `model` that differ, in one transaction.
-pub fn write(db: &Database, model: &Model) -> Result<()> {
-    let mut txn = db.begin_write()?;
-    {
-        let mut tables = Tables::open(&txn)?;
-        model.store(&mut tables)?;
-    }
-    txn.set_quick_repair(true);
-    Ok(txn.commit()?)
-}
-
-/// Free blocks: those that neither the old bitmaps nor the corrected ones have in use.
-pub fn free_blocks(examined: &Examined, total: u64) -> Arc<Space> {
-    let space = Arc::new(Space::new(total, Arc::new(Pins::default())));
-    for bitmaps in [&examined.bitmaps, &examined.model.bitmaps] {
-        bitmaps.claim_in(&space, total);
-    }
-    space
-}
-
 fn check_rows(
-    mut m: Model,
+    (txn, strict): (&ReadTransaction, Option<&ReadTransaction>),
+    trust: Trust,
     f: &mut Findings,
     superblock: &Superblock,
     progress: Progress<'_>,
-) -> Examined {
-    let layout = Layout { total: superblock.total_blocks, chunks: &superblock.chunks };
-    let bitmaps = m.bitmaps.clone();
+) -> Result<Examined> {
+    let layout = Layout::new(superblock);
+    progress("opening tables");
+    let mut m = Model::open(txn, strict, trust, f);
     progress("checking inodes");
-    inodes::check(&mut m, f);
+    let mut census = inodes::check(&mut m, f)?;
     progress("checking names");
-    names::check(&mut m, f, &superblock.hash_key);
+    names::check(&mut m, f, &mut census, &superblock.hash_key)?;
     progress("checking directories");
-    let orphans = tree::check(&mut m, f, &superblock.hash_key);
+    let orphans = tree::check(&mut m, f, &mut census, &superblock.hash_key)?;
     progress("checking blocks");
-    let mut claims = blocks::check(&mut m, f, layout);
-    if !orphans.is_empty() {
-        let gone = m.extents.iter().filter(|((ino, _), _)| orphans.contains(ino));
-        gone.for_each(|(_, extent)| claims.release(extent.start));
-        tree::reclaim(&mut m, f, &orphans);
-        m.bitmaps = Bitmaps::of(&claims, layout.total);
+    if m.incomplete {
+        doubts::drop_doubtful(&mut m, f, layout)?;
     }
-    Examined { model: m, bitmaps, blocks_used: claims.blocks() }
+    let mut claims = extents::check(&mut m, f, layout, &census, &orphans)?;
+    progress("checking bitmaps");
+    groups::check(&m, f, layout, &claims)?;
+    if !orphans.is_empty() {
+        tree::reclaim(&mut m, f, &census, &orphans, &mut claims)?;
+    }
+    groups::correct(&mut m, &claims)?;
+    Ok(Examined { model: m, claims, inodes: census.len() - orphans.len() as u64 })
 }

@@ -1,7 +1,11 @@
 //! Inodes by themselves, and the rows that hang on them: targets and attributes.
 
+use crate::errno::Result;
+use crate::image::fsck::census::Census;
 use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
+use crate::image::fsck::rows::{Inodes, Targets, Xattrs};
+use crate::image::fsck::table::{Correction, Followers};
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::tables::{Attr, Time};
 use crate::volume::SIZE_MAX;
@@ -12,42 +16,87 @@ const TARGET_MAX: usize = 4095;
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_VALUE_MAX: usize = 65536;
 
-/// Checks types, sizes, times, targets and attributes.
-pub fn check(m: &mut Model, f: &mut Findings) {
-    check_root(m, f);
-    let inos: Vec<u64> = m.inodes.keys().copied().collect();
-    for ino in inos {
-        check_kind(m, f, ino);
-        check_target(m, f, ino);
-        if let Some(attr) = m.inodes.get_mut(&ino) {
-            check_fields(f, ino, attr);
+/// Checks types, sizes, times, targets and attributes, and counts the inodes.
+///
+/// # Errors
+/// Those of the database.
+pub fn check(m: &mut Model, f: &mut Findings) -> Result<Census> {
+    check_root(m, f)?;
+    let mut census = Census::default();
+    let mut fixes = Fixes::default();
+    let mut inodes = m.inodes.rows();
+    let mut targets = Followers::new(&m.targets);
+    let mut xattrs = Followers::new(&m.xattrs);
+    while let Some((ino, attr)) = inodes.next_or_malformed()? {
+        let Some(mut attr) = attr else {
+            f.error(object(ino), "its row is malformed", "the row is dropped");
+            fixes.inodes.push((ino, None));
+            continue;
+        };
+        let before = attr.clone();
+        let target = own_target(&mut targets, ino, f, &mut fixes)?;
+        check_kind(m, f, ino, &mut attr, target.is_some())?;
+        let kept = check_target(f, ino, &mut attr, target.as_deref());
+        if target.is_some() && (!kept || attr.kind() != libc::S_IFLNK) {
+            drop_target(f, ino, &mut fixes);
+        }
+        check_xattrs(&mut xattrs, ino, kept, f, &mut fixes)?;
+        if !kept {
+            fixes.inodes.push((ino, None));
+            continue;
+        }
+        check_fields(f, ino, &mut attr);
+        census.push(ino, &attr);
+        if attr != before {
+            fixes.inodes.push((ino, Some(attr)));
         }
     }
-    check_targets_belong(m, f);
-    check_xattrs(m, f);
+    // No inode has this number.
+    if own_target(&mut targets, u64::MAX, f, &mut fixes)?.is_some() {
+        drop_target(f, u64::MAX, &mut fixes);
+    }
+    check_xattrs(&mut xattrs, u64::MAX, false, f, &mut fixes)?;
+    m.inodes.correct(fixes.inodes);
+    m.targets.correct(fixes.targets);
+    m.xattrs.correct(fixes.xattrs);
+    Ok(census)
 }
 
-fn check_root(m: &mut Model, f: &mut Findings) {
+/// What is to change.
+#[derive(Default)]
+struct Fixes {
+    inodes: Vec<Correction<Inodes>>,
+    targets: Vec<Correction<Targets>>,
+    xattrs: Vec<Correction<Xattrs>>,
+}
+
+fn check_root(m: &mut Model, f: &mut Findings) -> Result<()> {
     let object = "inode 1 (the root directory)";
-    match m.inodes.get_mut(&ROOT) {
+    match m.inodes.get(&ROOT)? {
         None => {
             f.error(object, "is missing", "an empty one is made");
-            m.inodes.insert(ROOT, root_attr());
+            m.inodes.set(ROOT, root_attr());
         }
         Some(attr) if !attr.is_dir() => {
             f.error(object, "is not a directory", "it becomes one");
-            *attr = Attr { parent: ROOT, size: 0, blocks: 0, ..root_attr() };
+            m.inodes.set(ROOT, Attr { parent: ROOT, size: 0, blocks: 0, ..root_attr() });
         }
         Some(attr) if attr.parent != ROOT => {
             f.error(object, format!("has the parent {}", attr.parent), "the parent is set");
-            attr.parent = ROOT;
+            m.inodes.set(ROOT, Attr { parent: ROOT, ..attr });
         }
         Some(_) => {}
     }
+    Ok(())
 }
 
-fn check_kind(m: &mut Model, f: &mut Findings, ino: u64) {
-    let Some(attr) = m.inodes.get(&ino) else { return };
+fn check_kind(
+    m: &Model,
+    f: &mut Findings,
+    ino: u64,
+    attr: &mut Attr,
+    has_target: bool,
+) -> Result<()> {
     let known = [
         libc::S_IFREG,
         libc::S_IFDIR,
@@ -58,44 +107,66 @@ fn check_kind(m: &mut Model, f: &mut Findings, ino: u64) {
         libc::S_IFSOCK,
     ];
     if known.contains(&attr.kind()) && attr.mode & !(libc::S_IFMT | 0o7777) == 0 {
-        return;
+        return Ok(());
     }
-    let kind = if known.contains(&attr.kind()) { attr.kind() } else { guess_kind(m, ino) };
-    if let Some(attr) = m.inodes.get_mut(&ino) {
-        let problem = format!("its mode {:#o} is impossible", attr.mode);
-        attr.mode = kind | attr.mode & 0o7777;
-        f.error(object(ino), problem, format!("it becomes {:#o}", attr.mode));
-    }
+    let kind = match attr.kind() {
+        kind if known.contains(&kind) => kind,
+        // What else is known about it tells its type.
+        _ if has_target => libc::S_IFLNK,
+        _ if has_names(m, ino)? => libc::S_IFDIR,
+        _ => libc::S_IFREG,
+    };
+    let problem = format!("its mode {:#o} is impossible", attr.mode);
+    attr.mode = kind | attr.mode & 0o7777;
+    f.error(object(ino), problem, format!("it becomes {:#o}", attr.mode));
+    Ok(())
 }
 
-/// What else is known about an inode tells its type.
-fn guess_kind(m: &Model, ino: u64) -> u32 {
-    if m.targets.contains_key(&ino) {
-        return libc::S_IFLNK;
-    }
-    let entries = m.names.range(ino.to_be_bytes().to_vec()..);
-    let is_dir = entries.take(1).any(|(key, _)| key.starts_with(&ino.to_be_bytes()));
-    if is_dir { libc::S_IFDIR } else { libc::S_IFREG }
+fn has_names(m: &Model, directory: u64) -> Result<bool> {
+    let first = m.names.rows_from(Some(directory.to_be_bytes().to_vec())).next()?;
+    Ok(first.is_some_and(|(key, _)| key.starts_with(&directory.to_be_bytes())))
 }
 
-fn check_target(m: &mut Model, f: &mut Findings, ino: u64) {
-    let Some(attr) = m.inodes.get_mut(&ino).filter(|a| a.kind() == libc::S_IFLNK) else { return };
-    match m.targets.get(&ino) {
-        Some(target) if target.is_empty() || target.len() > TARGET_MAX || target.contains(&0) => {
-            f.error(object(ino), "is a symlink with an impossible target", "it is removed");
-            m.inodes.remove(&ino);
+/// The target of an inode; those of inodes before it, which do not exist, are dropped.
+fn own_target(
+    targets: &mut Followers<'_, Targets>,
+    ino: u64,
+    f: &mut Findings,
+    fixes: &mut Fixes,
+) -> Result<Option<Vec<u8>>> {
+    while let Some((key, target)) = targets.next_upto(ino)? {
+        if key == ino {
+            return Ok(Some(target));
         }
-        Some(target) if target.len() as u64 != attr.size => {
-            let problem = format!("has size {}, its target {} bytes", attr.size, target.len());
-            f.error(object(ino), problem, "the size is set");
-            attr.size = target.len() as u64;
-        }
-        Some(_) => {}
-        None => {
-            f.error(object(ino), "is a symlink without a target", "it is removed");
-            m.inodes.remove(&ino);
-        }
+        drop_target(f, key, fixes);
     }
+    Ok(None)
+}
+
+fn drop_target(f: &mut Findings, ino: u64, fixes: &mut Fixes) {
+    f.error(object(ino), "has a symlink's target and is none", "the target is dropped");
+    fixes.targets.push((ino, None));
+}
+
+/// Checks a symlink against its target; `false` when it is not worth keeping.
+fn check_target(f: &mut Findings, ino: u64, attr: &mut Attr, target: Option<&[u8]>) -> bool {
+    if attr.kind() != libc::S_IFLNK {
+        return true;
+    }
+    let Some(target) = target else {
+        f.error(object(ino), "is a symlink without a target", "it is removed");
+        return false;
+    };
+    if target.is_empty() || target.len() > TARGET_MAX || target.contains(&0) {
+        f.error(object(ino), "is a symlink with an impossible target", "it is removed");
+        return false;
+    }
+    if target.len() as u64 != attr.size {
+        let problem = format!("has size {}, its target {} bytes", attr.size, target.len());
+        f.error(object(ino), problem, "the size is set");
+        attr.size = target.len() as u64;
+    }
+    true
 }
 
 fn check_fields(f: &mut Findings, ino: u64, attr: &mut Attr) {
@@ -124,32 +195,29 @@ fn check_fields(f: &mut Findings, ino: u64, attr: &mut Attr) {
     }
 }
 
-fn check_targets_belong(m: &mut Model, f: &mut Findings) {
-    let inodes = &m.inodes;
-    m.targets.retain(|ino, _| {
-        let good = inodes.get(ino).is_some_and(|a| a.kind() == libc::S_IFLNK);
-        if !good {
-            f.error(object(*ino), "has a symlink's target and is none", "the target is dropped");
-        }
-        good
-    });
-}
-
-fn check_xattrs(m: &mut Model, f: &mut Findings) {
-    let inodes = &m.inodes;
-    m.xattrs.retain(|(ino, name), value| {
-        let problem = if !inodes.contains_key(ino) {
+/// Checks the attributes of an inode, which may not exist, and of those before it, which do not.
+fn check_xattrs(
+    xattrs: &mut Followers<'_, Xattrs>,
+    ino: u64,
+    exists: bool,
+    f: &mut Findings,
+    fixes: &mut Fixes,
+) -> Result<()> {
+    while let Some((key, value)) = xattrs.next_upto(ino)? {
+        let (owner, name) = &key;
+        let problem = if *owner != ino || !exists {
             "has attributes and does not exist"
         } else if name.is_empty() || name.len() > XATTR_NAME_MAX || name.contains(&0) {
             "has an attribute with an impossible name"
         } else if value.len() > XATTR_VALUE_MAX {
             "has an attribute that is too long"
         } else {
-            return true;
+            continue;
         };
-        f.error(object(*ino), problem, "the attribute is dropped");
-        false
-    });
+        f.error(object(*owner), problem, "the attribute is dropped");
+        fixes.xattrs.push((key, None));
+    }
+    Ok(())
 }
 
 /// How findings call an inode.

@@ -1,68 +1,118 @@
 //! A new database from the rows that a damaged one still gives.
 //!
-//! It is built in memory and copied to free blocks; only then do the superblocks point at it. A
+//! It is built in free blocks; only when all of it is durable do the superblocks point at it. A
 //! crash at any moment leaves the old database or the new one.
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::fsck::database::{Examined, free_blocks, write};
+use crate::image::fsck::apart::Apart;
+use crate::image::fsck::database::Examined;
+use crate::image::fsck::groups::Layout;
+use crate::image::fsck::room::room;
+use crate::image::fsck::rows::Row;
+use crate::image::fsck::table::Table;
 use crate::image::guard::guard;
-use crate::image::metastore::{Backend, MetaStore, area_blocks};
+use crate::image::metastore::{Backend, MetaStore};
 use crate::image::space::Space;
-use crate::image::superblock::{CHUNKS_MAX, Chunk, Superblock};
-use redb::StorageBackend as _;
+use crate::image::superblock::Superblock;
+use crate::image::tables::Tables;
+use redb::Database;
 use std::sync::Arc;
 
-/// Bytes copied at a time.
-const STEP: u64 = 1 << 20;
+/// Rows written between two looks at what the metadata area may need.
+const ROWS_STEP: u64 = 1000;
+/// Rows of one transaction.
+const ROWS_COMMIT: u64 = 200_000;
+/// Blocks that the area may want before it is asked again, at least and at most.
+const GROWTH: (u64, u64) = (1 << 10, 1 << 17);
+
+/// The database that is being built.
+struct Site {
+    db: Database,
+    meta: Arc<MetaStore>,
+    space: Arc<Space>,
+}
 
 /// Writes the rows of `examined` as a new database and returns the superblock that points at it.
-/// `reader` is the image opened for reading.
+///
+/// # Errors
+/// When there is no room, and those of the disk.
 pub fn rebuild(
-    reader: &Arc<dyn Disk>,
     writer: &Arc<dyn Disk>,
     superblock: &Superblock,
     examined: &Examined,
 ) -> Result<Superblock> {
     let empty = Superblock { chunks: Vec::new(), metadata_bytes: 0, ..superblock.clone() };
-    let built = Arc::new(MetaStore::new(reader.clone(), empty));
+    let space = room(examined, Layout::new(superblock), GROWTH.0)?;
+    let apart: Arc<dyn Disk> = Arc::new(Apart(writer.clone()));
+    let meta = Arc::new(MetaStore::create(apart, empty));
+    meta.grow_into(space.clone());
     guard("building the database", || {
-        let db = redb::Database::builder().create_with_backend(Backend(built.clone()))?;
-        write(&db, &examined.model)
-    })?;
-    let bytes = built.superblock().metadata_bytes;
-    let space = free_blocks(examined, superblock.total_blocks);
-    let chunks = allocate(&space, area_blocks(bytes))?;
-    let next = Superblock { chunks, metadata_bytes: bytes, state: 0, ..superblock.clone() };
-    let target = Backend(Arc::new(MetaStore::replace(writer.clone(), next, superblock)));
-    copy(&Backend(built), bytes, &target)?;
-    target.sync_data()?;
-    target.0.update(|_| ())?;
-    Ok(target.0.superblock())
+        let backend = Backend(meta.clone());
+        let db = Database::builder().create_with_backend(backend)?;
+        let site = Site { db, meta: meta.clone(), space };
+        site.copy_all(examined)
+    })
+    .map_err(|e| Error::Corrupt(format!("a new database cannot be written: {e}")))?;
+    writer.sync()?;
+    let next = Superblock { state: 0, ..meta.superblock() };
+    let target = MetaStore::replace(writer.clone(), next, superblock);
+    target.update(|_| ())?;
+    Ok(target.superblock())
 }
 
-fn allocate(space: &Space, mut missing: u64) -> Result<Vec<Chunk>> {
-    let (mut chunks, mut logical) = (Vec::new(), 0);
-    while missing > 0 {
-        let run = space.allocate(missing, None);
-        let Some(run) = run.filter(|_| chunks.len() < CHUNKS_MAX) else {
-            let text = format!("no room for a new database: {missing} blocks are missing");
-            return Err(Error::Corrupt(text));
-        };
-        missing -= run.blocks;
-        chunks.push(Chunk { logical, start: run.start, blocks: run.blocks });
-        logical += run.blocks;
+impl Site {
+    fn copy_all(&self, examined: &Examined) -> Result<()> {
+        let m = &examined.model;
+        self.copy(&m.inodes, |t| &mut t.inodes)?;
+        self.copy(&m.names, |t| &mut t.names)?;
+        self.copy(&m.extents, |t| &mut t.extents)?;
+        self.copy(&m.targets, |t| &mut t.targets)?;
+        self.copy(&m.xattrs, |t| &mut t.xattrs)?;
+        self.copy(&m.orphans, |t| &mut t.orphans)?;
+        self.copy(&m.groups, |t| &mut t.groups)?;
+        self.copy(&m.free, |t| &mut t.free)?;
+        self.copy(&m.counters, |t| &mut t.counters)
     }
-    Ok(chunks)
-}
 
-fn copy(from: &Backend, bytes: u64, to: &Backend) -> Result<()> {
-    let mut at = 0;
-    while at < bytes {
-        let mut part = vec![0; (bytes - at).min(STEP) as usize];
-        from.read(at, &mut part)?;
-        to.write(at, &part)?;
-        at += part.len() as u64;
+    /// Copies a table.
+    fn copy<R: Row>(
+        &self,
+        from: &Table<R>,
+        table: impl for<'a, 't> Fn(
+            &'a mut Tables<'t>,
+        ) -> &'a mut redb::Table<'t, R::DiskKey, R::DiskValue>,
+    ) -> Result<()> {
+        let mut rows = from.rows();
+        let mut more = true;
+        while more {
+            self.make_room();
+            let mut txn = self.db.begin_write()?;
+            {
+                let mut tables = Tables::open(&txn)?;
+                let to = table(&mut tables);
+                for n in 0..ROWS_COMMIT {
+                    let Some((key, value)) = rows.next()? else {
+                        more = false;
+                        break;
+                    };
+                    R::put(to, &key, &value)?;
+                    if n % ROWS_STEP == 0 {
+                        self.make_room();
+                    }
+                }
+            }
+            txn.set_quick_repair(true);
+            txn.commit()?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn make_room(&self) {
+        let usual = (self.meta.backed_blocks() / 4).clamp(GROWTH.0, GROWTH.1);
+        self.meta.plan();
+        if self.space.reserved() < usual / 2 {
+            self.space.reserve(usual, self.meta.end());
+        }
+    }
 }

@@ -1,273 +1,314 @@
 //! The directories as a tree: everything is reachable from the root, and counted right.
 
-use crate::image::fsck::inodes;
+use crate::errno::Result;
+use crate::image::fsck::census::{Census, Directory};
+use crate::image::fsck::claims::Claims;
 use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
+use crate::image::fsck::{inodes, names};
 use crate::image::mkfs::{ROOT, root_attr};
+use crate::image::pins::Run;
 use crate::image::tables::{
-    Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key, split_name_key,
+    Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Where repair puts what has no name.
 const LOST_FOUND: &[u8] = b"lost+found";
-
-/// Directory to what it holds: child and its key in `names`.
-type Children = BTreeMap<u64, Vec<(u64, Vec<u8>)>>;
 
 /// The work on the tree.
 struct Tree<'a> {
     m: &'a mut Model,
     f: &'a mut Findings,
+    census: &'a mut Census,
     hash_key: &'a [u8; 16],
-    children: Children,
-    reached: BTreeSet<u64>,
     lost_found: Option<u64>,
 }
 
-/// Checks the tree and all counts. Returns the orphans: inodes that were open without a name when
-/// the image was last used, whose blocks are still theirs.
-pub fn check(m: &mut Model, f: &mut Findings, hash_key: &[u8; 16]) -> BTreeSet<u64> {
-    check_next_inode(m, f);
-    check_inodes_used(m, f);
-    let mut children = Children::new();
-    for (key, (child, _)) in &m.names {
-        if let Some((parent, ..)) = split_name_key(key) {
-            children.entry(parent).or_default().push((*child, key.clone()));
-        }
-    }
-    let reached = BTreeSet::new();
-    let mut tree = Tree { m, f, hash_key, children, reached, lost_found: None };
-    tree.reach(ROOT);
-    let orphans = tree.orphans();
-    tree.reattach_nameless(&orphans);
-    tree.reattach_cycles();
-    check_counts(m, f, &orphans);
-    orphans
+/// Checks the tree. Returns the orphans: inodes that were open without a name when the image was
+/// last used, whose blocks are still theirs.
+///
+/// # Errors
+/// Those of the database.
+pub fn check(
+    m: &mut Model,
+    f: &mut Findings,
+    census: &mut Census,
+    hash_key: &[u8; 16],
+) -> Result<BTreeSet<u64>> {
+    check_next_inode(m, f, census)?;
+    check_inodes_used(m, f, census)?;
+    let mut tree = Tree { m, f, census, hash_key, lost_found: None };
+    let orphans = tree.orphans()?;
+    tree.reattach_nameless(&orphans)?;
+    tree.empty_orphans(&orphans)?;
+    tree.reattach_cycles(&orphans)?;
+    Ok(orphans)
 }
 
 impl Tree<'_> {
-    /// Marks all that is below `from`.
-    fn reach(&mut self, from: u64) {
-        let mut todo = vec![from];
-        while let Some(ino) = todo.pop() {
-            if self.reached.insert(ino) {
-                todo.extend(self.children.get(&ino).into_iter().flatten().map(|(child, _)| *child));
-            }
-        }
-    }
-
-    fn is_named(&self) -> BTreeSet<u64> {
-        self.m.names.values().map(|(child, _)| *child).collect()
-    }
-
     /// Inodes listed as orphans that really are; wrong rows of the list are dropped.
-    fn orphans(&mut self) -> BTreeSet<u64> {
-        let named = self.is_named();
+    fn orphans(&mut self) -> Result<BTreeSet<u64>> {
         let (mut good, mut bad) = (BTreeSet::new(), Vec::new());
-        for ino in &self.m.orphans {
-            match self.m.inodes.get(ino) {
-                None => bad.push((*ino, "is listed as an orphan and does not exist")),
-                Some(_) if *ino == ROOT || named.contains(ino) => {
-                    bad.push((*ino, "is listed as an orphan, but has a name"));
-                }
+        let mut rows = self.m.orphans.rows();
+        while let Some((ino, ())) = rows.next()? {
+            let has_name = ino == ROOT || self.census.names(ino) > 0;
+            match self.m.inodes.get(&ino)? {
+                None => bad.push((ino, "is listed as an orphan and does not exist")),
+                Some(_) if has_name => bad.push((ino, "is listed as an orphan, but has a name")),
                 Some(attr) if attr.nlink > 0 => {
-                    bad.push((*ino, "is listed as an orphan, but counts names"));
+                    bad.push((ino, "is listed as an orphan, but counts names"));
                 }
-                Some(_) => drop(good.insert(*ino)),
+                Some(_) => drop(good.insert(ino)),
             }
         }
         for (ino, problem) in bad {
-            self.m.orphans.remove(&ino);
+            self.m.orphans.remove(ino);
             self.f.error(inodes::object(ino), problem, "it is taken off the list");
         }
-        good
+        Ok(good)
     }
 
-    fn reattach_nameless(&mut self, orphans: &BTreeSet<u64>) {
-        let named = self.is_named();
-        let lost = |ino: &&u64| **ino != ROOT && !named.contains(*ino) && !orphans.contains(*ino);
-        let lost: Vec<u64> = self.m.inodes.keys().filter(lost).copied().collect();
-        for ino in lost {
+    fn reattach_nameless(&mut self, orphans: &BTreeSet<u64>) -> Result<()> {
+        let lost = self.census.nameless().filter(|ino| *ino != ROOT && !orphans.contains(ino));
+        for ino in lost.collect::<Vec<u64>>() {
             let name = format!("/lost+found/#{ino}");
             self.f.error(inodes::object(ino), "has no name", format!("it is linked as {name}"));
-            self.attach(ino);
+            self.attach(ino)?;
         }
-        // What orphaned directories still hold goes with them only if nothing is lost by it.
+        Ok(())
+    }
+
+    /// What removed directories still hold goes with them only if nothing is lost by it.
+    fn empty_orphans(&mut self, orphans: &BTreeSet<u64>) -> Result<()> {
         for ino in orphans {
-            let held = self.children.remove(ino).unwrap_or_default();
-            for (child, key) in held {
-                self.m.names.remove(&key);
+            if self.census.directory(*ino).is_none_or(|d| d.entries == 0) {
+                continue;
+            }
+            let (prefix, mut held) = (ino.to_be_bytes(), Vec::new());
+            let mut rows = self.m.names.rows_from(Some(prefix.to_vec()));
+            while let Some((key, (child, _))) =
+                rows.next()?.filter(|(key, _)| key.starts_with(&prefix))
+            {
+                held.push((key, child));
+            }
+            for (key, child) in held {
                 let problem = format!("is in directory {ino}, which was removed");
                 self.f.error(inodes::object(child), problem, "it moves to /lost+found");
-                if !self.reached.contains(&child) {
-                    self.attach(child);
+                self.detach(key, *ino, child);
+                if self.census.names(child) == 0 {
+                    self.attach(child)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Directories that hold each other and are held by nobody else.
-    fn reattach_cycles(&mut self) {
-        // A directory has one name at most: that was checked.
-        let unreached = |ino: &u64| !self.reached.contains(ino) && !self.m.orphans.contains(ino);
-        let names = self.m.names.iter().filter(|(_, (ino, _))| unreached(ino));
-        let homes: BTreeMap<u64, Vec<u8>> = names.map(|(key, v)| (v.0, key.clone())).collect();
-        for (ino, key) in homes {
-            let is_dir = self.m.inodes.get(&ino).is_some_and(Attr::is_dir);
-            if !is_dir || self.reached.contains(&ino) {
+    fn reattach_cycles(&mut self, orphans: &BTreeSet<u64>) -> Result<()> {
+        let all: Vec<u64> = self.census.directories().map(|d| d.ino).collect();
+        for from in all {
+            let path = self.climb(from, orphans);
+            let Some(cycle) = path.cycle() else {
+                self.mark(&path.inos);
                 continue;
-            }
-            self.m.names.remove(&key);
-            let parent = split_name_key(&key).and_then(|(p, ..)| self.children.get_mut(&p));
-            if let Some(list) = parent {
-                list.retain(|(_, k)| *k != key);
-            }
+            };
+            // A directory has one name at most: that was checked.
+            let least = cycle.iter().copied().min().unwrap_or(from);
+            let home = self.census.directory(least).copied().unwrap_or_default();
             let problem = "is a directory that only leads to itself";
-            self.f.error(inodes::object(ino), problem, "it moves to /lost+found");
-            self.attach(ino);
+            self.f.error(inodes::object(least), problem, "it moves to /lost+found");
+            if let Some(key) = names::find(&self.m.names, home.home, home.home_hash, least)? {
+                self.detach(key, home.home, least);
+            }
+            self.attach(least)?;
+            self.mark(&path.inos);
         }
+        Ok(())
+    }
+
+    /// Goes up from a directory until something is met that was reached before, or that ends it.
+    fn climb(&self, from: u64, orphans: &BTreeSet<u64>) -> Path {
+        let (mut path, mut on_path) = (Path::default(), BTreeSet::new());
+        let mut at = from;
+        while at != ROOT && !orphans.contains(&at) {
+            let Some(Directory { home, reached: false, .. }) = self.census.directory(at).copied()
+            else {
+                break;
+            };
+            if !on_path.insert(at) {
+                path.met = Some(at);
+                break;
+            }
+            path.inos.push(at);
+            at = home;
+        }
+        path
+    }
+
+    fn mark(&mut self, inos: &[u64]) {
+        for ino in inos {
+            if let Some(directory) = self.census.directory_mut(*ino) {
+                directory.reached = true;
+            }
+        }
+    }
+
+    fn detach(&mut self, key: Vec<u8>, parent: u64, child: u64) {
+        self.m.names.remove(key);
+        self.census.remove_name(parent, child);
     }
 
     /// Gives an inode a name in /lost+found, or in the root if that name is taken by a file.
-    fn attach(&mut self, ino: u64) {
-        let dir = self.lost_found();
-        let name = (0..)
-            .map(|n| if n == 0 { format!("#{ino}") } else { format!("#{ino}.{n}") })
-            .find(|name| !self.m.names.contains_key(&self.key(dir, name.as_bytes())));
-        if let Some(name) = name {
-            self.put(dir, name.as_bytes(), ino);
-            self.reach(ino);
+    fn attach(&mut self, ino: u64) -> Result<()> {
+        let dir = self.lost_found()?;
+        for n in 0.. {
+            let name = if n == 0 { format!("#{ino}") } else { format!("#{ino}.{n}") };
+            if self.m.names.get(&self.key(dir, name.as_bytes()))?.is_none() {
+                return self.put(dir, name.as_bytes(), ino);
+            }
         }
+        Ok(())
     }
 
-    fn lost_found(&mut self) -> u64 {
+    fn lost_found(&mut self) -> Result<u64> {
         if let Some(dir) = self.lost_found {
-            return dir;
+            return Ok(dir);
         }
-        let there = self.m.names.get(&self.key(ROOT, LOST_FOUND)).map(|(ino, _)| *ino);
-        let dir = match there {
-            Some(ino) if self.m.inodes.get(&ino).is_some_and(Attr::is_dir) => ino,
+        let dir = match self.m.names.get(&self.key(ROOT, LOST_FOUND))? {
+            Some((ino, _)) if self.census.is_directory(ino) => ino,
             Some(_) => ROOT,
-            None => self.make_lost_found(),
+            None => self.make_lost_found()?,
         };
         self.lost_found = Some(dir);
-        dir
+        Ok(dir)
     }
 
-    fn make_lost_found(&mut self) -> u64 {
-        let next = self.m.counters.entry(NEXT_INODE.into()).or_insert(ROOT + 1);
-        let ino = *next;
-        *next += 1;
-        *self.m.counters.entry(INODES_USED.into()).or_insert(0) += 1;
+    fn make_lost_found(&mut self) -> Result<u64> {
+        let ino = self.m.counters.get(&NEXT_INODE.to_owned())?.unwrap_or(ROOT + 1);
+        if ino > INODE_MAX {
+            return Ok(ROOT);
+        }
+        self.m.counters.set(NEXT_INODE.to_owned(), ino + 1);
         let mode = libc::S_IFDIR | 0o700;
-        self.m.inodes.insert(ino, Attr { mode, ..root_attr() });
-        self.put(ROOT, LOST_FOUND, ino);
-        self.reached.insert(ino);
-        ino
+        self.m.inodes.set(ino, Attr { mode, ..root_attr() });
+        self.census.add_directory(ino, ROOT);
+        self.m.counters.set(INODES_USED.to_owned(), self.census.len());
+        self.put(ROOT, LOST_FOUND, ino)?;
+        self.mark(&[ino]);
+        Ok(ino)
     }
 
     fn key(&self, dir: u64, name: &[u8]) -> Vec<u8> {
         name_key(dir, name_hash(self.hash_key, name), name)
     }
 
-    fn put(&mut self, dir: u64, name: &[u8], ino: u64) {
-        let Some(attr) = self.m.inodes.get_mut(&ino) else { return };
-        if attr.is_dir() {
-            attr.parent = dir;
-        }
+    fn put(&mut self, dir: u64, name: &[u8], ino: u64) -> Result<()> {
+        let Some(attr) = self.m.inodes.get(&ino)? else { return Ok(()) };
         let kind = dtype(attr.mode);
-        let key = self.key(dir, name);
-        self.children.entry(dir).or_default().push((ino, key.clone()));
-        self.m.names.insert(key, (ino, kind));
+        if let Some(directory) = self.census.directory_mut(ino) {
+            (directory.home, directory.home_hash) = (dir, name_hash(self.hash_key, name));
+            self.m.inodes.set(ino, Attr { parent: dir, ..attr });
+        }
+        self.m.names.set(self.key(dir, name), (ino, kind));
+        self.census.add_name(dir, ino);
+        Ok(())
     }
 }
 
-/// What the names say an inode's numbers should be.
-#[derive(Clone, Copy, Default)]
-struct Count {
-    names: u32,
-    entries: u64,
-    subdirs: u32,
-    parent: u64,
+/// Directories on the way up from one, and the one that was met twice.
+#[derive(Default)]
+struct Path {
+    inos: Vec<u64>,
+    met: Option<u64>,
 }
 
-fn check_counts(m: &mut Model, f: &mut Findings, orphans: &BTreeSet<u64>) {
-    let mut counts: BTreeMap<u64, Count> = BTreeMap::new();
-    for (key, (child, _)) in &m.names {
-        let Some((parent, ..)) = split_name_key(key) else { continue };
-        let is_dir = m.inodes.get(child).is_some_and(Attr::is_dir);
-        let of_child = counts.entry(*child).or_default();
-        of_child.names += 1;
-        of_child.parent = parent;
-        let of_parent = counts.entry(parent).or_default();
-        of_parent.entries += 1;
-        of_parent.subdirs += u32::from(is_dir);
-    }
-    for (ino, attr) in &mut m.inodes {
-        let count = counts.get(ino).copied().unwrap_or_default();
-        let nlink = match attr.is_dir() {
-            _ if orphans.contains(ino) => 0,
-            true => 2 + count.subdirs,
-            false => count.names,
-        };
-        let object = inodes::object(*ino);
-        if attr.nlink != nlink {
-            let problem = format!("has link count {}, should be {nlink}", attr.nlink);
-            f.error(&object, problem, "the count is set");
-            attr.nlink = nlink;
-        }
-        if !attr.is_dir() {
-            continue;
-        }
-        if attr.size != count.entries {
-            let problem = format!("counts {} entries, has {}", attr.size, count.entries);
-            f.error(&object, problem, "the number is set");
-            attr.size = count.entries;
-        }
-        if *ino != ROOT && count.names > 0 && attr.parent != count.parent {
-            let problem = format!("has the parent {}, is in {}", attr.parent, count.parent);
-            f.error(&object, problem, "the parent is set");
-            attr.parent = count.parent;
-        }
+impl Path {
+    fn cycle(&self) -> Option<&[u64]> {
+        let start = self.inos.iter().position(|ino| Some(*ino) == self.met)?;
+        Some(&self.inos[start..])
     }
 }
 
-fn check_next_inode(m: &mut Model, f: &mut Findings) {
-    let largest = m.inodes.last_key_value().map_or(ROOT, |(ino, _)| *ino);
-    let next = m.counters.get(NEXT_INODE).copied();
+/// Compares what an inode counts with the names that there are.
+pub fn check_counts(f: &mut Findings, ino: u64, attr: &mut Attr, census: &Census, orphan: bool) {
+    let directory = census.directory(ino).copied().unwrap_or_default();
+    let nlink = match attr.is_dir() {
+        _ if orphan => 0,
+        true => 2 + directory.subdirs,
+        false => census.names(ino),
+    };
+    if attr.nlink != nlink {
+        let problem = format!("has link count {}, should be {nlink}", attr.nlink);
+        f.error(inodes::object(ino), problem, "the count is set");
+        attr.nlink = nlink;
+    }
+    if !attr.is_dir() {
+        return;
+    }
+    if attr.size != directory.entries {
+        let problem = format!("counts {} entries, has {}", attr.size, directory.entries);
+        f.error(inodes::object(ino), problem, "the number is set");
+        attr.size = directory.entries;
+    }
+    if ino != ROOT && directory.home != 0 && attr.parent != directory.home {
+        let problem = format!("has the parent {}, is in {}", attr.parent, directory.home);
+        f.error(inodes::object(ino), problem, "the parent is set");
+        attr.parent = directory.home;
+    }
+}
+
+fn check_next_inode(m: &mut Model, f: &mut Findings, census: &Census) -> Result<()> {
+    let largest = census.last().unwrap_or(ROOT);
+    let next = m.counters.get(&NEXT_INODE.to_owned())?;
     if next.is_none_or(|next| next <= largest || next > INODE_MAX) {
         let was = next.map_or("missing".to_owned(), |n| n.to_string());
         let problem = format!("is {was}, the largest inode is {largest}");
         f.error(format!("counter {NEXT_INODE}"), problem, "it is set");
-        m.counters.insert(NEXT_INODE.into(), largest.saturating_add(1));
+        m.counters.set(NEXT_INODE.to_owned(), largest.saturating_add(1));
     }
+    Ok(())
 }
 
-fn check_inodes_used(m: &mut Model, f: &mut Findings) {
-    let used = m.inodes.len() as u64;
-    let counted = m.counters.get(INODES_USED).copied();
+fn check_inodes_used(m: &mut Model, f: &mut Findings, census: &Census) -> Result<()> {
+    let used = census.len();
+    let counted = m.counters.get(&INODES_USED.to_owned())?;
     if counted != Some(used) {
         let was = counted.map_or("missing".to_owned(), |n| n.to_string());
         let problem = format!("is {was}, there are {used} inodes");
         f.error(format!("counter {INODES_USED}"), problem, "it is set");
-        m.counters.insert(INODES_USED.into(), used);
+        m.counters.set(INODES_USED.to_owned(), used);
     }
+    Ok(())
 }
 
 /// Removes the orphans with everything that is theirs, as the next mount would.
-pub fn reclaim(m: &mut Model, f: &mut Findings, orphans: &BTreeSet<u64>) {
+///
+/// # Errors
+/// Those of the database.
+pub fn reclaim(
+    m: &mut Model,
+    f: &mut Findings,
+    census: &Census,
+    orphans: &BTreeSet<u64>,
+    claims: &mut Claims,
+) -> Result<()> {
     for ino in orphans {
-        f.note(
-            inodes::object(*ino),
-            "was open without a name when the image was last used",
-            "it is reclaimed",
-        );
-        m.inodes.remove(ino);
-        m.targets.remove(ino);
-        m.orphans.remove(ino);
+        let problem = "was open without a name when the image was last used";
+        f.note(inodes::object(*ino), problem, "it is reclaimed");
+        for (key, extent) in m.extents.of_inode(*ino)? {
+            claims.release(Run { start: extent.start, blocks: extent.blocks });
+            m.extents.remove(key);
+        }
+        for (key, _) in m.xattrs.of_inode(*ino)? {
+            m.xattrs.remove(key);
+        }
+        if m.targets.get(ino)?.is_some() {
+            m.targets.remove(*ino);
+        }
+        m.inodes.remove(*ino);
+        m.orphans.remove(*ino);
     }
-    m.extents.retain(|(ino, _), _| !orphans.contains(ino));
-    m.xattrs.retain(|(ino, _), _| !orphans.contains(ino));
-    m.counters.insert(INODES_USED.into(), m.inodes.len() as u64);
+    m.counters.set(INODES_USED.to_owned(), census.len() - orphans.len() as u64);
+    Ok(())
 }
