@@ -2,7 +2,7 @@
 //!
 //! Four layers, each knowing only the one below it: [`transport`] speaks FUSE, [`ops`] is one
 //! function an operation, [`volume`] is inodes, extents and names, [`image`] is the file that
-//! holds it all. The [`gate`] stands between transport and ops and may park any request.
+//! holds it all. The gate (inflight-gate) stands between transport and ops and may park any request.
 
 pub mod cli;
 pub mod data;
@@ -13,7 +13,6 @@ pub mod volume;
 
 pub use inflight_splice::mutant;
 
-pub mod gate;
 pub mod ops;
 pub mod options;
 pub mod transport;

@@ -259,8 +259,8 @@ fn queued_requests_are_served_side_by_side() {
     let socket = place.dir.path().join("gate");
     let mount = place.mount("", &["--gate", socket.to_str().expect("path")]);
     fs::write(mount.path("f"), pattern(1 << 20, 1)).expect("write");
-    let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
-    let rule = inflight::gate::Rule::at(inflight::gate::Phase::Prepared).op("read").path("/f");
+    let mut gate = inflight_gate::Client::connect(&socket).expect("a gate");
+    let rule = inflight_gate::Rule::at(inflight_gate::Phase::Prepared).op("read").path("/f");
     gate.park(rule).expect("a rule");
     std::thread::scope(|scope| {
         for i in 0..32 {
@@ -293,8 +293,8 @@ fn a_truncated_block_is_nobody_elses_while_a_read_of_it_is_under_way() {
     let old = pattern(6 << 20, 1);
     fs::write(mount.path("f"), &old).expect("write");
     File::open(mount.path("f")).and_then(|f| f.sync_all()).expect("sync");
-    let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
-    let rule = inflight::gate::Rule::at(inflight::gate::Phase::Prepared).op("read").path("/f");
+    let mut gate = inflight_gate::Client::connect(&socket).expect("a gate");
+    let rule = inflight_gate::Rule::at(inflight_gate::Phase::Prepared).op("read").path("/f");
     gate.park(rule).expect("a rule");
     let file = common::open_direct(&mount.path("f"));
     let reader = std::thread::spawn(move || {

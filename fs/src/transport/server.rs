@@ -3,7 +3,6 @@
 use crate::data::ImageIo;
 use crate::disk::Disk;
 use crate::errno::Error;
-use crate::gate::{Gate, GateError};
 use crate::image::open::{self, OpenError};
 use crate::image::store::{Recovery, Store};
 use crate::ops::Fs;
@@ -13,6 +12,7 @@ use crate::transport::mount;
 use crate::transport::service::Service;
 use crate::volume::Volume;
 use inflight_dio::{Pool, PoolConfig};
+use inflight_gate::{Gate, GateError};
 use inflight_splice::{PipePool, ReplyChannel};
 use std::io;
 use std::os::fd::AsFd as _;

@@ -4,10 +4,10 @@
 //! request aside at any phase without holding the transport's thread.
 
 use crate::errno::Errno;
-use crate::gate::{self, Decision, Finish, Gate, Phase, Subject, Ticket};
 use crate::mutant::{self, Mutant};
 use crate::ops::read::{Prepared, ReadArgs, Ready};
 use crate::ops::{Answer, Fs, WriteArgs, Written};
+use inflight_gate::{Decision, Gate, Passage, Phase, Subject, Ticket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,7 +49,7 @@ impl Service {
 
     fn arrive(&self, subject: Subject) -> (Trip, Option<Ticket>) {
         self.fs.stats().begin();
-        let operation = gate::opcode::name(subject.opcode).unwrap_or("unknown");
+        let operation = subject.opcode.name().unwrap_or("unknown");
         let trip = Trip { fs: self.fs.clone(), operation, since: Instant::now() };
         (trip, self.gate.as_ref().map(|gate| gate.arrive(subject)))
     }
@@ -62,7 +62,7 @@ impl Service {
         reply: impl FnOnce(Answer<T>) + Send + 'static,
     ) {
         let (trip, ticket) = self.arrive(subject);
-        gate::pass(ticket, Phase::Received, move |ticket, decision| {
+        pass(ticket, Phase::Received, move |ticket, decision| {
             let answer = match decision {
                 Decision::Go | Decision::Short(_) => operation(&trip.fs),
                 Decision::Fail(errno) => Err(Errno::from_raw(errno)),
@@ -84,7 +84,7 @@ impl Service {
         let expected = Written { bytes: payload.len(), allocated: false, privileges: false };
         let reply = in_time(reply, &|| Ok(expected));
         let before = trip.fs.stats().writes();
-        gate::pass(ticket, Phase::Received, move |ticket, decision| {
+        pass(ticket, Phase::Received, move |ticket, decision| {
             match decision {
                 Decision::Go => {}
                 Decision::Short(n) => payload.truncate(n as usize),
@@ -97,7 +97,7 @@ impl Service {
             buf.set_len(payload.len());
             buf.as_mut_slice().copy_from_slice(&payload);
             drop(payload);
-            gate::pass(ticket, Phase::Prepared, move |ticket, decision| {
+            pass(ticket, Phase::Prepared, move |ticket, decision| {
                 match decision {
                     Decision::Go => {}
                     Decision::Short(n) => buf.truncate(buf.len().min(n as usize)),
@@ -135,7 +135,7 @@ impl Service {
         reply: impl FnOnce(Answer<Ready>) + Send + 'static,
     ) {
         let (trip, ticket) = self.arrive(subject);
-        gate::pass(ticket, Phase::Received, move |ticket, decision| {
+        pass(ticket, Phase::Received, move |ticket, decision| {
             let len = match decision {
                 Decision::Go => args.len,
                 Decision::Short(n) => args.len.min(n as usize),
@@ -159,7 +159,7 @@ fn read_prepared(
     reply: impl FnOnce(Answer<Ready>) + Send + 'static,
 ) {
     ticket.note_path(prepared.way().name());
-    gate::pass(ticket, Phase::Prepared, move |ticket, decision| {
+    pass(ticket, Phase::Prepared, move |ticket, decision| {
         let prepared = match decision {
             Decision::Go => Ok(prepared),
             Decision::Short(n) => prepared.cut(&trip.fs, n as usize),
@@ -170,7 +170,7 @@ fn read_prepared(
             Ok(applied) => applied,
             Err(e) => return failed(trip, ticket, e, reply),
         };
-        gate::pass(ticket, Phase::Applied, move |ticket, decision| {
+        pass(ticket, Phase::Applied, move |ticket, decision| {
             let piped = match decision {
                 Decision::Go => applied.pipe(&trip.fs),
                 Decision::Short(n) => {
@@ -194,7 +194,7 @@ fn read_piped(
     reply: impl FnOnce(Answer<Ready>) + Send + 'static,
 ) {
     ticket.note_path(ready.way.name());
-    gate::pass(ticket, Phase::Piped, move |ticket, decision| {
+    pass(ticket, Phase::Piped, move |ticket, decision| {
         let ready = match decision {
             Decision::Go => Ok(ready),
             Decision::Short(n) => ready.cut(&trip.fs, n as usize),
@@ -234,7 +234,7 @@ fn applied<T: Send + 'static>(
     bytes: impl FnOnce(&T) -> u64 + Send + 'static,
     reply: impl FnOnce(Answer<T>) + Send + 'static,
 ) {
-    gate::pass(ticket, Phase::Applied, move |ticket, decision| match decision {
+    pass(ticket, Phase::Applied, move |ticket, decision| match decision {
         Decision::Go | Decision::Short(_) => answer(trip, ticket, result, bytes, reply),
         Decision::Fail(errno) => answer(trip, ticket, Err(Errno::from_raw(errno)), bytes, reply),
         Decision::Drop => never(trip, reply),
@@ -263,4 +263,53 @@ fn answer<T>(
 fn never<R>(trip: Trip, reply: R) {
     std::mem::forget(reply);
     trip.end();
+}
+
+/// A request and what is to be done next.
+struct Held {
+    ticket: Ticket,
+    next: Box<dyn FnOnce(Option<Ticket>, Decision) + Send>,
+}
+
+impl Passage for Held {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn resume(self: Box<Self>, decision: Decision) {
+        (self.next)(Some(self.ticket), decision);
+    }
+}
+
+fn pass<F>(ticket: Option<Ticket>, phase: Phase, next: F)
+where
+    F: FnOnce(Option<Ticket>, Decision) + Send + 'static,
+{
+    let Some(ticket) = ticket else { return next(None, Decision::Go) };
+    let held = Held { ticket, next: Box::new(next) };
+    if let Some((held, decision)) = Gate::pass(held, phase) {
+        (held.next)(Some(held.ticket), decision);
+    }
+}
+
+trait Finish {
+    fn note_path(&mut self, path: &'static str);
+    fn answers(&self);
+    fn done(self, result: Result<u64, i32>);
+}
+
+impl Finish for Option<Ticket> {
+    fn note_path(&mut self, path: &'static str) {
+        self.iter().for_each(|ticket| ticket.note_path(path));
+    }
+
+    fn answers(&self) {
+        self.iter().for_each(Ticket::answers);
+    }
+
+    fn done(self, result: Result<u64, i32>) {
+        if let Some(ticket) = self {
+            ticket.done(result);
+        }
+    }
 }

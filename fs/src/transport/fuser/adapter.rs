@@ -2,7 +2,6 @@
 //! the [`Service`].
 
 use crate::errno::Errno;
-use crate::gate::{Subject, opcode};
 use crate::ops::read::ReadArgs;
 use crate::ops::{Answer, Control, Make, SetAttr, WriteArgs, Written};
 use crate::transport::fuser::aside::Aside;
@@ -16,6 +15,8 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use inflight_fuse::abi::Opcode;
+use inflight_gate::Subject;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
@@ -62,7 +63,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, timeouts) = (owned(name), self.timeouts);
         self.service.serve(
-            subject(req, opcode::LOOKUP, parent),
+            subject(req, Opcode::LOOKUP, parent),
             move |fs| fs.lookup(parent.0, &name),
             move |answer| reply::looked_up(reply, timeouts, answer),
         );
@@ -75,7 +76,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let timeouts = self.timeouts;
         self.service.serve(
-            subject(req, opcode::GETATTR, ino),
+            subject(req, Opcode::GETATTR, ino),
             move |fs| fs.getattr(ino.0),
             move |answer| reply::attr(reply, timeouts, answer),
         );
@@ -118,7 +119,7 @@ impl Filesystem for Adapter {
             Ok(entry)
         });
         self.service.serve(
-            Subject { size, ..subject(req, opcode::SETATTR, ino) },
+            Subject { size, ..subject(req, Opcode::SETATTR, ino) },
             move |fs| fs.setattr(ino.0, &set),
             reply,
         );
@@ -126,7 +127,7 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         self.service.serve(
-            subject(req, opcode::READLINK, ino),
+            subject(req, Opcode::READLINK, ino),
             move |fs| fs.readlink(ino.0),
             move |answer| reply::data(reply, answer),
         );
@@ -142,7 +143,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.make(req, opcode::MKNOD, parent, name, (mode, umask, rdev), None, reply);
+        self.make(req, Opcode::MKNOD, parent, name, (mode, umask, rdev), None, reply);
     }
 
     fn mkdir(
@@ -155,7 +156,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let mode = libc::S_IFDIR | mode & 0o7777;
-        self.make(req, opcode::MKDIR, parent, name, (mode, umask, 0), None, reply);
+        self.make(req, Opcode::MKDIR, parent, name, (mode, umask, 0), None, reply);
     }
 
     fn symlink(
@@ -167,13 +168,13 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (mode, target) = (libc::S_IFLNK | 0o777, target.as_os_str());
-        self.make(req, opcode::SYMLINK, parent, link_name, (mode, 0, 0), Some(target), reply);
+        self.make(req, Opcode::SYMLINK, parent, link_name, (mode, 0, 0), Some(target), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = owned(name);
         self.service.serve(
-            subject(req, opcode::UNLINK, parent),
+            subject(req, Opcode::UNLINK, parent),
             move |fs| fs.unlink(parent.0, &name),
             move |answer| reply::empty(reply, answer),
         );
@@ -182,7 +183,7 @@ impl Filesystem for Adapter {
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = owned(name);
         self.service.serve(
-            subject(req, opcode::RMDIR, parent),
+            subject(req, Opcode::RMDIR, parent),
             move |fs| fs.rmdir(parent.0, &name),
             move |answer| reply::empty(reply, answer),
         );
@@ -199,7 +200,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, newname, who) = (owned(name), owned(newname), caller(req));
-        let opcode = if flags.is_empty() { opcode::RENAME } else { opcode::RENAME2 };
+        let opcode = if flags.is_empty() { Opcode::RENAME } else { Opcode::RENAME2 };
         self.service.serve(
             subject(req, opcode, parent),
             move |fs| fs.rename(who, (parent.0, &name), (newparent.0, &newname), flags.bits()),
@@ -217,18 +218,18 @@ impl Filesystem for Adapter {
     ) {
         let (name, timeouts) = (owned(newname), self.timeouts);
         self.service.serve(
-            subject(req, opcode::LINK, ino),
+            subject(req, Opcode::LINK, ino),
             move |fs| fs.link(ino.0, newparent.0, &name),
             move |answer| reply::entry(reply, timeouts, answer),
         );
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(subject(req, opcode::OPEN, ino), flags, reply);
+        self.opened(subject(req, Opcode::OPEN, ino), flags, reply);
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(subject(req, opcode::OPENDIR, ino), flags, reply);
+        self.opened(subject(req, Opcode::OPENDIR, ino), flags, reply);
     }
 
     fn release(
@@ -243,7 +244,7 @@ impl Filesystem for Adapter {
     ) {
         // No handle is kept: it passes the gate so that the log tells when the last user was gone.
         self.service.serve(
-            subject(req, opcode::RELEASE, ino),
+            subject(req, Opcode::RELEASE, ino),
             |_| Ok(()),
             move |answer| reply::empty(reply, answer),
         );
@@ -262,7 +263,7 @@ impl Filesystem for Adapter {
         let (name, who, timeouts) = (owned(name), caller(req), self.timeouts);
         let open = self.open.unwrap_or(FopenFlags::FOPEN_KEEP_CACHE);
         self.service.serve(
-            subject(req, opcode::CREATE, parent),
+            subject(req, Opcode::CREATE, parent),
             move |fs| {
                 let mode = libc::S_IFREG | mode & 0o7777;
                 let (caller, parent, name) = (who, parent.0, &name);
@@ -292,7 +293,7 @@ impl Filesystem for Adapter {
         let (kernel, unique) = (self.kernel.clone(), req.unique().0);
         let direct = flags.0 & libc::O_DIRECT != 0;
         self.service.read(
-            ranged(req, opcode::READ, ino, offset, size.into()),
+            ranged(req, Opcode::READ, ino, offset, size.into()),
             ReadArgs { ino: ino.0, offset, len: size as usize, direct },
             move |answer| reply::read(reply, &kernel, unique, answer),
         );
@@ -319,7 +320,7 @@ impl Filesystem for Adapter {
             cached,
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        let subject = ranged(req, opcode::WRITE, ino, offset, data.len() as u64);
+        let subject = ranged(req, Opcode::WRITE, ino, offset, data.len() as u64);
         let (kernel, aside, fs) =
             (self.kernel.clone(), self.aside.clone(), self.service.fs().clone());
         let reply = move |answer: Answer<Written>| {
@@ -357,7 +358,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service.serve(
-            subject(req, opcode::FSYNC, ino),
+            subject(req, Opcode::FSYNC, ino),
             move |fs| fs.fsync(ino.0, datasync),
             move |answer| reply::empty(reply, answer),
         );
@@ -372,7 +373,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service.serve(
-            subject(req, opcode::FSYNCDIR, ino),
+            subject(req, Opcode::FSYNCDIR, ino),
             move |fs| fs.fsyncdir(),
             move |answer| reply::empty(reply, answer),
         );
@@ -387,7 +388,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         self.service.serve(
-            ranged(req, opcode::READDIR, ino, offset, 0),
+            ranged(req, Opcode::READDIR, ino, offset, 0),
             move |fs| {
                 let result = fs.readdir(ino.0, offset, |e| {
                     let name = OsStr::from_bytes(&e.name);
@@ -416,7 +417,7 @@ impl Filesystem for Adapter {
     ) {
         let timeouts = self.timeouts;
         self.service.serve(
-            ranged(req, opcode::READDIRPLUS, ino, offset, 0),
+            ranged(req, Opcode::READDIRPLUS, ino, offset, 0),
             move |fs| {
                 let (mut failed, mut given) = (Ok(()), false);
                 let result = fs.readdir(ino.0, offset, |e| {
@@ -456,7 +457,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.service.serve(
-            subject(req, opcode::STATFS, ino),
+            subject(req, Opcode::STATFS, ino),
             |fs| fs.statfs(),
             |answer| match answer {
                 Ok(s) => {
@@ -482,7 +483,7 @@ impl Filesystem for Adapter {
     ) {
         let (name, value, who) = (owned(name), value.to_vec(), caller(req));
         self.service.serve(
-            subject(req, opcode::SETXATTR, ino),
+            subject(req, Opcode::SETXATTR, ino),
             move |fs| fs.setxattr(who, ino.0, &name, &value, flags),
             move |answer| reply::empty(reply, answer),
         );
@@ -491,7 +492,7 @@ impl Filesystem for Adapter {
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = owned(name);
         self.service.serve(
-            subject(req, opcode::GETXATTR, ino),
+            subject(req, Opcode::GETXATTR, ino),
             move |fs| fs.getxattr(ino.0, &name),
             move |answer| reply::xattr(reply, size, answer),
         );
@@ -500,7 +501,7 @@ impl Filesystem for Adapter {
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let who = caller(req);
         self.service.serve(
-            subject(req, opcode::LISTXATTR, ino),
+            subject(req, Opcode::LISTXATTR, ino),
             move |fs| fs.listxattr(who, ino.0),
             move |answer| reply::xattr(reply, size, answer),
         );
@@ -509,7 +510,7 @@ impl Filesystem for Adapter {
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = owned(name);
         self.service.serve(
-            subject(req, opcode::REMOVEXATTR, ino),
+            subject(req, Opcode::REMOVEXATTR, ino),
             move |fs| fs.removexattr(ino.0, &name),
             move |answer| reply::empty(reply, answer),
         );
@@ -527,7 +528,7 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let (who, input, service) = (caller(req), in_data.to_vec(), self.service.clone());
-        let (subject, kernel) = (subject(req, opcode::IOCTL, ino), self.kernel.clone());
+        let (subject, kernel) = (subject(req, Opcode::IOCTL, ino), self.kernel.clone());
         let control = Control { caller: who, ino: ino.0, command: cmd, input: in_data };
         let freezes = self.service.fs().freezes(&control);
         let serve = move || {
@@ -563,7 +564,7 @@ impl Filesystem for Adapter {
     ) {
         let (who, kernel) = (caller(req), self.kernel.clone());
         self.service.serve(
-            ranged(req, opcode::FALLOCATE, ino, offset, length),
+            ranged(req, Opcode::FALLOCATE, ino, offset, length),
             move |fs| fs.fallocate(who, ino.0, mode, offset, length),
             move |answer| {
                 if answer == Ok(true) {
@@ -584,7 +585,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let (service, kernel) = (self.service.clone(), self.kernel.clone());
-        let subject = subject(req, opcode::LSEEK, ino);
+        let subject = subject(req, Opcode::LSEEK, ino);
         let seek = move || {
             service.serve(
                 subject,
@@ -627,7 +628,7 @@ impl Filesystem for Adapter {
         let len = len.min(1 << 30);
         let kernel = self.kernel.clone();
         self.service.serve(
-            ranged(req, opcode::COPY_FILE_RANGE, ino_in, offset_in, len),
+            ranged(req, Opcode::COPY_FILE_RANGE, ino_in, offset_in, len),
             move |fs| fs.copy_file_range((ino_in.0, offset_in), (ino_out.0, offset_out), len),
             move |answer| match answer {
                 Ok(copied) => {
@@ -652,7 +653,7 @@ impl Adapter {
     fn make(
         &self,
         req: &Request,
-        opcode: u32,
+        opcode: Opcode,
         parent: INodeNo,
         name: &OsStr,
         (mode, umask, rdev): (u32, u32, u32),

@@ -1,10 +1,11 @@
 //! fuser's types and ours.
 
-use crate::gate::Subject;
 use crate::image::BLOCK;
 use crate::image::tables::{Attr, Time};
 use crate::ops::{Caller, Entry, SetTime};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use inflight_fuse::abi::Opcode;
+use inflight_gate::Subject;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The caller of a request.
@@ -13,7 +14,7 @@ pub fn caller(req: &Request) -> Caller {
 }
 
 /// A request as the gate sees it.
-pub fn subject(req: &Request, opcode: u32, ino: INodeNo) -> Subject {
+pub fn subject(req: &Request, opcode: Opcode, ino: INodeNo) -> Subject {
     Subject {
         unique: req.unique().0,
         opcode,
@@ -25,7 +26,7 @@ pub fn subject(req: &Request, opcode: u32, ino: INodeNo) -> Subject {
 }
 
 /// A subject with a byte range.
-pub fn ranged(req: &Request, opcode: u32, ino: INodeNo, offset: u64, len: u64) -> Subject {
+pub fn ranged(req: &Request, opcode: Opcode, ino: INodeNo, offset: u64, len: u64) -> Subject {
     Subject { offset, len, ..subject(req, opcode, ino) }
 }
 
