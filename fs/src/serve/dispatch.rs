@@ -162,6 +162,20 @@ pub(super) fn serve(server: &Server, request: Request) -> Answer<Done> {
     Ok(Done::new(reply))
 }
 
+/// Serves a request that should wait for others and must not. A file may be called data as a whole
+/// (lseek(2)); what would freeze it is busy.
+pub(super) fn serve_at_once(server: &Server, request: &Request) -> Answer<Done> {
+    let Operation::Lseek { offset, whence, .. } = request.operation else {
+        return Err(Errno::EBUSY);
+    };
+    let size = server.fs().getattr(request.header.nodeid)?.attr.size;
+    let at = match whence as i32 {
+        libc::SEEK_HOLE => size.max(offset),
+        _ => offset,
+    };
+    Ok(Done::new(Reply::Offset(at)))
+}
+
 /// What makes an inode; and ENOSYS to all that nothing is kept for: FLUSH (close has nothing to do),
 /// ACCESS (permissions are the kernel's business), locks (the kernel's own), BMAP, POLL, INTERRUPT,
 /// and what a newer kernel may ask.

@@ -72,6 +72,9 @@ pub struct Flight {
     pending: Pending,
 }
 
+/// Places of a queue that requests which wait for others leave free.
+const PLACES_KEPT: usize = 4;
+
 /// What a step may have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wait {
@@ -197,7 +200,12 @@ impl Exchange {
             let passed =
                 if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
             let Some((exchange, decision)) = passed else { return };
-            if exchange.wait(decision) > place.patience() {
+            let wait = exchange.wait(decision);
+            if wait == Wait::Requests && exchange.is_crowded() {
+                self = exchange.without_waiting();
+                continue;
+            }
+            if wait > place.patience() {
                 return exchange.hand_over(decision);
             }
             let Some(next) = exchange.take_off(decision, &mut place) else { return };
@@ -222,6 +230,25 @@ impl Exchange {
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
             _ => Wait::Nothing,
+        }
+    }
+
+    /// Whether the queue that this request came by has hardly a place left: what it would wait for may
+    /// be sent to the same queue, and would not get in.
+    fn is_crowded(&self) -> bool {
+        let left = self.origin().and_then(|origin| origin.sink.as_ref()?.places_left());
+        left.is_some_and(|left| left < PLACES_KEPT)
+    }
+
+    /// What can be said without waiting for other requests.
+    fn without_waiting(self) -> Exchange {
+        match self {
+            Self::Received(origin, request) => {
+                let done = dispatch::serve_at_once(&origin.server, &request);
+                let done = done.unwrap_or_else(Done::failed);
+                Exchange::Applied(origin, Applied::Done(done))
+            }
+            other => other,
         }
     }
 
@@ -317,7 +344,6 @@ fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Excha
         }
         _ => {
             origin.answer_early(|server| dispatch::expected(server, &request));
-            // A queue's entry waits for its memory before it can be answered.
             let done = dispatch::serve(&origin.server, request);
             match done {
                 Ok(done) => Exchange::Applied(origin, Applied::Done(done)),
