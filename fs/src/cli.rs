@@ -21,8 +21,8 @@ pub mod stat;
 pub mod umount;
 mod waiting;
 
-use crate::gate::cli as gate;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use inflight_gate::cli as gate;
 use std::process::ExitCode;
 
 /// A FUSE filesystem in one image file.

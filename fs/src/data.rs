@@ -8,6 +8,7 @@ use inflight_dio::iter::IoIter;
 use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool};
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ impl ReadPiece {
 pub struct ImageIo {
     disk: Arc<dyn Disk>,
     direct: Option<Arc<DirectFile>>,
+    /// The same open file, for a ring.
+    file: Option<Arc<File>>,
     engine: Engine,
     pool: Pool,
     pipes: PipePool,
@@ -61,8 +64,9 @@ impl ImageIo {
             };
             opened.inspect_err(warn).ok().map(Arc::new)
         });
+        let file = direct.as_ref().map(|direct| direct.file().try_clone()).transpose()?;
         let engine = Engine::new(&pool)?;
-        Ok(ImageIo { disk, direct, engine, pool, pipes })
+        Ok(ImageIo { disk, direct, file: file.map(Arc::new), engine, pool, pipes })
     }
 
     /// The buffers.
@@ -100,6 +104,11 @@ impl ImageIo {
         self.direct.as_ref()
     }
 
+    /// The image, opened for O_DIRECT, for a ring.
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+
     /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.
     pub fn read_cached(&self, pieces: &[ReadPiece], buf: &mut Buffer) -> Result<()> {
         let total = pieces.iter().map(ReadPiece::len).sum();
@@ -129,6 +138,19 @@ impl ImageIo {
     pub fn read_direct(&self, prepared: direct::Prepared) -> Result<Vec<Piece>> {
         let file = self.direct.as_ref().ok_or(Errno::EIO)?;
         Ok(prepared.read(&self.engine, file)?)
+    }
+
+    /// Reads `len` bytes, aligned, with O_DIRECT into the start of `buffer`.
+    pub fn read_whole(
+        &self,
+        buffer: Buffer,
+        offset: u64,
+        len: usize,
+    ) -> (Buffer, std::io::Result<usize>) {
+        match &self.direct {
+            Some(file) => self.engine.read_at(file, buffer, offset, len),
+            None => (buffer, Err(Errno::EIO.into())),
+        }
     }
 
     /// Writes through the page cache.

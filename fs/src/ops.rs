@@ -15,7 +15,7 @@ mod frozen;
 mod namespace;
 mod privileges;
 pub mod read;
-mod space;
+pub mod space;
 pub mod stats;
 mod sync;
 mod write;
@@ -47,6 +47,7 @@ pub struct Fs {
     options: Options,
     stats: Stats,
     asks_opens: bool,
+    dirsync: bool,
 }
 
 /// Who asks.
@@ -84,7 +85,8 @@ impl Fs {
         // With nothing to refuse, the kernel need not ask.
         let frozen = volume.has_frozen().unwrap_or(true);
         let asks_opens = options.direct_io || options.open_messages || frozen;
-        Fs { volume, io, options, stats: Stats::default(), asks_opens }
+        let dirsync = options.dirsync();
+        Fs { volume, io, options, stats: Stats::default(), asks_opens, dirsync }
     }
 
     /// The layer below.
@@ -140,6 +142,6 @@ mod tests {
     pub fn open(image: &Path) -> Fs {
         mkfs(image, &MkfsOptions { size: Some(32 << 20), ..Default::default() }).expect("mkfs");
         let options = Options { slabs: 1, ..Options::default() };
-        crate::transport::server::open(image, &options).expect("an image")
+        crate::mounted::open(image, &options).expect("an image")
     }
 }

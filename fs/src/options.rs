@@ -48,7 +48,11 @@ pub enum Atime {
 pub enum TransportMode {
     /// The best that there is.
     Auto,
-    /// The fuser crate.
+    /// fuse-over-io_uring: a queue on every core.
+    Uring,
+    /// /dev/fuse.
+    Dev,
+    /// The crate fuser over /dev/fuse, for reference.
     Fuser,
 }
 
@@ -85,8 +89,6 @@ pub struct Options {
     pub atime: Atime,
     /// Slabs of 2 MiB in the buffer pool.
     pub slabs: usize,
-    /// Replies may be spliced: the transport has a device that takes it.
-    pub splices: bool,
     /// The mount is of type fuse.inflight; without, plain fuse, which xfstests expects.
     pub subtype: bool,
     /// The defect to serve with, in builds with the `mutants` feature.
@@ -117,7 +119,6 @@ impl Default for Options {
             entry_timeout: FOREVER,
             atime: Atime::Relative,
             slabs: 8,
-            splices: true,
             subtype: true,
             mutant: None,
             kernel: Vec::new(),
@@ -237,14 +238,6 @@ impl Options {
     pub fn dirsync(&self) -> bool {
         self.kernel.iter().any(|k| k == "sync" || k == "dirsync")
     }
-
-    /// The transport that serves, and why.
-    pub fn transport_chosen(&self) -> String {
-        match self.transport {
-            TransportMode::Auto => "fuser (the only one in this version)".to_owned(),
-            TransportMode::Fuser => "fuser (asked for)".to_owned(),
-        }
-    }
 }
 
 fn unknown(option: &str) -> OptionError {
@@ -284,8 +277,10 @@ fn write_mode(value: &str) -> Result<WriteMode, OptionError> {
 fn transport_mode(value: &str) -> Result<TransportMode, OptionError> {
     match value {
         "auto" => Ok(TransportMode::Auto),
+        "uring" => Ok(TransportMode::Uring),
+        "dev" => Ok(TransportMode::Dev),
         "fuser" => Ok(TransportMode::Fuser),
-        _ => Err(wrong("transport", value, "auto or fuser")),
+        _ => Err(wrong("transport", value, "auto, uring, dev or fuser")),
     }
 }
 

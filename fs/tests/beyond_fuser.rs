@@ -3,13 +3,13 @@
 mod common;
 
 use common::{Place, ok};
+use inflight::mounted;
 use inflight::ops::{Caller, Control, Fs, Make, Unnamed, WriteArgs};
 use inflight::options::Options;
-use inflight::transport::server;
 
 fn open(place: &Place) -> inflight::ops::Fs {
     let options = Options { slabs: 1, ..Options::default() };
-    server::open(&place.image, &options).expect("an image")
+    mounted::open(&place.image, &options).expect("an image")
 }
 
 const ME: Caller = Caller { uid: 7, gid: 8, pid: 9 };
@@ -18,7 +18,7 @@ const ME: Caller = Caller { uid: 7, gid: 8, pid: 9 };
 fn a_file_without_a_name_gets_one_or_goes() {
     let place = Place::new(32);
     let fs = open(&place);
-    let make = Unnamed { caller: ME, parent: 1, mode: 0o640, umask: 0o022 };
+    let make = Unnamed { caller: ME, parent: 1, mode: 0o640, umask: 0o022, security: &[] };
     let kept = fs.tmpfile(&make).expect("tmpfile");
     let gone = fs.tmpfile(&make).expect("tmpfile");
     assert_eq!((kept.attr.nlink, kept.attr.mode), (0, libc::S_IFREG | 0o640));
@@ -39,26 +39,26 @@ fn a_file_without_a_name_gets_one_or_goes() {
     fs.forget(gone.ino, 1);
     assert!(fs.getattr(gone.ino).is_err(), "nobody can reach it any more");
     assert!(fs.volume().store().space().usage().free > used);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     drop(fs);
     ok(&["fsck", place.image()]);
     let fs = open(&place);
     assert_eq!(fs.lookup(1, b"named").expect("lookup").attr.size, 10_000);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
 }
 
 #[test]
 fn an_unnamed_file_does_not_survive_a_crash() {
     let place = Place::new(32);
     let fs = open(&place);
-    let make = Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0 };
+    let make = Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0, security: &[] };
     let entry = fs.tmpfile(&make).expect("tmpfile");
     fs.syncfs().expect("sync");
     // Dropped without close, as a crash would.
     drop(fs);
     let fs = open(&place);
     assert!(fs.getattr(entry.ino).is_err());
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     drop(fs);
     ok(&["fsck", place.image()]);
 }
@@ -68,7 +68,8 @@ fn an_unnamed_file_does_not_survive_a_crash() {
 fn the_birth_time_is_the_time_of_creation_for_good() {
     let place = Place::new(32);
     let fs = open(&place);
-    let entry = fs.tmpfile(&Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0 });
+    let entry =
+        fs.tmpfile(&Unnamed { caller: ME, parent: 1, mode: 0o600, umask: 0, security: &[] });
     let entry = entry.expect("tmpfile");
     fs.link(entry.ino, 1, b"f").expect("link");
     let set = inflight::ops::SetAttr {
@@ -81,16 +82,16 @@ fn the_birth_time_is_the_time_of_creation_for_good() {
     let changed = fs.setattr(entry.ino, &set).expect("setattr");
     assert_eq!(changed.attr.mtime.secs, 5);
     assert_eq!(changed.attr.btime, entry.attr.btime);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     drop(fs);
     let fs = open(&place);
     assert_eq!(fs.lookup(1, b"f").expect("lookup").attr.btime, entry.attr.btime);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
 }
 
 /// Mounts, changes names, loses power; the names that are there afterwards.
 fn names_after_a_crash(place: &Place, options: &Options, change: impl FnOnce(&Fs)) -> Vec<String> {
-    let fs = server::open(&place.image, options).expect("an image");
+    let fs = mounted::open(&place.image, options).expect("an image");
     change(&fs);
     // Dropped without close, as a crash would.
     drop(fs);
@@ -101,7 +102,7 @@ fn names_after_a_crash(place: &Place, options: &Options, change: impl FnOnce(&Fs
         false
     });
     list.expect("readdir");
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     names.retain(|name| name != "." && name != "..");
     names.sort();
     names
@@ -109,7 +110,16 @@ fn names_after_a_crash(place: &Place, options: &Options, change: impl FnOnce(&Fs
 
 fn change_names(fs: &Fs) {
     let make = |name, mode| {
-        let make = Make { caller: ME, parent: 1, name, mode, umask: 0, rdev: 0, target: None };
+        let make = Make {
+            caller: ME,
+            parent: 1,
+            name,
+            mode,
+            umask: 0,
+            rdev: 0,
+            target: None,
+            security: &[],
+        };
         fs.make(&make).expect("make").ino
     };
     let file = make(b"made", libc::S_IFREG | 0o644);
@@ -153,5 +163,5 @@ fn a_flag_that_would_not_be_kept_is_refused() {
     let set =
         Control { caller: Caller { uid: 0, ..ME }, ino: 1, command: 0x4008_6602, input: sync };
     assert_eq!(fs.ioctl(&set), Err(inflight::errno::Errno::EOPNOTSUPP));
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
 }

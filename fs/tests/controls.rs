@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Place, can_mount, ok, pattern};
-use inflight::gate::{Action, Client, Phase, Rule};
+use inflight_gate::{Action, Client, Phase, Rule};
 use nix::errno::Errno;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;

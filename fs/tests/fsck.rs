@@ -12,7 +12,7 @@ use inflight::image::mkfs::ROOT;
 use inflight::image::store::Recovery;
 use inflight::image::superblock::{SECOND, Superblock};
 use inflight::image::tables::{name_hash, name_key, name_value};
-use inflight::transport::server;
+use inflight::mounted;
 use redb::{ReadableTable as _, WriteTransaction};
 use std::process::Command;
 
@@ -52,7 +52,7 @@ fn a_crash_at_any_moment_leaves_an_image_without_errors() {
         fs.volume().commit(recovery).expect("commit");
         crashed.push(image.bytes());
     }
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     for (i, bytes) in crashed.iter().enumerate() {
         let copy = Image::of(bytes);
         let report = copy.fsck(false);
@@ -63,10 +63,10 @@ fn a_crash_at_any_moment_leaves_an_image_without_errors() {
         let ino = found["/dir0/file8"];
         assert_eq!(read(&fs, ino, 0, 1 << 20).expect("read"), stamped(ino, 0, 1000 + 4096 * 8));
         assert!(make(&fs, ROOT, "new", libc::S_IFREG | 0o644, None).is_err());
-        server::close(&fs).expect("close");
+        mounted::close(&fs).expect("close");
         assert!(copy.bytes() == *bytes, "state {i}: a read-only mount writes nothing");
         let fs = copy.open(false).expect("a mount after a crash");
-        server::close(&fs).expect("close");
+        mounted::close(&fs).expect("close");
         assert_eq!(texts(&copy.fsck(false).found), [""; 0], "state {i}: clean after a mount");
     }
 }
@@ -79,7 +79,7 @@ fn an_orphan_is_a_note_and_repair_reclaims_it() {
     fs.unlink(walk(&fs)["/dir1"], b"file8").expect("unlink while known");
     fs.volume().commit(Recovery::Quick).expect("commit");
     let copy = Image::of(&image.bytes());
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     let report = copy.fsck(false);
     assert_eq!(report.outcome, Outcome::Clean);
     let note = format!("inode {ino}: was open without a name when the image was last used");
@@ -151,7 +151,7 @@ fn damaged(image: &Image, good: &[u8], expect: &str, damage: impl FnOnce(&WriteT
     assert_eq!(repaired.outcome, Outcome::Corrected, "{expect}");
     let fs = image.open(false).expect("a repaired image mounts");
     walk(&fs);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
 }
 
 /// The image that the tests below damage, its bytes, and its inode numbers by path.
@@ -159,7 +159,7 @@ fn subject() -> (Image, Vec<u8>, std::collections::HashMap<String, u64>) {
     let image = Image::with_content();
     let fs = open(&image.path(), true).expect("open");
     let found = walk(&fs);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     let bytes = image.bytes();
     (image, bytes, found)
 }
@@ -254,7 +254,7 @@ fn what_is_unreachable_moves_to_lost_and_found() {
     let lost = |ino: u64| {
         let fs = image.open(true).expect("open");
         let found = walk(&fs);
-        server::close(&fs).expect("close");
+        mounted::close(&fs).expect("close");
         assert_eq!(found.get(&format!("/lost+found/#{ino}")), Some(&ino));
         found
     };
@@ -307,7 +307,7 @@ fn damaged_extents_and_bitmaps_are_found_and_repaired() {
     assert_eq!(read(&fs, a, 0, 1 << 20).expect("read"), stamped(a, 0, 1000 + 4096 * 7));
     let rest = read(&fs, b, 0, 1 << 20).expect("read");
     assert!(rest.iter().all(|byte| *byte == 0), "the later claim reads as zeros");
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     damaged(&image, &good, "are marked used and belong to nothing", |txn| {
         let mut table = txn.open_table(GROUPS).expect("table");
         let mut row = table.get(0).expect("get").expect("there").value().to_vec();
@@ -407,6 +407,6 @@ fn an_image_in_use_is_refused_and_the_holder_named() {
     let held = inflight::image::lock::ImageLock::acquire(&file, &image.path(), wait);
     let text = held.expect_err("held").to_string();
     assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     assert_eq!(image.fsck(false).outcome, Outcome::Clean);
 }

@@ -129,16 +129,25 @@ fn zeroing_needs_no_blocks_that_it_has_and_changes_nothing_when_it_needs_more() 
 #[test]
 fn many_files_without_a_name_do_not_keep_a_full_image_from_being_mounted() {
     use inflight::image::store::Recovery;
+    use inflight::mounted;
     use inflight::ops::{Caller, Make};
     use inflight::options::Options;
-    use inflight::transport::server;
     let place = Place::new(32);
     let options = Options { slabs: 1, ..Options::default() };
-    let fs = server::open(&place.image, &options).expect("an image");
+    let fs = mounted::open(&place.image, &options).expect("an image");
     let caller = Caller { uid: 0, gid: 0, pid: 1 };
     let make = |name: &[u8]| {
         let mode = libc::S_IFREG | 0o644;
-        fs.make(&Make { caller, parent: 1, name, mode, umask: 0, rdev: 0, target: None })
+        fs.make(&Make {
+            caller,
+            parent: 1,
+            name,
+            mode,
+            umask: 0,
+            rdev: 0,
+            target: None,
+            security: &[],
+        })
     };
     let name = |i: u32| format!("{i:0>200}").into_bytes();
     // One in many pieces, the others with attributes: every one of them is more than a row.
@@ -183,9 +192,9 @@ fn many_files_without_a_name_do_not_keep_a_full_image_from_being_mounted() {
     // Dropped without close, as a crash would.
     drop(fs);
 
-    let fs = server::open(&place.image, &options);
+    let fs = mounted::open(&place.image, &options);
     let fs = fs.unwrap_or_else(|e| panic!("{e}; {free:?}"));
     assert!(fs.getattr(pieces).is_err(), "reclaimed");
     assert!(fs.volume().store().space().usage().free > free.free);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
 }

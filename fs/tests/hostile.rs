@@ -11,8 +11,8 @@ use inflight::image::BLOCK;
 use inflight::image::fsck::Outcome;
 use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::{Chunk, SECOND, Superblock};
+use inflight::mounted;
 use inflight::ops::{Caller, Fs};
-use inflight::transport::server;
 use rand::{Rng, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
@@ -117,7 +117,7 @@ fn judge(image: &Image) -> Result<Option<Outcome>, String> {
     let damaged = image.bytes();
     let seen = image.open(true).map(|fs| {
         let seen = use_all(&fs);
-        let _ = server::close(&fs);
+        let _ = mounted::close(&fs);
         seen
     });
     if image.bytes() != damaged {
@@ -135,7 +135,7 @@ fn judge(image: &Image) -> Result<Option<Outcome>, String> {
     }
     if let Ok(fs) = image.open(false) {
         change_some(&fs);
-        let _ = server::close(&fs);
+        let _ = mounted::close(&fs);
     }
     image.restore(&damaged);
     let Ok(repaired) = image.try_fsck(true) else { return Ok(None) };
@@ -150,7 +150,7 @@ fn judge(image: &Image) -> Result<Option<Outcome>, String> {
         let fs = image.open(false).map_err(|e| format!("a repaired image does not mount: {e}"))?;
         let seen = use_all(&fs);
         change_some(&fs);
-        server::close(&fs).map_err(|e| format!("a repaired image does not close: {e}"))?;
+        mounted::close(&fs).map_err(|e| format!("a repaired image does not close: {e}"))?;
         if let Some(foreign) = seen.foreign {
             return Err(format!("after the repair {foreign}; found {:#?}", repaired.found.list));
         }

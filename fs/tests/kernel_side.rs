@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, can_mount, ok, text};
-use inflight::gate::{Client, Outcome};
+use inflight_gate::{Client, Outcome};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;

@@ -248,7 +248,9 @@ fn the_pool_is_pinned_while_mounted_and_not_afterwards() {
     // VmPin counts this process's pages alone; nr_foll_pin_acquired counts everybody's.
     let status = fs::read_to_string(format!("/proc/{}/status", mount.server())).expect("status");
     let line = status.lines().find(|l| l.starts_with("VmPin:")).expect("VmPin");
-    assert!(line.contains("8192 kB"), "{line}");
+    // The queues of transport=uring have memory of their own.
+    let pinned = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    assert!(pinned.is_some_and(|kib| kib >= 8192), "{line}");
     mount.umount();
 }
 
@@ -259,10 +261,11 @@ fn queued_requests_are_served_side_by_side() {
     }
     let place = Place::new(64);
     let socket = place.dir.path().join("gate");
-    let mount = place.mount("", &["--gate", socket.to_str().expect("path")]);
+    // A queue of transport=uring has so many places; the device has no end of them.
+    let mount = place.mount("transport=dev", &["--gate", socket.to_str().expect("path")]);
     fs::write(mount.path("f"), pattern(1 << 20, 1)).expect("write");
-    let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
-    let rule = inflight::gate::Rule::at(inflight::gate::Phase::Prepared).op("read").path("/f");
+    let mut gate = inflight_gate::Client::connect(&socket).expect("a gate");
+    let rule = inflight_gate::Rule::at(inflight_gate::Phase::Prepared).op("read").path("/f");
     gate.park(rule).expect("a rule");
     std::thread::scope(|scope| {
         for i in 0..32 {
@@ -299,8 +302,8 @@ fn a_truncated_block_is_nobody_elses_while_a_read_of_it_is_under_way() {
     let old = pattern(6 << 20, 1);
     fs::write(mount.path("f"), &old).expect("write");
     File::open(mount.path("f")).and_then(|f| f.sync_all()).expect("sync");
-    let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
-    let rule = inflight::gate::Rule::at(inflight::gate::Phase::Prepared).op("read").path("/f");
+    let mut gate = inflight_gate::Client::connect(&socket).expect("a gate");
+    let rule = inflight_gate::Rule::at(inflight_gate::Phase::Prepared).op("read").path("/f");
     gate.park(rule).expect("a rule");
     let file = common::open_direct(&mount.path("f"));
     let reader = std::thread::spawn(move || {

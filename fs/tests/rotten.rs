@@ -9,9 +9,9 @@ use inflight::disk::{Disk, FileDisk, MemoryDisk};
 use inflight::image::BLOCK;
 use inflight::image::fsck::Outcome;
 use inflight::image::superblock::Superblock;
+use inflight::mounted;
 use inflight::ops::Fs;
 use inflight::options::{Options, ReadMode};
-use inflight::transport::server;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn memory(bytes: &[u8]) -> Arc<MemoryDisk> {
 
 fn open(disk: Arc<MemoryDisk>) -> Result<Fs, String> {
     let options = Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
-    server::open_on(disk, &options).map_err(|e| e.to_string())
+    mounted::open_on(disk, &options).map_err(|e| e.to_string())
 }
 
 /// The blocks of the image that hold metadata.
@@ -57,7 +57,7 @@ fn files(image: &Image) -> Vec<(u64, usize)> {
     let len = |ino: u64| fs.getattr(ino).expect("attributes").attr;
     let files = found.iter().filter(|(path, _)| path.contains("/file"));
     let all = files.map(|(_, ino)| (*ino, len(*ino).size as usize)).collect();
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     all
 }
 
@@ -76,7 +76,7 @@ fn a_rotten_block_on_an_image_at_rest_is_an_error_for_whoever_meets_it() {
             };
             let seen = look(&fs, &files);
             // The last commit may meet the damage: an error then, and nothing worse.
-            let _ = server::close(&fs);
+            let _ = mounted::close(&fs);
             seen
         }));
         match result.unwrap_or_else(|_| panic!("block {block}: a panic")) {
@@ -104,7 +104,7 @@ fn a_block_that_rots_under_a_mount_harms_only_those_who_need_it() {
         assert_eq!(right + refused, files.len());
         partial += usize::from(right > 0 && refused > 0);
         harmless += usize::from(refused == 0);
-        let _ = server::close(&fs);
+        let _ = mounted::close(&fs);
     }
     assert!(partial > 0, "some block is needed by some files and not by others");
     assert!(harmless > 0);
@@ -136,7 +136,7 @@ fn repair_brings_back_what_a_rotten_block_does_not_hold() {
             assert_eq!(again.found.total(), 0, "block {block}: {:#?}", again.found.list);
             let fs = image.open(false).expect("a repaired image mounts");
             images::walk(&fs);
-            server::close(&fs).expect("close");
+            mounted::close(&fs).expect("close");
         }
     }
     assert!(found > 0 && clean > 0);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, can_mount, pattern};
-use inflight::gate::{Client, Phase, Rule};
+use inflight_gate::{Client, Phase, Rule};
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

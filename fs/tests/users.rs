@@ -4,9 +4,9 @@ mod common;
 
 use common::Place;
 use inflight::errno::Errno;
+use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, SetAttr};
 use inflight::options::Options;
-use inflight::transport::server;
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 2 };
@@ -14,16 +14,25 @@ const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 2 };
 fn on_an_image(test: impl FnOnce(&Fs)) {
     let place = Place::new(32);
     let options = Options { slabs: 1, ..Options::default() };
-    let fs = server::open(&place.image, &options).expect("an image");
+    let fs = mounted::open(&place.image, &options).expect("an image");
     test(&fs);
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     drop(fs);
     common::ok(&["fsck", place.image()]);
 }
 
 fn make(fs: &Fs, name: &[u8], mode: u32) -> u64 {
     let mode = libc::S_IFREG | mode;
-    let make = Make { caller: ROOT, parent: 1, name, mode, umask: 0, rdev: 0, target: None };
+    let make = Make {
+        caller: ROOT,
+        parent: 1,
+        name,
+        mode,
+        umask: 0,
+        rdev: 0,
+        target: None,
+        security: &[],
+    };
     fs.make(&make).expect("create").ino
 }
 
@@ -87,8 +96,16 @@ fn a_whiteout_that_finds_no_room_leaves_both_names() {
         let full = loop {
             let name = name(made);
             let (mode, caller) = (libc::S_IFREG | 0o644, ROOT);
-            let new =
-                Make { caller, parent: 1, name: &name, mode, umask: 0, rdev: 0, target: None };
+            let new = Make {
+                caller,
+                parent: 1,
+                name: &name,
+                mode,
+                umask: 0,
+                rdev: 0,
+                target: None,
+                security: &[],
+            };
             match fs.make(&new) {
                 Ok(_) => made += 1,
                 Err(e) => break e,

@@ -185,8 +185,8 @@ fn pages_in_a_reply_are_the_images_or_private_as_the_way_says() {
         File::open(mount.path("alias")).and_then(|f| f.sync_all()).expect("sync");
         let block = first_block(&mount, &place);
         drop_caches();
-        let mut gate = inflight::gate::Client::connect(&socket).expect("a gate");
-        let rule = inflight::gate::Rule::at(inflight::gate::Phase::Piped).op("read").path("/alias");
+        let mut gate = inflight_gate::Client::connect(&socket).expect("a gate");
+        let rule = inflight_gate::Rule::at(inflight_gate::Phase::Piped).op("read").path("/alias");
         gate.park(rule).expect("a rule");
         let path = mount.path("alias");
         let reader = std::thread::spawn(move || {

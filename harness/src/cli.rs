@@ -189,7 +189,7 @@ struct RunArguments {
     #[arg(long)]
     bound: Option<u64>,
     /// How long each variant of a storm lasts: 500ms, 60s or 5m.
-    #[arg(long, default_value = "5s", value_parser = inflight::gate::cli::duration)]
+    #[arg(long, default_value = "5s", value_parser = inflight_gate::cli::duration)]
     time: Duration,
     /// Print only what is unexpected, and the summary.
     #[arg(short, long)]

@@ -54,6 +54,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod scene;
+pub mod server;
 pub mod session;
 pub mod stacks;
 pub mod stage;

@@ -14,7 +14,7 @@ pub mod rule;
 
 use std::sync::LazyLock;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use action::Action;
 use buffer::Kind;

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::ensure;
-use inflight::mutant::Mutant;
+use inflight_splice::mutant::Mutant;
 
 use crate::observe::races::Races;
 use crate::results::Entry;

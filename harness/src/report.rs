@@ -115,7 +115,7 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use inflight::gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
+    use inflight_gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
 
     use super::*;
     use crate::event::{Actor, Event};

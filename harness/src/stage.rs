@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use inflight::gate::Client;
+use inflight_gate::Client;
 use nix::mount::{MsFlags, mount};
 
 use crate::network::{Caching, Kind, Share};

@@ -1,6 +1,6 @@
 //! A variant: a case with its parameters chosen. Its name is made of the parameters that were set.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::engine::Engine;
 use crate::matrix::Cell;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use inflight::gate::Record;
+use inflight_gate::Record;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 

@@ -61,6 +61,12 @@ impl Piece {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Keeps at most the first `max` bytes.
+    pub fn truncate(&mut self, max: usize) {
+        let (Self::Data { len, .. } | Self::Zeros { len }) = self;
+        *len = (*len).min(max);
+    }
 }
 
 /// One aligned read that covers a data segment or a part of it.

@@ -18,6 +18,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+/// `MS_NOSYMFOLLOW` of linux/mount.h, since Linux 5.10: symbolic links are shown and not followed.
+pub const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
+
 /// How to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -25,8 +28,8 @@ pub struct MountOptions {
     pub source: OsString,
     /// The filesystem's name: "x" makes the type "fuse.x".
     pub subtype: Option<String>,
-    /// `MS_RDONLY`, `MS_NOSUID`, `MS_NODEV`, `MS_NOEXEC`, `MS_SYNCHRONOUS`, `MS_DIRSYNC` and the
-    /// atime flags. An ordinary user gets nosuid and nodev whatever is said here.
+    /// `MS_RDONLY`, `MS_NOSUID`, `MS_NODEV`, `MS_NOEXEC`, `MS_SYNCHRONOUS`, `MS_DIRSYNC`,
+    /// [`MS_NOSYMFOLLOW`] and the atime flags. An ordinary user gets nosuid and nodev whatever is said here.
     pub flags: MsFlags,
     /// Users other than the mounter may enter.
     pub allow_other: bool,

@@ -1,8 +1,8 @@
 //! What mount(8) calls for `-t fuse.inflight`: `mount.fuse.inflight IMAGE DIR [-sfnv] [-o OPTIONS]`.
 
 use crate::cli::mount::{self, MountArgs};
+use crate::mounted;
 use crate::options::Options;
-use crate::transport::mount as kernel;
 use anyhow::Context as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,6 @@ fn remount(dir: &Path, lists: &[String]) -> anyhow::Result<ExitCode> {
     if !options.read_only && super::stat::fetch(dir)?["read_only"] == true {
         anyhow::bail!("{} was mounted read-only; unmount it and mount it again", dir.display());
     }
-    kernel::remount(dir, &options).with_context(|| format!("cannot remount {}", dir.display()))?;
+    mounted::remount(dir, &options).with_context(|| format!("cannot remount {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }

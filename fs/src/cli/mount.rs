@@ -1,7 +1,7 @@
 //! `inflight mount`: in the background by default, in a process of its own.
 
+use crate::mounted::{MountRequest, Mounted};
 use crate::options::Options;
-use crate::transport::server::{MountRequest, Server};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
@@ -111,7 +111,7 @@ fn serve(args: &MountArgs, log: Option<File>) -> anyhow::Result<()> {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
     signals.thread_block()?;
     let mountpoint = request.mountpoint.clone();
-    let server = Server::start(request)?;
+    let mounted = Mounted::start(request)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         while let Ok(signal) = signals.wait() {
             tracing::info!("{signal}: unmounting {}", mountpoint.display());
@@ -121,7 +121,7 @@ fn serve(args: &MountArgs, log: Option<File>) -> anyhow::Result<()> {
     if let Some(log) = log {
         report_ready(&log)?;
     }
-    Ok(server.run()?)
+    Ok(mounted.run()?)
 }
 
 /// Until the mount is about to be made ([`MountRequest::opened`]) this process goes with its parent: a user who

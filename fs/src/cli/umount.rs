@@ -69,7 +69,9 @@ fn by_helper(dir: &Path, lazy: bool) -> Result<(), Errno> {
 
 /// Takes away a mount of ours whose server is dead, if one is on `dir`.
 pub(super) fn clear_dead(dir: &Path) -> anyhow::Result<()> {
-    let dead = std::fs::metadata(dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    // The connection of a server that just died may still be on its way down.
+    let is_dead = |code| matches!(code, libc::ENOTCONN | libc::ECONNABORTED);
+    let dead = std::fs::metadata(dir).is_err_and(|e| e.raw_os_error().is_some_and(is_dead));
     // The last part may be the mount point itself, of which nothing can be asked.
     let dir = std::path::absolute(dir)?;
     let above = dir.parent().and_then(|above| std::fs::canonicalize(above).ok());

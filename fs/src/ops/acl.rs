@@ -239,7 +239,7 @@ mod tests {
                 }
             }
         });
-        crate::transport::server::close(&fs).expect("close");
+        crate::mounted::close(&fs).expect("close");
     }
 
     #[test]

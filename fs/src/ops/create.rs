@@ -26,11 +26,13 @@ pub struct Make<'a> {
     pub rdev: u32,
     /// Target of a symlink.
     pub target: Option<&'a [u8]>,
+    /// Attributes that it begins with: what a security module labels it with.
+    pub security: &'a [(Vec<u8>, Vec<u8>)],
 }
 
 /// A file to make without a name (O_TMPFILE).
 #[derive(Clone, Copy, Debug)]
-pub struct Unnamed {
+pub struct Unnamed<'a> {
     /// Who makes it.
     pub caller: Caller,
     /// Directory that decides on owner and ACL.
@@ -39,6 +41,8 @@ pub struct Unnamed {
     pub mode: u32,
     /// The caller's umask.
     pub umask: u32,
+    /// As in [`Make`].
+    pub security: &'a [(Vec<u8>, Vec<u8>)],
 }
 
 impl Fs {
@@ -47,15 +51,17 @@ impl Fs {
         let mut new = self.new_inode(make.caller, make.parent, make.mode, make.umask)?;
         new.rdev = make.rdev;
         new.target = make.target.map(<[u8]>::to_vec);
+        new.xattrs.extend_from_slice(make.security);
         let inode = self.volume.make(make.parent, make.name, &new)?;
         self.settle_dirs(&[make.parent])?;
         Ok(self.known_entry(&inode))
     }
 
     /// Makes a file that has no name yet. The kernel gets a reference.
-    pub fn tmpfile(&self, make: &Unnamed) -> Answer<Entry> {
+    pub fn tmpfile(&self, make: &Unnamed<'_>) -> Answer<Entry> {
         let mode = libc::S_IFREG | make.mode & 0o7777;
-        let new = self.new_inode(make.caller, make.parent, mode, make.umask)?;
+        let mut new = self.new_inode(make.caller, make.parent, mode, make.umask)?;
+        new.xattrs.extend_from_slice(make.security);
         let inode = self.volume.make_unnamed(make.parent, &new)?;
         Ok(self.known_entry(&inode))
     }

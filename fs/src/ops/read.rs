@@ -32,6 +32,8 @@ pub struct ReadArgs {
     pub len: usize,
     /// The opener asked for O_DIRECT.
     pub direct: bool,
+    /// The answer may be spliced.
+    pub splice: bool,
 }
 
 /// The way from the image to the reply.
@@ -63,9 +65,7 @@ impl Way {
     }
 }
 
-/// Replies up to this size are copied: two splices and a pipe cost more than the copy. Into
-/// /dev/null (the `overhead` example of inflight-splice) 4 KiB took 0.6 us copied and 1.7 us
-/// spliced, 64 KiB 2.3 and 2.7 us, 128 KiB 4.1 and 3.7 us. Not yet measured into /dev/fuse.
+/// Replies up to this size are copied: two splices and a pipe cost more than the copy.
 const COPY_MAX: usize = 32 << 10;
 
 /// Blocks are pinned and buffers are taken; nothing is read.
@@ -85,6 +85,8 @@ enum Memory {
     None,
     /// Into one buffer.
     One(Buffer),
+    /// Into one buffer with O_DIRECT: `len` bytes from byte `offset` of the image on.
+    Whole { buffer: Buffer, offset: u64, len: usize },
     /// Into a buffer for each run of blocks.
     Direct(direct::Prepared),
 }
@@ -121,8 +123,9 @@ pub enum Body {
 }
 
 impl Fs {
-    /// Finds and pins the blocks and chooses the way.
-    pub fn read_prepare(&self, args: &ReadArgs) -> Answer<Prepared> {
+    /// Finds and pins the blocks and chooses the way. `own` is memory that the answer needs no copy
+    /// out of; it is used if the data fit and are not spliced.
+    pub fn read_prepare(&self, args: &ReadArgs, own: Option<Buffer>) -> Answer<Prepared> {
         let inode = self.inode(args.ino)?;
         match inode.read().attr.mode & libc::S_IFMT {
             libc::S_IFREG => {}
@@ -131,18 +134,35 @@ impl Fs {
         }
         let plan = self.volume.plan_read(&inode, args.offset, args.len)?;
         let way = self.choose(args, plan.len);
-        let memory = self.memory(&plan, way)?;
+        let memory = self.memory(&plan, way, own)?;
         Ok(Prepared { inode, plan, way, wanted: args.len, memory })
     }
 
-    fn memory(&self, plan: &ReadPlan, way: Way) -> Result<Memory, Error> {
+    fn memory(&self, plan: &ReadPlan, way: Way, own: Option<Buffer>) -> Result<Memory, Error> {
+        let buffer = |len: usize| match own.filter(|own| own.capacity() >= len) {
+            Some(own) => Ok(own),
+            None => self.io.pool().try_take(len),
+        };
         match way {
-            Way::Copy => Ok(Memory::One(self.io.pool().take(plan.len))),
+            Way::Copy => Ok(Memory::One(buffer(plan.len)?)),
             Way::CopyDirect | Way::SpliceDirect => {
+                if way == Way::CopyDirect
+                    && let Some((offset, len)) = self.whole(plan)
+                {
+                    return Ok(Memory::Whole { buffer: buffer(len)?, offset, len });
+                }
                 Ok(Memory::Direct(self.io.prepare_direct(&plan.pieces)?.ok_or(Errno::EIO)?))
             }
             Way::SpliceBuffered | Way::PipeBacked => Ok(Memory::None),
         }
+    }
+
+    /// The one aligned read that brings the whole plan, if one does: the image offset and the length
+    /// in bytes. It may end behind the last byte wanted, inside the same block.
+    fn whole(&self, plan: &ReadPlan) -> Option<(u64, usize)> {
+        let [ReadPiece::Data { offset, len }] = plan.pieces[..] else { return None };
+        let step = self.io.direct()?.alignment().read_offset;
+        offset.is_multiple_of(step as u64).then(|| (offset, len.next_multiple_of(step)))
     }
 
     fn choose(&self, args: &ReadArgs, len: usize) -> Way {
@@ -154,7 +174,7 @@ impl Fs {
             ReadMode::Buffered => false,
         } && self.io.has_direct();
         let forced = self.options.read != ReadMode::Auto;
-        let splices = self.options.splices && self.io.has_splice();
+        let splices = args.splice && self.io.has_splice();
         let fits = len <= self.io.pipes().max_payload() && splices;
         match (direct, fits && len > 0 && (forced || len > COPY_MAX)) {
             (true, true) => Way::SpliceDirect,
@@ -171,6 +191,11 @@ impl Prepared {
         self.way
     }
 
+    /// True when the device is read from, not the image's page cache.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.memory, Memory::Direct(_) | Memory::Whole { .. })
+    }
+
     /// Bytes that will be read.
     pub fn len(&self) -> usize {
         self.plan.len
@@ -184,8 +209,28 @@ impl Prepared {
     /// Reads at most `len` bytes.
     pub fn cut(mut self, fs: &Fs, len: usize) -> Answer<Prepared> {
         self.plan.cut(len);
-        self.memory = fs.memory(&self.plan, self.way)?;
+        let own = match self.memory {
+            Memory::One(buffer) | Memory::Whole { buffer, .. } => Some(buffer),
+            _ => None,
+        };
+        self.memory = fs.memory(&self.plan, self.way, own)?;
         Ok(self)
+    }
+
+    /// The device's part, for whoever has it done elsewhere; [`Pending::finish`] goes on.
+    ///
+    /// # Errors
+    /// The read itself, when it is not one aligned read of the device.
+    #[allow(clippy::result_large_err, reason = "the read goes on, which is no error")]
+    pub fn into_device_read(self) -> Result<DeviceRead, Prepared> {
+        let Prepared { inode, plan, way, wanted, memory } = self;
+        match memory {
+            Memory::Whole { buffer, offset, len } => {
+                let pending = Pending { inode, plan, way, offset, len };
+                Ok(DeviceRead { pending, buffer, offset, len })
+            }
+            memory => Err(Prepared { inode, plan, way, wanted, memory }),
+        }
     }
 
     /// Reads.
@@ -195,13 +240,64 @@ impl Prepared {
             // A pipe that is too small, or none to be had, is no reason to fail the read.
             Err(Error::Refused(Errno::EXFULL)) => {
                 let way = if way == Way::SpliceDirect { Way::CopyDirect } else { Way::Copy };
-                (fs.fetch(&plan, way, wanted, fs.memory(&plan, way)?)?, way)
+                (fs.fetch(&plan, way, wanted, fs.memory(&plan, way, None)?)?, way)
             }
             other => (other?, way),
         };
         fs.accessed(&inode);
         Ok(Applied { plan, data, way })
     }
+}
+
+/// A read that is one aligned read of the image.
+pub struct DeviceRead {
+    /// What waits for it.
+    pub pending: Pending,
+    /// Where it goes: at least `len` bytes.
+    pub buffer: Buffer,
+    /// Byte offset in the image.
+    pub offset: u64,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// A read while the device works on it. Blocks stay pinned.
+pub struct Pending {
+    inode: Arc<Inode>,
+    plan: ReadPlan,
+    way: Way,
+    offset: u64,
+    len: usize,
+}
+
+impl Pending {
+    /// Goes on when the device has read `result` bytes into `buffer`.
+    ///
+    /// # Errors
+    /// EIO for what the device said, and where the image ends too early.
+    pub fn finish(
+        self,
+        fs: &Fs,
+        mut buffer: Buffer,
+        result: std::io::Result<usize>,
+    ) -> Answer<Applied> {
+        let mut read = result;
+        if !matches!(read, Ok(read) if read >= self.plan.len) {
+            // Interrupted, or short for a reason of its own: the engine has the rules for that.
+            (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len);
+        }
+        let read = read.map_err(Error::Image)?;
+        if read < self.plan.len {
+            return Err(short_image(read, self.len).into());
+        }
+        buffer.truncate(self.plan.len);
+        fs.accessed(&self.inode);
+        Ok(Applied { plan: self.plan, data: Data::Buffer(buffer), way: self.way })
+    }
+}
+
+fn short_image(read: usize, wanted: usize) -> Error {
+    Error::Corrupt(format!("image ends inside a file: {read} of {wanted} bytes read"))
 }
 
 impl Fs {
@@ -218,6 +314,15 @@ impl Fs {
                 self.io.read_cached(&plan.pieces, &mut buf)?;
                 Ok(Data::Buffer(buf))
             }
+            (_, Memory::Whole { buffer, offset, len }) => {
+                let (mut buffer, result) = self.io.read_whole(buffer, offset, len);
+                let read = result?;
+                if read < plan.len {
+                    return Err(short_image(read, plan.len));
+                }
+                buffer.truncate(plan.len);
+                Ok(Data::Buffer(buffer))
+            }
             (_, Memory::Direct(prepared)) => {
                 let pieces = self.pieces(plan, prepared)?;
                 Ok(match way {
@@ -233,8 +338,7 @@ impl Fs {
         let pieces = self.io.read_direct(prepared)?;
         let read: usize = pieces.iter().map(Piece::len).sum();
         if read != plan.len && !mutant::is(Mutant::LoseTailTrim) {
-            let text = format!("image ends inside a file: {read} of {} bytes read", plan.len);
-            return Err(Error::Corrupt(text));
+            return Err(short_image(read, plan.len));
         }
         Ok(pieces)
     }
@@ -311,16 +415,26 @@ impl Applied {
         self.way
     }
 
-    /// Cuts the reply to `len` bytes. What is in a pipe cannot be cut, so it is read again.
-    pub fn cut(mut self, fs: &Fs, len: usize) -> Answer<Applied> {
+    /// Cuts the reply to `len` bytes. What was read is cut; nothing is read again.
+    pub fn cut(mut self, len: usize) -> Answer<Applied> {
         self.plan.cut(len);
-        match &mut self.data {
-            Data::Buffer(buf) => buf.truncate(len.min(buf.len())),
-            _ => {
-                let memory = fs.memory(&self.plan, self.way)?;
-                self.data = fs.fetch(&self.plan, self.way, len, memory)?;
+        self.data = match self.data {
+            Data::Buffer(mut buffer) => {
+                buffer.truncate(len.min(buffer.len()));
+                Data::Buffer(buffer)
             }
-        }
+            Data::Pieces(mut pieces) => {
+                let mut left = len;
+                for piece in &mut pieces {
+                    piece.truncate(left);
+                    left -= piece.len();
+                }
+                pieces.retain(|piece| !piece.is_empty());
+                Data::Pieces(pieces)
+            }
+            Data::Filling(filling) => Data::Filled(cut_pipe(finish(filling)?, len)),
+            Data::Filled(filled) => Data::Filled(cut_pipe(filled, len)),
+        };
         Ok(self)
     }
 
@@ -371,13 +485,24 @@ impl Ready {
         self.len() == 0
     }
 
-    /// Cuts the reply to `len` bytes.
-    pub fn cut(self, fs: &Fs, len: usize) -> Answer<Ready> {
-        let Ready { plan, body, way } = self;
-        let data = match body {
-            Body::Bytes(buf) => Data::Buffer(buf),
-            Body::Pipe(filled) => Data::Filled(filled),
-        };
-        Applied { plan, data, way }.cut(fs, len)?.pipe(fs)
+    /// What to send, and what has to last until it was taken.
+    pub fn into_parts(self) -> (Body, ReadPlan) {
+        (self.body, self.plan)
     }
+
+    /// Cuts the reply to `len` bytes. What is in a pipe stays there and is not sent.
+    #[must_use]
+    pub fn cut(mut self, len: usize) -> Ready {
+        self.plan.cut(len);
+        match &mut self.body {
+            Body::Bytes(buffer) => buffer.truncate(len.min(buffer.len())),
+            Body::Pipe(filled) => filled.truncate(len),
+        }
+        self
+    }
+}
+
+fn cut_pipe(mut filled: Filled, len: usize) -> Filled {
+    filled.truncate(len);
+    filled
 }

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub struct Stats {
     writes: [Counter; 2],
     in_flight: AtomicU64,
     operations: Mutex<BTreeMap<&'static str, Histogram<u64>>>,
+    transport: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,11 @@ impl Stats {
 
     pub(super) fn wrote(&self, direct: bool, bytes: usize) {
         self.writes[usize::from(direct)].add(bytes);
+    }
+
+    /// Which transport serves, and why; the first word on it holds.
+    pub fn serves_by(&self, transport: String) {
+        let _ = self.transport.set(transport);
     }
 
     /// A request arrived.
@@ -144,7 +151,7 @@ impl Fs {
             image: store.disk().name().display().to_string(),
             pid: std::process::id(),
             read_only: self.options.read_only,
-            transport: self.options.transport_chosen(),
+            transport: stats.transport.get().cloned().unwrap_or_else(|| "none".to_owned()),
             reads,
             writes: writes.into_iter().collect(),
             in_flight: stats.in_flight.load(Relaxed),

@@ -18,12 +18,17 @@ impl Fs {
         self.syncfs()
     }
 
-    /// Names in `dirs` were changed: durable before they are answered where the mount or one of them says so (`-o sync`,
-    /// `-o dirsync`, `chattr +D`).
-    pub(super) fn settle_dirs(&self, dirs: &[u64]) -> Answer<()> {
+    /// Whether a change of names in `dirs` is durable before it is answered: where the mount or one of them says so (`-o
+    /// sync`, `-o dirsync`, `chattr +D`).
+    pub fn settles(&self, dirs: &[u64]) -> bool {
         let flagged =
             |ino: &u64| self.inode(*ino).is_ok_and(|dir| dir.read().attr.flags & DIRSYNC != 0);
-        if self.options.dirsync() || dirs.iter().any(flagged) { self.syncfs() } else { Ok(()) }
+        self.dirsync || dirs.iter().any(flagged)
+    }
+
+    /// Names in `dirs` were changed.
+    pub(super) fn settle_dirs(&self, dirs: &[u64]) -> Answer<()> {
+        if self.settles(dirs) { self.syncfs() } else { Ok(()) }
     }
 
     /// Everything is durable.

@@ -45,6 +45,15 @@ impl Fs {
         self.put(&inode, args, payload)
     }
 
+    /// Whether the payload of a write goes past the image's page cache.
+    pub fn writes_directly(&self, args: &WriteArgs) -> bool {
+        match self.options.write {
+            WriteMode::Direct => true,
+            WriteMode::Buffered => false,
+            WriteMode::Auto => args.direct,
+        }
+    }
+
     /// Writes what was found to be allowed.
     pub(super) fn put(
         &self,
@@ -52,11 +61,7 @@ impl Fs {
         args: &WriteArgs,
         payload: &[u8],
     ) -> Answer<Written> {
-        let direct = match self.options.write {
-            WriteMode::Direct => true,
-            WriteMode::Buffered => false,
-            WriteMode::Auto => args.direct,
-        };
+        let direct = self.writes_directly(args);
         let write = self.volume.write(inode, args.offset, payload.len())?;
         for zeros in &write.zeros {
             self.io.zero(zeros.clone())?;

@@ -121,12 +121,22 @@ impl Place {
     pub fn mount(&self, options: &str, more: &[&str]) -> Mount {
         let dir = self.dir.path().join("m");
         let log = self.dir.path().join("log");
-        let mut args = vec!["mount", "--log", log.to_str().expect("path"), "-o"];
-        args.push(if options.is_empty() { "rw" } else { options });
+        let options = with_transport(options);
+        let mut args = vec!["mount", "--log", log.to_str().expect("path"), "-o", &options];
         args.extend(more);
         args.extend([self.image(), dir.to_str().expect("path")]);
         ok(&args);
         Mount { minor: minor(&dir), dir, log, mounted: true }
+    }
+}
+
+/// `options`, on the transport that INFLIGHT_TRANSPORT in the environment names: the same tests run on each.
+fn with_transport(options: &str) -> String {
+    match std::env::var("INFLIGHT_TRANSPORT") {
+        Ok(transport) if !options.contains("transport=") => {
+            format!("transport={transport},{options}")
+        }
+        _ => format!("rw,{options}"),
     }
 }
 

@@ -9,10 +9,10 @@ use inflight::image::open::{self, Access, Locked};
 use inflight::image::probe;
 use inflight::image::store::open_database;
 use inflight::image::superblock::Superblock;
+use inflight::mounted;
 use inflight::ops::read::{Body, ReadArgs};
 use inflight::ops::{Answer, Caller, Fs, Make, SetAttr, WriteArgs};
 use inflight::options::{Options, ReadMode};
-use inflight::transport::server;
 use redb::{TableDefinition, WriteTransaction};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ impl Image {
         let image = Image::empty();
         let fs = image.open(false).expect("open");
         fill(&fs).expect("fill");
-        server::close(&fs).expect("close");
+        mounted::close(&fs).expect("close");
         image
     }
 
@@ -77,7 +77,7 @@ impl Image {
         std::fs::write(self.path(), bytes).expect("write the image");
     }
 
-    pub fn open(&self, read_only: bool) -> Result<Fs, server::MountError> {
+    pub fn open(&self, read_only: bool) -> Result<Fs, mounted::MountError> {
         open(&self.path(), read_only)
     }
 
@@ -106,10 +106,10 @@ impl Image {
     }
 }
 
-pub fn open(path: &Path, read_only: bool) -> Result<Fs, server::MountError> {
+pub fn open(path: &Path, read_only: bool) -> Result<Fs, mounted::MountError> {
     let options =
         Options { read_only, read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
-    server::open(path, &options)
+    mounted::open(path, &options)
 }
 
 /// What a file holds: its number and the offset, over and over.
@@ -142,6 +142,7 @@ pub fn make(fs: &Fs, parent: u64, name: &str, mode: u32, target: Option<&str>) -
         umask: 0,
         rdev: 0,
         target: target.map(str::as_bytes),
+        security: &[],
     };
     let ino = fs.make(&make)?.ino;
     fs.forget(ino, 1);
@@ -162,8 +163,8 @@ pub fn write(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<()> {
 }
 
 pub fn read(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<Vec<u8>> {
-    let args = ReadArgs { ino, offset, len, direct: false };
-    match fs.read_prepare(&args)?.apply(fs)?.pipe(fs)?.body {
+    let args = ReadArgs { ino, offset, len, direct: false, splice: false };
+    match fs.read_prepare(&args, None)?.apply(fs)?.pipe(fs)?.body {
         Body::Bytes(buf) => Ok(buf.as_slice().to_vec()),
         Body::Pipe(_) => unreachable!("read=copy never uses a pipe"),
     }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::case::{Case, Reach};

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::case::{Case, Reach};

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::Context;
-use inflight::gate::{Action, Hold, Phase, ReleasedBy};
+use inflight_gate::{Action, Hold, Phase, ReleasedBy};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 

@@ -4,7 +4,7 @@
 //! A server that splices requests into a pipe and a kernel that gives it the program's own pages break this
 //! (CVE-2022-1011).
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use inflight::gate::{Phase, Record};
+use inflight_gate::{Phase, Record};
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -5,7 +5,7 @@
 //! process. In all cases the pages belong to the read until it is over: nobody else gets them earlier, the
 //! answer goes into nobody else's memory, and then they are free.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

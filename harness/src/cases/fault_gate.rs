@@ -4,7 +4,7 @@
 //! parked, so the call stands still with the pages before it taken and no I/O begun. Fork and a store then
 //! must not part the program from the pages that are already taken.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

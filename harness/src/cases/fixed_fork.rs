@@ -3,7 +3,7 @@
 //! Registering pins the pages for long (FOLL_LONGTERM), so fork copies them for the child. Huge pages of
 //! hugetlbfs got that copy only in 5.12.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

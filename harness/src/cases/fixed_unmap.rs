@@ -3,7 +3,7 @@
 //! The read holds the pages, not the addresses: whatever is mapped there meanwhile must not see the data, and
 //! pages that were moved must.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};

@@ -3,7 +3,7 @@
 //!
 //! These are the workarounds that programs use. They must hold everywhere, also where FK1 must fail.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};

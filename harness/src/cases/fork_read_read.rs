@@ -92,7 +92,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let handle = scene.open(&file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 4096)?;
     let engine = variant.engine_or_pread();
-    let parked = scene.park("read", &file, (0, LEN as u64), inflight::gate::Phase::Received)?;
+    let parked = scene.park("read", &file, (0, LEN as u64), inflight_gate::Phase::Received)?;
     let first = scene.start(engine, Io::read(&handle, &buffer, FIRST..FIRST + LEN, 0))?;
     scene.meet(parked, 1)?;
 

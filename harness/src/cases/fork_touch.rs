@@ -2,7 +2,7 @@
 //!
 //! See [`crate::touch`] for what happens to the page.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::case::{Case, Reach};

@@ -1,7 +1,7 @@
 //! A request that nobody releases: shows that a verdict with the watchdog's help is none.
 
 use anyhow::Context;
-use inflight::gate::{Phase, Rule};
+use inflight_gate::{Phase, Rule};
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};

@@ -2,7 +2,7 @@
 //!
 //! A page that an I/O holds must not lose its place in the program's memory. Needs swap (zram will do).
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::case::{Case, Reach};

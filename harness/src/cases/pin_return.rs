@@ -4,7 +4,7 @@
 //! while the I/O is in flight, and nobody may hold it when the I/O is over and its memory is gone. A leak comes back in
 //! every round; only that is a verdict. What a process has registered is counted for it alone (VmPin).
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io, Way};

@@ -5,7 +5,7 @@
 //! and copied a page that an I/O still held, so the data went to the old one. Since then an exclusive page
 //! stays where it is.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::sys::mman::ProtFlags;
 
 use crate::case::{Case, Reach};

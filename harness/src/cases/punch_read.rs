@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 

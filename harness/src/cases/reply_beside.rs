@@ -3,7 +3,7 @@
 //! Buffers and pipes are used again and again. What one reply refers to must not be given to the next before it
 //! was consumed, and what is left of one that was given up must not be found by the next.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::case::{Case, Reach};

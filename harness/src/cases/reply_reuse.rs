@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsRawFd;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::case::{Case, Reach};

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};
@@ -108,7 +108,7 @@ struct Holdings {
 
 impl Holdings {
     fn of(scene: &mut Scene<'_>) -> anyhow::Result<Holdings> {
-        let report = inflight::cli::stat::fetch(scene.stage().base()?)?;
+        let report = crate::server::report(scene.stage().base()?)?;
         let number = |at: &str| {
             report.pointer(at).and_then(|n| n.as_u64()).with_context(|| format!("no {at} in stat"))
         };

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::event::Actor;

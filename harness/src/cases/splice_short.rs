@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
-use inflight::gate::{Action, Outcome, Phase, Record};
+use inflight_gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
 use crate::case::{Case, Reach};

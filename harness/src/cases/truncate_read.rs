@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::case::{Case, Reach};

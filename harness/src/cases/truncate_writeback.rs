@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use anyhow::Context;
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::scene::{Open, Scene};

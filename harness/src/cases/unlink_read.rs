@@ -3,7 +3,7 @@
 //! The file is open, so its bytes are still its own: the read must bring them, and never those of a file
 //! that was made meanwhile.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Engine, Io};

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use crate::case::{Case, Reach};
 use crate::engine::{Done, Engine, Flight, Io};

@@ -164,7 +164,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::matrix::io::Op;
     use crate::scene::Open;
-    use inflight::gate::Phase;
+    use inflight_gate::Phase;
 
     #[test]
     fn a_read_beside_a_hole_has_zeroes_in_the_hole_only() {

@@ -1,6 +1,6 @@
 //! Which combinations of the matrix mean something, and why the others do not.
 
-use inflight::gate::Phase;
+use inflight_gate::Phase;
 
 use super::Cell;
 use super::action::Action;

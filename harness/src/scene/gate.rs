@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::Context;
-use inflight::gate::{Phase, Record, Rule, wire::ParkedInfo};
+use inflight_gate::{Phase, Record, Rule, wire::ParkedInfo};
 
 use super::{Aside, BOUND, RENDEZVOUS, Scene, Stamped};
 use crate::event::Actor;

@@ -1,6 +1,6 @@
 //! Results with one of everything, as a run would have left them.
 
-use inflight::gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
+use inflight_gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
 use inflight_race::event::{Actor, Event};
 use inflight_race::kernel::Kernel;
 use inflight_race::results::{Entry, Run};

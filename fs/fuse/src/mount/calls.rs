@@ -21,7 +21,7 @@ const SUPERBLOCK: [(MsFlags, &CStr); 4] = [
 ];
 
 /// Flags of the mount, as fsmount(2) numbers them (include/uapi/linux/mount.h).
-const ATTRIBUTES: [(MsFlags, u64); 7] = [
+const ATTRIBUTES: [(MsFlags, u64); 8] = [
     (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
     (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
     (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
@@ -29,6 +29,7 @@ const ATTRIBUTES: [(MsFlags, u64); 7] = [
     (MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
     (MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
     (MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+    (super::MS_NOSYMFOLLOW, libc::MOUNT_ATTR_NOSYMFOLLOW),
 ];
 
 /// `FSCONFIG_*` (include/uapi/linux/mount.h).

@@ -1,6 +1,6 @@
 //! Moments: events of the harness and requests of the server, in one order of time.
 
-use inflight::gate::{Outcome, Record};
+use inflight_gate::{Outcome, Record};
 
 use super::axis::Axis;
 use crate::event::{Actor, Event};

@@ -20,9 +20,9 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 1 MiB, 8 deep, 448 MiB, 64 transfers.
+    /// 512 KiB, 32 deep, 448 MiB, 64 transfers.
     fn default() -> Config {
-        Config { payload: 1 << 20, depth: 8, budget: 448 << 20, io_depth: 64 }
+        Config { payload: 512 << 10, depth: 32, budget: 448 << 20, io_depth: 64 }
     }
 }
 
@@ -94,9 +94,9 @@ mod tests {
             assert!(plan.depth >= DEPTH_MIN);
         }
         let plan = Plan::new(64, &Config::default());
-        assert_eq!((plan.depth, plan.payload), (7, 1 << 20));
+        assert_eq!((plan.depth, plan.payload), (14, 512 << 10));
         let plan = Plan::new(256, &Config::default());
-        assert_eq!((plan.depth, plan.payload), (2, 896 << 10));
+        assert_eq!((plan.depth, plan.payload), (3, 512 << 10));
     }
 
     #[test]

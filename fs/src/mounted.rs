@@ -1,25 +1,28 @@
-//! A mount from start to end: image, operations, gate, session, and everything closed again.
+//! A mount from start to end: image, operations, gate, transport, and everything closed again.
+
+mod mountpoint;
+mod transport;
+
+pub use mountpoint::remount;
 
 use crate::data::ImageIo;
 use crate::disk::Disk;
 use crate::errno::Error;
-use crate::gate::{Gate, GateError};
 use crate::image::open::{self, OpenError};
 use crate::image::store::{Recovery, Store};
 use crate::ops::Fs;
 use crate::options::Options;
-use crate::transport::fuser::{Adapter, Past};
-use crate::transport::mount;
-use crate::transport::service::Service;
+use crate::serve::Server;
 use crate::volume::Volume;
 use inflight_dio::{Pool, PoolConfig};
-use inflight_splice::{PipePool, ReplyChannel};
+use inflight_gate::{Gate, GateError};
+use inflight_splice::PipePool;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use transport::Transport;
 
 /// How often changes become durable without anybody asking, as in ext4.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ pub enum MountError {
     /// The gate's socket.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// mount(2) or fusermount3(1).
+    /// fsopen(2), mount(2) or fusermount3(1).
     #[error("cannot mount on {mountpoint}: {reason}")]
     Mount {
         /// Where.
@@ -63,54 +66,52 @@ pub struct MountRequest {
     pub opened: fn(),
 }
 
-/// A mount that answers requests once [`Server::run`] is called.
-pub struct Server {
-    session: ::fuser::Session<Adapter>,
-    fs: Arc<Fs>,
+/// A mount that answers requests once [`Mounted::run`] is called.
+pub struct Mounted {
+    transport: Transport,
+    server: Arc<Server>,
     gate: Option<Arc<Gate>>,
     request: MountRequest,
 }
 
-impl Server {
+impl Mounted {
     /// Opens the image and mounts it.
-    pub fn start(request: MountRequest) -> Result<Server, MountError> {
+    ///
+    /// # Errors
+    /// [`MountError`]; the image is closed again.
+    pub fn start(request: MountRequest) -> Result<Mounted, MountError> {
         #[cfg(feature = "mutants")]
         request.options.mutant.into_iter().for_each(crate::mutant::choose);
         let fs = Arc::new(open(&request.image, &request.options)?);
         (request.opened)();
-        let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose()?;
-        let kernel = Arc::new(OnceLock::new());
-        let service = Service::new(fs.clone(), gate.clone());
-        let adapter = Adapter::new(service, kernel.clone());
-        let image = fs.volume().store().disk().name().to_owned();
-        let session = session(adapter, &image, &request);
-        let session = match session {
-            Ok(session) => session,
-            Err(e) => {
-                if let Some(gate) = gate {
-                    gate.shutdown();
-                }
-                close(&fs).map_err(|source| OpenError::Metadata { image, source })?;
-                return Err(refused(&request.mountpoint, &e));
-            }
+        let gate = request.gate.as_ref().map(|socket| listen(socket, &fs)).transpose();
+        let gate = match gate {
+            Ok(gate) => gate,
+            Err(error) => return Err(give_up(&fs, None, error.into())),
         };
-        let sink = session.as_fd().try_clone_to_owned();
-        let sink = sink.map_err(|e| MountError::Resources(e.to_string()))?;
-        let channel = ReplyChannel::new(sink, fs.io().pipes().clone());
-        let _ = kernel.set(Past { channel, notifier: session.notifier() });
-        mount::apply_readahead(&request.mountpoint, &request.options);
-        mount::apply_atime(&request.mountpoint, &request.options);
-        Ok(Server { session, fs, gate, request })
+        let server = Server::new(fs.clone(), gate.clone());
+        match Transport::start(&server, &request) {
+            Ok(transport) => {
+                mountpoint::apply_readahead(&request.mountpoint, &request.options);
+                mountpoint::apply_atime(&request.mountpoint, &request.options);
+                Ok(Mounted { transport, server, gate, request })
+            }
+            Err(error) => Err(give_up(&fs, gate, error)),
+        }
     }
 
     /// The operations, for tests.
     pub fn fs(&self) -> &Arc<Fs> {
-        &self.fs
+        self.server.fs()
     }
 
     /// Serves until the filesystem is unmounted, then commits and closes the image.
+    ///
+    /// # Errors
+    /// The image could not be closed, or the transport ended otherwise than by unmounting.
     pub fn run(self) -> Result<(), MountError> {
-        let Server { session, fs, gate, request } = self;
+        let Mounted { transport, server, gate, request } = self;
+        let fs = server.fs();
         let (stop, stopped) = mpsc::channel::<()>();
         let committer = {
             let fs = fs.clone();
@@ -120,7 +121,7 @@ impl Server {
                 }
             })
         };
-        let served = session.run();
+        let served = transport.run(&server, &request.options);
         drop(stop);
         if let Ok(thread) = committer {
             let _ = thread.join();
@@ -128,8 +129,9 @@ impl Server {
         if let Some(gate) = gate {
             gate.shutdown();
         }
+        server.finish();
         let image = request.image;
-        close(&fs).map_err(|source| OpenError::Metadata { image, source })?;
+        close(fs).map_err(|source| OpenError::Metadata { image, source })?;
         served.map_err(|e| MountError::Mount {
             mountpoint: request.mountpoint,
             reason: format!("the session ended with an error: {e}"),
@@ -137,30 +139,29 @@ impl Server {
     }
 }
 
-fn session(
-    adapter: Adapter,
-    image: &Path,
-    request: &MountRequest,
-) -> io::Result<::fuser::Session<Adapter>> {
-    let device = mount::mount(image, &request.mountpoint, &request.options)?;
-    let mut config = ::fuser::Config::default();
-    config.n_threads = Some(request.options.threads);
-    // Who may use the mount is checked by the kernel (fuse_allow_current_process). What comes from others than the owner
-    // is its own work, such as writing back times.
-    ::fuser::Session::from_fd(adapter, device, ::fuser::SessionACL::All, config)
+/// Closes what was opened for a mount that does not come about.
+fn give_up(fs: &Fs, gate: Option<Arc<Gate>>, error: MountError) -> MountError {
+    if let Some(gate) = gate {
+        gate.shutdown();
+    }
+    let image = fs.volume().store().disk().name().to_owned();
+    match close(fs) {
+        Ok(()) => error,
+        Err(source) => OpenError::Metadata { image, source }.into(),
+    }
 }
 
 /// Opens an image for use; the caller closes it with [`close`].
 pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
-    serve(open::open(image, !options.read_only)?, options)
+    operations(open::open(image, !options.read_only)?, options)
 }
 
 /// As [`open`], for a disk that nobody else uses.
 pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Fs, MountError> {
-    serve(open::open_on(disk, None)?, options)
+    operations(open::open_on(disk, None)?, options)
 }
 
-fn serve(store: Store, options: &Options) -> Result<Fs, MountError> {
+fn operations(store: Store, options: &Options) -> Result<Fs, MountError> {
     let disk = store.disk().clone();
     let image = disk.name().to_owned();
     let volume = Volume::open(store).map_err(|source| OpenError::Metadata { image, source })?;
@@ -203,20 +204,4 @@ fn resolve(fs: &Fs, path: &Path) -> Option<u64> {
         std::path::Component::RootDir | std::path::Component::CurDir => Some(ino),
         _ => None,
     })
-}
-
-fn refused(mountpoint: &Path, e: &io::Error) -> MountError {
-    let reason = match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) if !Path::new("/dev/fuse").exists() => {
-            "there is no /dev/fuse; load the module with modprobe fuse".to_owned()
-        }
-        Some(libc::EPERM | libc::EACCES) => {
-            format!(
-                "{e}; an ordinary user needs fusermount3 (package fuse3) and a directory of their own"
-            )
-        }
-        Some(libc::EBUSY) => "it is busy".to_owned(),
-        _ => e.to_string(),
-    };
-    MountError::Mount { mountpoint: mountpoint.into(), reason }
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use inflight::gate::{
-    self, Action, Client, Decision, Finish, Gate, Outcome, Phase, ReleasedBy, Rule, Subject,
+use inflight_fuse::abi::Opcode;
+use inflight_gate::{
+    Action, Client, Decision, Gate, Outcome, Passage, Phase, ReleasedBy, Rule, Subject, Ticket,
 };
 
 /// Long enough for a busy machine; its end is a failure.
@@ -37,26 +38,72 @@ impl Bench {
         let (sender, receiver) = channel();
         let subject = Subject {
             unique: 2,
-            opcode: gate::opcode::READ,
+            opcode: Opcode::READ,
             ino,
             offset,
             len: 4096,
             ..Subject::default()
         };
-        let ticket = Some(self.gate.arrive(subject));
-        gate::pass(ticket, Phase::Received, move |ticket, decision| {
-            sender.send((Phase::Received, decision)).unwrap();
-            gate::pass(ticket, Phase::Applied, move |mut ticket, decision| {
-                ticket.note_path("copy");
-                ticket.done(if let Decision::Fail(errno) = decision {
-                    Err(errno)
-                } else {
-                    Ok(4096)
-                });
-                sender.send((Phase::Applied, decision)).unwrap();
-            });
-        });
+        Read { ticket: self.gate.arrive(subject), phase: Phase::Received, sender }.go();
         receiver
+    }
+}
+
+/// A READ on its way through `received` and `applied`.
+struct Read {
+    ticket: Ticket,
+    phase: Phase,
+    sender: Sender<(Phase, Decision)>,
+}
+
+impl Read {
+    fn go(self) {
+        let phase = self.phase;
+        if let Some((read, decision)) = Gate::pass(self, phase) {
+            read.step(decision);
+        }
+    }
+
+    fn step(mut self, decision: Decision) {
+        self.sender.send((self.phase, decision)).unwrap();
+        if self.phase == Phase::Received {
+            self.phase = Phase::Applied;
+            return self.go();
+        }
+        self.ticket.note_path("copy");
+        self.ticket.done(if let Decision::Fail(errno) = decision { Err(errno) } else { Ok(4096) });
+    }
+}
+
+impl Passage for Read {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn resume(self: Box<Self>, decision: Decision) {
+        self.step(decision);
+    }
+}
+
+/// A request whose work ends when the gate's socket is gone, and a while later.
+struct Slow {
+    ticket: Ticket,
+    socket: PathBuf,
+    done: Arc<AtomicBool>,
+}
+
+impl Passage for Slow {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn resume(self: Box<Self>, _: Decision) {
+        while self.socket.exists() {
+            std::thread::yield_now();
+        }
+        (0..1000).for_each(|_| std::thread::yield_now());
+        self.done.store(true, Ordering::SeqCst);
+        self.ticket.done(Ok(0));
     }
 }
 
@@ -64,18 +111,6 @@ impl Drop for Bench {
     fn drop(&mut self) {
         self.gate.shutdown();
     }
-}
-
-#[test]
-fn without_a_gate_the_request_goes_on_at_once() {
-    let mut seen = None;
-    let (sender, receiver) = channel();
-    gate::pass(None, Phase::Received, move |ticket, decision| {
-        ticket.done(Ok(0));
-        sender.send(decision).unwrap();
-    });
-    seen.replace(receiver.try_recv().unwrap());
-    assert_eq!(seen, Some(Decision::Go));
 }
 
 #[test]
@@ -246,18 +281,10 @@ fn shutdown_ends_after_the_last_request_that_was_parked() {
     let bench = Bench::new();
     let mut client = bench.client();
     client.park(Rule::at(Phase::Received)).unwrap();
-    let ticket = Some(bench.gate.arrive(Subject::default()));
-    let (done, socket) = (Arc::new(AtomicBool::new(false)), bench.socket.clone());
-    let is_done = Arc::clone(&done);
-    gate::pass(ticket, Phase::Received, move |ticket, _| {
-        // Still at work when all the rest of the gate is gone, and for a while.
-        while socket.exists() {
-            std::thread::yield_now();
-        }
-        (0..1000).for_each(|_| std::thread::yield_now());
-        done.store(true, Ordering::SeqCst);
-        ticket.done(Ok(0));
-    });
+    let ticket = bench.gate.arrive(Subject::default());
+    let is_done = Arc::new(AtomicBool::new(false));
+    let slow = Slow { ticket, socket: bench.socket.clone(), done: Arc::clone(&is_done) };
+    assert!(Gate::pass(slow, Phase::Received).is_none(), "it is parked");
     bench.gate.shutdown();
     assert!(is_done.load(Ordering::SeqCst), "the image would be closed under a request");
 }

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::log::{Hold, Log, Outcome, Record};
 use super::rule::{Action, Armed, Rule};
 use super::wire::{ParkedInfo, RuleInfo};
-use super::{Decision, GateError, Phase, ReleasedBy, Subject, Ticket, opcode, server, watchdog};
+use super::{Decision, GateError, Passage, Phase, ReleasedBy, Subject, Ticket, server, watchdog};
 
 /// Finds the node id of a path below the mount's root. Called outside every lock of the gate.
 pub type Resolve = Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
@@ -23,8 +23,8 @@ const RULES_MAX: usize = 1024;
 /// How long the end of a mount waits for those who hold its requests.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The rest of a parked request.
-pub(super) type Continuation = Box<dyn FnOnce(Decision) + Send>;
+/// A parked request.
+type Waiting = Box<dyn Passage>;
 
 /// A gate: see the [module](super).
 pub struct Gate {
@@ -57,7 +57,7 @@ struct Parked {
     since_ns: u64,
     due_ns: Option<u64>,
     subject: Subject,
-    go: Continuation,
+    request: Waiting,
 }
 
 impl std::fmt::Debug for Gate {
@@ -95,43 +95,33 @@ impl Gate {
         Ticket::new(Arc::clone(self), seq, subject)
     }
 
-    /// Takes a request past `phase`, then runs `next`: at once on this thread when no rule acts on it;
-    /// otherwise the request is parked, this call returns at once, and `next` runs on another thread.
-    pub fn pass<F>(ticket: Ticket, phase: Phase, next: F)
-    where
-        F: FnOnce(Ticket, Decision) + Send + 'static,
-    {
-        let gate = Arc::clone(ticket.gate());
+    /// Takes a request past `phase`: it comes back with what is decided when no rule holds it.
+    /// `None` says that it is parked; [`Passage::resume`] goes on with it.
+    pub fn pass<P: Passage + 'static>(request: P, phase: Phase) -> Option<(P, Decision)> {
+        let gate = Arc::clone(request.ticket().gate());
         let mut state = gate.state.lock();
         let now_ns = gate.now_ns();
-        if let Some(record) = state.log.open(ticket.seq()) {
+        let seq = request.ticket().seq();
+        if let Some(record) = state.log.open(seq) {
             record.times.phases[phase as usize] = Some(now_ns);
         }
-        let Some((rule, action)) = state.acting(ticket.subject(), phase) else {
-            drop(state);
-            return next(ticket, Decision::Go);
+        let (rule, due_ns) = match state.acting(request.ticket().subject(), phase) {
+            None => return Some((request, Decision::Go)),
+            Some((_, Action::Fail(errno))) => return Some((request, Decision::Fail(errno))),
+            Some((_, Action::Short(bytes))) => return Some((request, Decision::Short(bytes))),
+            Some((rule, Action::Park)) => (rule, None),
+            Some((rule, Action::Delay(ms))) => (rule, Some(now_ns + ms * 1_000_000)),
         };
-        let due_ns = match action {
-            Action::Park => None,
-            Action::Delay(ms) => Some(now_ns + ms * 1_000_000),
-            Action::Fail(errno) => {
-                drop(state);
-                return next(ticket, Decision::Fail(errno));
-            }
-            Action::Short(bytes) => {
-                drop(state);
-                return next(ticket, Decision::Short(bytes));
-            }
-        };
-        let seq = ticket.seq();
-        let subject = ticket.subject().clone();
-        let go: Continuation = Box::new(move |decision| next(ticket, decision));
-        state.park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, go });
+        request.parks();
+        let subject = request.ticket().subject().clone();
+        let request = Box::new(request);
+        state.park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, request });
         drop(state);
         gate.changed.notify_all();
         if due_ns.is_some() {
             gate.alarm.notify_all();
         }
+        None
     }
 
     /// Removes every rule and releases every parked request.
@@ -365,8 +355,8 @@ impl Gate {
         true
     }
 
-    /// Runs continuations, each on a thread of its own: one may block on what another one does.
-    fn let_go(&self, going: Vec<Continuation>, decision: Decision) -> u64 {
+    /// Lets requests go on, each on a thread of its own: one may block on what another one does.
+    fn let_go(&self, going: Vec<Waiting>, decision: Decision) -> u64 {
         let count = going.len() as u64;
         for go in going {
             run_elsewhere(go, decision);
@@ -414,7 +404,7 @@ impl State {
     }
 
     /// Takes requests out of the table and logs who did it. The caller runs them outside the lock.
-    fn release(&mut self, seqs: &[u64], by: ReleasedBy, now_ns: u64) -> Vec<Continuation> {
+    fn release(&mut self, seqs: &[u64], by: ReleasedBy, now_ns: u64) -> Vec<Waiting> {
         let mut going = Vec::new();
         for &seq in seqs {
             let Some(parked) = self.parked.remove(&seq) else { continue };
@@ -425,7 +415,7 @@ impl State {
                 hold.released = Some(now_ns);
                 hold.by = Some(by);
             }
-            going.push(parked.go);
+            going.push(parked.request);
         }
         going
     }
@@ -435,7 +425,7 @@ impl State {
         by: ReleasedBy,
         now_ns: u64,
         over: impl Fn(&Armed) -> bool,
-    ) -> Vec<Continuation> {
+    ) -> Vec<Waiting> {
         let rules = self.rules.iter().filter(|(_, armed)| over(armed));
         let ids: Vec<u64> = rules.map(|(&id, _)| id).collect();
         let mut going = Vec::new();
@@ -476,7 +466,7 @@ impl State {
             id,
             rule: parked.rule,
             unique: parked.subject.unique,
-            op: opcode::name(parked.subject.opcode).unwrap_or("?").to_owned(),
+            op: parked.subject.opcode.name().unwrap_or("?").to_owned(),
             ino: parked.subject.ino,
             offset: parked.subject.offset,
             len: parked.subject.len,
@@ -488,27 +478,24 @@ impl State {
     }
 }
 
-/// Runs one continuation on a new thread, or here when no thread can be had.
-fn run_elsewhere(go: Continuation, decision: Decision) {
-    let slot = Arc::new(Mutex::new(Some(go)));
+/// Without a thread to be had the request goes on here.
+fn run_elsewhere(request: Waiting, decision: Decision) {
+    let slot = Arc::new(Mutex::new(Some(request)));
     let theirs = Arc::clone(&slot);
+    let take = |slot: &Mutex<Option<Waiting>>| slot.lock().take();
     let run = move || {
-        if let Some(go) = theirs.lock().take() {
-            go(decision);
+        if let Some(request) = take(&theirs) {
+            request.resume(decision);
         }
     };
-    if std::thread::Builder::new().name("gate-release".to_owned()).spawn(run).is_err() {
-        let go = slot.lock().take();
-        if let Some(go) = go {
-            go(decision);
-        }
+    let spawned = std::thread::Builder::new().name("gate-release".to_owned()).spawn(run);
+    if spawned.is_err()
+        && let Some(request) = take(&slot)
+    {
+        request.resume(decision);
     }
 }
 
-/// CLOCK_MONOTONIC in ns.
-///
-/// # Panics
-/// When the system has no such clock, which Linux always has.
 pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has CLOCK_MONOTONIC");
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64

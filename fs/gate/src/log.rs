@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, ReleasedBy, Subject, opcode};
+use super::{Phase, ReleasedBy, Subject};
 
 /// Finished records that are kept; older ones are dropped and counted.
 pub(super) const RECORDS_MAX: usize = 65_536;
@@ -109,8 +109,8 @@ impl Log {
         let record = Record {
             seq: self.last_seq,
             unique: subject.unique,
-            opcode: subject.opcode,
-            op: opcode::name(subject.opcode).unwrap_or("?").to_owned(),
+            opcode: subject.opcode.number(),
+            op: subject.opcode.name().unwrap_or("?").to_owned(),
             ino: subject.ino,
             offset: subject.offset,
             len: subject.len,
@@ -178,11 +178,12 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use inflight_fuse::abi::Opcode;
 
     #[test]
     fn the_ring_is_bounded_and_says_what_it_dropped() {
         let mut log = Log::default();
-        let subject = Subject { opcode: opcode::READ, ..Subject::default() };
+        let subject = Subject { opcode: Opcode::READ, ..Subject::default() };
         for _ in 0..RECORDS_MAX + 10 {
             let seq = log.arrive(&subject, 1);
             log.finish(seq, Outcome::Bytes(0), 2);
@@ -197,7 +198,8 @@ mod tests {
     #[test]
     fn a_record_survives_json() {
         let mut log = Log::default();
-        let seq = log.arrive(&Subject { opcode: 4, size: Some(9), ..Subject::default() }, 1);
+        let seq = log
+            .arrive(&Subject { opcode: Opcode::SETATTR, size: Some(9), ..Subject::default() }, 1);
         let hold = Hold { rule: 1, phase: Phase::Applied, parked: 2, released: None, by: None };
         log.open(seq).unwrap().holds.push(hold);
         let record = log.unfinished().remove(0);

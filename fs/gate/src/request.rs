@@ -1,5 +1,6 @@
 //! What the gate knows of a request: who asks for what, how far it got, how it goes on.
 
+use inflight_fuse::abi::Opcode;
 use serde::{Deserialize, Serialize};
 
 /// How far a request got. Phases come in this order; a request need not have all of them.
@@ -50,12 +51,12 @@ impl std::fmt::Display for Phase {
 }
 
 /// A FUSE request as the gate sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// `fuse_in_header.unique`.
     pub unique: u64,
-    /// `fuse_in_header.opcode`, see [`super::opcode`].
-    pub opcode: u32,
+    /// `fuse_in_header.opcode`.
+    pub opcode: Opcode,
     /// `fuse_in_header.nodeid`: the inode, or the parent directory of a request by name.
     pub ino: u64,
     /// First byte of the range, 0 for requests without one.
@@ -68,6 +69,22 @@ pub struct Subject {
     pub uid: u32,
     /// New size in bytes of a SETATTR that changes it.
     pub size: Option<u64>,
+}
+
+impl Default for Subject {
+    /// Of no opcode.
+    fn default() -> Subject {
+        Subject {
+            unique: 0,
+            opcode: Opcode(0),
+            ino: 0,
+            offset: 0,
+            len: 0,
+            pid: 0,
+            uid: 0,
+            size: None,
+        }
+    }
 }
 
 /// How a request goes on after a phase.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{GateError, Phase, Subject, opcode};
+use super::{GateError, Phase, Subject};
+use inflight_fuse::abi::Opcode;
 
 /// Life of a rule that does not say otherwise, in milliseconds.
 pub const TTL_DEFAULT_MS: u64 = 10_000;
@@ -28,7 +29,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Opcode by name, e.g. `read`; see [`opcode::TABLE`].
+    /// Opcode by name, e.g. `read`; see [`Opcode::TABLE`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<String>,
     /// Node id.
@@ -142,7 +143,7 @@ impl Rule {
     ///
     /// # Errors
     /// [`GateError::UnknownOp`] and [`GateError::BadRule`].
-    pub(super) fn check(&self) -> Result<Option<u32>, GateError> {
+    pub(super) fn check(&self) -> Result<Option<Opcode>, GateError> {
         let bad = |text: String| Err(GateError::BadRule(text));
         if self.ttl_ms == 0 || self.ttl_ms > TTL_MAX_MS {
             return bad(format!("ttl_ms is {}, must be 1 to {TTL_MAX_MS}", self.ttl_ms));
@@ -165,14 +166,13 @@ impl Rule {
             }
             _ => {}
         }
-        let number = self.op.as_deref().map(opcode::number).transpose()?;
+        let number = self.op.as_deref().map(opcode).transpose()?;
         let ranged = self.offset.is_some() || self.len.is_some();
         if let Some(number) = number
             && ranged
-            && !opcode::has_range(number)
+            && !has_range(number)
         {
-            let name = opcode::name(number).unwrap_or("?");
-            return bad(format!("'{name}' requests have no byte range"));
+            return bad(format!("'{number}' requests have no byte range"));
         }
         Ok(number)
     }
@@ -183,7 +183,7 @@ impl Rule {
 pub(super) struct Armed {
     pub rule: Rule,
     /// Opcode that must match.
-    pub opcode: Option<u32>,
+    pub opcode: Option<Opcode>,
     /// Node that must match, from `ino` or `path`.
     pub ino: Option<u64>,
     /// Connection that made the rule; `None` when detached.
@@ -221,18 +221,48 @@ impl Armed {
         if self.rule.offset.is_none() && self.rule.len.is_none() {
             return true;
         }
-        if !opcode::has_range(subject.opcode) {
+        if !has_range(subject.opcode) {
             return false;
         }
         let start = self.rule.offset.unwrap_or(0);
         let end = self.rule.len.map_or(u64::MAX, |len| start.saturating_add(len));
         let (from, len) = match subject.size {
-            Some(size) if subject.opcode == opcode::SETATTR => (size, 1),
-            None if subject.opcode == opcode::SETATTR => return false,
+            Some(size) if subject.opcode == Opcode::SETATTR => (size, 1),
+            None if subject.opcode == Opcode::SETATTR => return false,
             _ => (subject.offset, subject.len.max(1)),
         };
         from < end && from.saturating_add(len) > start
     }
+}
+
+/// The opcode of a name.
+///
+/// # Errors
+/// [`GateError::UnknownOp`] with the nearest names.
+fn opcode(name: &str) -> Result<Opcode, GateError> {
+    name.parse().map_err(|_| {
+        let distance = |known: &str| strsim::damerau_levenshtein(known, &name.to_lowercase());
+        let mut near: Vec<_> = Opcode::TABLE.iter().map(|(_, n)| (distance(n), *n)).collect();
+        near.sort_unstable();
+        let nearest: Vec<_> = near.iter().take(3).map(|(_, name)| *name).collect();
+        GateError::UnknownOp { name: name.to_owned(), nearest: nearest.join(", ") }
+    })
+}
+
+/// Whether requests of this kind carry a byte range, which a rule's range can overlap.
+///
+/// A SETATTR counts: its range is the single point of the new size.
+fn has_range(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::READ
+            | Opcode::WRITE
+            | Opcode::FALLOCATE
+            | Opcode::LSEEK
+            | Opcode::COPY_FILE_RANGE
+            | Opcode::COPY_FILE_RANGE_64
+            | Opcode::SETATTR
+    )
 }
 
 #[cfg(test)]
@@ -246,7 +276,7 @@ mod tests {
     }
 
     fn read(offset: u64, len: u64) -> Subject {
-        Subject { opcode: opcode::READ, ino: 5, offset, len, ..Subject::default() }
+        Subject { opcode: Opcode::READ, ino: 5, offset, len, ..Subject::default() }
     }
 
     #[test]
@@ -271,7 +301,7 @@ mod tests {
     #[test]
     fn setattr_matches_a_range_by_its_new_size() {
         let mut rule = armed(Rule::at(Phase::Received).range(0, 4096));
-        let mut truncate = Subject { opcode: opcode::SETATTR, ..Subject::default() };
+        let mut truncate = Subject { opcode: Opcode::SETATTR, ..Subject::default() };
         assert!(!rule.take(&truncate, Phase::Received), "a chmod has no size");
         truncate.size = Some(100);
         assert!(rule.take(&truncate, Phase::Received));
@@ -303,5 +333,13 @@ mod tests {
             let error = rule.check().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn an_unknown_name_gets_the_nearest() {
+        let text = opcode("raed").unwrap_err().to_string();
+        assert!(text.starts_with("unknown request 'raed'; nearest: read,"), "{text}");
+        assert_eq!(opcode("FUSE_READ").unwrap(), Opcode::READ);
+        assert_eq!(opcode("Copy-File-Range").unwrap(), Opcode::COPY_FILE_RANGE);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::log::Outcome;
-use super::{Decision, Gate, Phase, Subject};
+use super::{Decision, Gate, Subject};
 
 /// A request that arrived at a gate and is not finished. Dropping it without [`Ticket::done`] logs the
 /// request as dropped.
@@ -61,49 +61,14 @@ impl Drop for Ticket {
     }
 }
 
-/// The methods of a [`Ticket`] on an optional one, so that code reads the same with and without a gate.
-pub trait Finish {
-    /// See [`Ticket::note_path`].
-    fn note_path(&mut self, path: &'static str);
-    /// See [`Ticket::answers`].
-    fn answers(&self);
-    /// See [`Ticket::done`].
-    fn done(self, result: Result<u64, i32>);
-}
+/// A request on its way, as whoever serves it keeps it. Parking moves it into the gate's table.
+pub trait Passage: Send {
+    /// Its ticket.
+    fn ticket(&self) -> &Ticket;
 
-impl Finish for Option<Ticket> {
-    fn note_path(&mut self, path: &'static str) {
-        if let Some(ticket) = self {
-            Ticket::note_path(ticket, path);
-        }
-    }
+    /// It is about to be parked.
+    fn parks(&self) {}
 
-    fn answers(&self) {
-        if let Some(ticket) = self {
-            Ticket::answers(ticket);
-        }
-    }
-
-    fn done(self, result: Result<u64, i32>) {
-        if let Some(ticket) = self {
-            Ticket::done(ticket, result);
-        }
-    }
-}
-
-/// Takes a request past `phase`, then runs `next`: at once on this thread without a gate, or when no
-/// rule matches; otherwise later, on another thread, and this call returns at once.
-///
-/// Nothing is boxed unless the request is parked. The caller holds no lock that another request needs,
-/// and `next` owns all that the request needs to go on.
-pub fn pass<F>(ticket: Option<Ticket>, phase: Phase, next: F)
-where
-    F: FnOnce(Option<Ticket>, Decision) + Send + 'static,
-{
-    match ticket {
-        None => next(None, Decision::Go),
-        Some(ticket) => {
-            Gate::pass(ticket, phase, |ticket, decision| next(Some(ticket), decision));
-        }
-    }
+    /// It goes on after having been parked, in a thread that is its own and may wait.
+    fn resume(self: Box<Self>, decision: Decision);
 }

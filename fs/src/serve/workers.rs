@@ -1,7 +1,8 @@
-//! Threads beside the session's, for what has to wait for other requests.
+//! Threads for what has to wait: for the device, for a lock, for other requests.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Runs jobs, each in a thread that waits for none of the others.
 #[derive(Default)]
-pub struct Aside {
+pub struct Workers {
     shared: Arc<Shared>,
 }
 
@@ -22,6 +23,7 @@ pub struct Aside {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -29,9 +31,10 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    is_over: bool,
 }
 
-impl Aside {
+impl Workers {
     /// Runs a job as soon as a thread is free. Without one it is dropped, which answers its request with EIO.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut st = self.shared.state.lock();
@@ -46,7 +49,7 @@ impl Aside {
         }
         st.threads += 1;
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new().name("aside".into());
+        let thread = std::thread::Builder::new().name("worker".into());
         if let Err(e) = thread.spawn(move || shared.serve()) {
             tracing::error!("no thread for what must wait: {e}");
             st.threads -= 1;
@@ -57,20 +60,37 @@ impl Aside {
     }
 }
 
+impl Workers {
+    /// Returns when every job is done and every thread has ended.
+    pub fn finish(&self) {
+        let mut st = self.shared.state.lock();
+        st.is_over = true;
+        self.shared.work.notify_all();
+        while st.threads > 0 {
+            self.shared.ended.wait(&mut st);
+        }
+    }
+}
+
 impl Shared {
     fn serve(&self) {
         let mut st = self.state.lock();
         loop {
             while let Some(job) = st.jobs.pop_front() {
                 drop(st);
-                job();
+                // The hook has printed it, and the request that was dropped answered EIO.
+                let _ = catch_unwind(AssertUnwindSafe(job));
                 st = self.state.lock();
             }
-            st.idle += 1;
-            let timeout = self.work.wait_for(&mut st, IDLE).timed_out();
-            st.idle -= 1;
-            if timeout && st.jobs.is_empty() {
+            let over = st.is_over || {
+                st.idle += 1;
+                let timeout = self.work.wait_for(&mut st, IDLE).timed_out();
+                st.idle -= 1;
+                timeout
+            };
+            if over && st.jobs.is_empty() {
                 st.threads -= 1;
+                self.ended.notify_all();
                 return;
             }
         }
@@ -84,15 +104,15 @@ mod tests {
 
     #[test]
     fn a_job_that_waits_holds_no_other_one_up() {
-        let aside = Aside::default();
+        let workers = Workers::default();
         let (release, parked) = mpsc::channel::<()>();
         let (done, seen) = mpsc::channel();
         let first = done.clone();
-        aside.run(move || {
+        workers.run(move || {
             let _ = parked.recv();
             let _ = first.send(1);
         });
-        aside.run(move || {
+        workers.run(move || {
             let _ = done.send(2);
         });
         let bound = Duration::from_secs(60);

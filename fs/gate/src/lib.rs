@@ -1,0 +1,71 @@
+//! The gate: parks FUSE requests, so that a race window stays open as long as a test wants.
+//!
+//! The gate stands between a transport and the operations of a FUSE server. It knows FUSE requests
+//! (opcode, node id, byte range) and nothing of the filesystem behind it. A request passes up to
+//! four [`Phase`]s; at each one a [`Rule`] may park it. A parked request is a value in a table, a
+//! [`Passage`]: it holds no worker and no lock, so any number can be parked while the rest of the
+//! mount works.
+//!
+//! ```no_run
+//! use inflight_fuse::abi::Opcode;
+//! use inflight_gate::{Decision, Gate, Passage, Phase, Subject, Ticket};
+//!
+//! struct Request(Ticket);
+//!
+//! impl Passage for Request {
+//!     fn ticket(&self) -> &Ticket {
+//!         &self.0
+//!     }
+//!     fn resume(self: Box<Self>, decision: Decision) {
+//!         self.serve(decision)
+//!     }
+//! }
+//!
+//! impl Request {
+//!     fn serve(self, _decision: Decision) {
+//!         self.0.answers();
+//!         // The answer is sent here.
+//!         self.0.done(Ok(4096));
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), inflight_gate::GateError> {
+//! // At mount, in the process that serves (threads do not survive a fork into the background):
+//! let gate = Gate::listen("/run/a.gate".as_ref(), Box::new(|_path| None))?;
+//!
+//! // For each request:
+//! let subject = Subject { unique: 8, opcode: Opcode::READ, ino: 2, len: 4096, ..Subject::default() };
+//! let request = Request(gate.arrive(subject));
+//! if let Some((request, decision)) = Gate::pass(request, Phase::Received) {
+//!     request.serve(decision);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Lock order: there is one lock, the state of a [`Gate`]. [`Passage::resume`], `resolve` and every socket
+//! call run outside it.
+//!
+//! * [`wire`] documents the control protocol (JSON lines on a Unix socket).
+//! * [`Client`] speaks it; [`cli`] is `inflight gate SOCKET ...`.
+//! * A watchdog removes a rule when its time is up or its connection closes, and releases what it
+//!   parked. Such a release is logged as [`ReleasedBy::Watchdog`] and voids a test's verdict.
+
+pub mod cli;
+mod client;
+mod error;
+mod log;
+mod request;
+mod rule;
+mod server;
+mod table;
+mod ticket;
+mod watchdog;
+pub mod wire;
+
+pub use client::{Client, Listing, LogPage, Wait};
+pub use error::GateError;
+pub use log::{Hold, Outcome, Record, Times};
+pub use request::{Decision, Phase, ReleasedBy, Subject};
+pub use rule::{Action, Rule, TTL_DEFAULT_MS, TTL_MAX_MS};
+pub use table::{Gate, Resolve};
+pub use ticket::{Passage, Ticket};

@@ -1,0 +1,18 @@
+//! Serving: a request comes in, an answer goes out.
+//!
+//! * [`exchange`]: a request on its way is a value that makes one step after the other.
+//! * `dispatch`: which operation a request asks for, and what its answer looks like.
+//! * [`server`]: what all requests of a mount share; a handler of inflight-fuse's channels.
+//! * [`workers`]: threads for what has to wait, so that those that take requests never do.
+
+mod convert;
+mod dispatch;
+mod exchange;
+mod notice;
+pub mod server;
+mod sink;
+pub mod workers;
+
+pub use notice::Kernel;
+pub use server::Server;
+pub use sink::{Answers, Sink};

@@ -1,0 +1,457 @@
+//! A request on its way.
+//!
+//! ```text
+//! Received: nothing done            READ and WRITE go on to Prepared, the rest to Applied
+//! Prepared: buffers taken, blocks pinned, no device I/O
+//! Applied:  done, no answer made    READ goes on to Piped, the rest to Replied
+//! Piped:    the data are ready for the channel
+//! ```
+//!
+//! An exchange owns all that its next step needs, so parking it is moving it into the gate's table,
+//! and any thread may make the step. Gated and ungated requests take the same steps.
+
+use super::dispatch::{self, Done};
+use super::notice::{Notice, Outcome, failed};
+use super::server::{Place, Server};
+use super::sink::Sink;
+use crate::errno::Errno;
+use crate::mutant::{self, Mutant};
+use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
+use crate::ops::{Answer, WriteArgs, Written};
+use inflight_dio::Buffer;
+use inflight_fuse::abi::{Opcode, WriteFlags};
+use inflight_fuse::{Data, Operation, Payload, Reply, Request};
+use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Where a request came from, and where its answer goes.
+pub struct Origin {
+    server: Arc<Server>,
+    /// `None` when it was answered.
+    sink: Option<Sink>,
+    /// With a gate.
+    ticket: Option<Ticket>,
+    opcode: Opcode,
+    since: Instant,
+}
+
+/// What was prepared.
+pub enum Prepared {
+    /// Blocks and memory of a READ.
+    Read(read::Prepared),
+    /// A WRITE, and how many payloads the image had when it came.
+    Write(WriteArgs, Payload, u64),
+}
+
+/// What was done.
+pub enum Applied {
+    /// The data of a READ are there.
+    Read(read::Applied),
+    /// Everything else.
+    Done(Done),
+}
+
+/// A request on its way: see the [module](self).
+pub enum Exchange {
+    /// Nothing is done.
+    Received(Origin, Request),
+    /// Buffers are taken and blocks pinned.
+    Prepared(Origin, Prepared),
+    /// The operation is done.
+    Applied(Origin, Applied),
+    /// The data of the answer are where the channel takes them.
+    Piped(Origin, Ready),
+    /// Answered, or never to be; and what the kernel is to be told then.
+    Replied(Option<(Arc<Server>, Notice)>),
+}
+
+/// A READ that the device works on.
+pub struct Flight {
+    origin: Origin,
+    pending: Pending,
+}
+
+/// Places of a queue that requests which wait for others leave free.
+const PLACES_KEPT: usize = 4;
+
+/// What a step may have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wait {
+    /// Nothing but short locks.
+    Nothing,
+    /// The device, a flush, a range of a file that another one writes.
+    Device,
+    /// Other requests of this mount.
+    Requests,
+}
+
+impl Origin {
+    pub(super) fn new(
+        server: Arc<Server>,
+        sink: Sink,
+        ticket: Option<Ticket>,
+        opcode: Opcode,
+    ) -> Origin {
+        server.fs().stats().begin();
+        Origin { server, sink: Some(sink), ticket, opcode, since: Instant::now() }
+    }
+
+    fn note_path(&self, path: &'static str) {
+        if let Some(ticket) = &self.ticket {
+            ticket.note_path(path);
+        }
+    }
+
+    /// Answers; `held` is what must last until the answer was taken.
+    fn answer<T>(mut self, reply: Reply, outcome: Outcome, held: T) -> Arc<Server> {
+        if let Some(ticket) = &self.ticket {
+            ticket.answers();
+        }
+        if let Some(sink) = self.sink.take() {
+            sink.send(reply);
+        }
+        drop(held);
+        let (ticket, server) = (self.ticket.take(), Arc::clone(&self.server));
+        drop(self);
+        if let Some(ticket) = ticket {
+            ticket.done(outcome);
+        }
+        server
+    }
+
+    fn fail(self, errno: Errno) -> Exchange {
+        self.answer(Reply::Error(errno), failed(errno), ());
+        Exchange::Replied(None)
+    }
+
+    fn abandon(mut self) -> Exchange {
+        if let Some(sink) = self.sink.take() {
+            sink.abandon();
+        }
+        Exchange::Replied(None)
+    }
+
+    /// [`Mutant::ReplyBeforeApply`] answers what it expects at once.
+    fn answer_early(&mut self, expected: impl FnOnce(&Server) -> Reply) {
+        if mutant::is(Mutant::ReplyBeforeApply)
+            && let Some(sink) = self.sink.take()
+        {
+            sink.send(expected(&self.server));
+        }
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let operation = self.opcode.name().unwrap_or("unknown");
+        self.server.fs().stats().end(operation, self.since.elapsed());
+    }
+}
+
+impl Passage for Exchange {
+    fn ticket(&self) -> &Ticket {
+        let ticket = self.origin().and_then(|origin| origin.ticket.as_ref());
+        ticket.expect("only a request with a ticket is handed to the gate")
+    }
+
+    fn parks(&self) {
+        let left = self.origin().and_then(|origin| origin.sink.as_ref()?.places_left());
+        match left {
+            Some(0) => tracing::warn!(
+                "the last place of a core's queue is parked: whoever else asks on that core waits; \
+                 mount with transport=dev to park more"
+            ),
+            Some(1) => tracing::warn!("a core's queue has one place left beside what is parked"),
+            _ => {}
+        }
+    }
+
+    fn resume(self: Box<Self>, decision: Decision) {
+        self.step(decision).run(Place::Worker);
+    }
+}
+
+impl Exchange {
+    fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Received(origin, _)
+            | Self::Prepared(origin, _)
+            | Self::Applied(origin, _)
+            | Self::Piped(origin, _) => Some(origin),
+            Self::Replied(_) => None,
+        }
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Received(..) => Some(Phase::Received),
+            Self::Prepared(..) => Some(Phase::Prepared),
+            Self::Applied(..) => Some(Phase::Applied),
+            Self::Piped(..) => Some(Phase::Piped),
+            Self::Replied(_) => None,
+        }
+    }
+
+    /// Goes on until it is answered, parked, or somebody else's.
+    pub fn run(mut self, mut place: Place<'_>) {
+        while let Some(phase) = self.phase() {
+            let is_gated = self.origin().is_some_and(|origin| origin.ticket.is_some());
+            let passed =
+                if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
+            let Some((exchange, decision)) = passed else { return };
+            let wait = exchange.wait(decision);
+            if wait == Wait::Requests && exchange.is_crowded() {
+                self = exchange.without_waiting();
+                continue;
+            }
+            if wait > place.patience() {
+                return exchange.hand_over(decision);
+            }
+            let Some(next) = exchange.take_off(decision, &mut place) else { return };
+            self = next;
+        }
+        if let Self::Replied(Some((server, notice))) = self {
+            server.tell(notice, &place);
+        }
+    }
+
+    /// What the next step may have to wait for.
+    fn wait(&self, decision: Decision) -> Wait {
+        if matches!(decision, Decision::Fail(_) | Decision::Drop) {
+            return Wait::Nothing;
+        }
+        match self {
+            Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
+            Self::Prepared(origin, Prepared::Write(args, ..)) => {
+                let direct = origin.server.fs().writes_directly(args);
+                if direct { Wait::Device } else { Wait::Nothing }
+            }
+            Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
+            Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
+            _ => Wait::Nothing,
+        }
+    }
+
+    /// Whether the queue that this request came by has hardly a place left: what it would wait for may
+    /// be sent to the same queue, and would not get in.
+    fn is_crowded(&self) -> bool {
+        let left = self.origin().and_then(|origin| origin.sink.as_ref()?.places_left());
+        left.is_some_and(|left| left < PLACES_KEPT)
+    }
+
+    /// What can be said without waiting for other requests.
+    fn without_waiting(self) -> Exchange {
+        match self {
+            Self::Received(origin, request) => {
+                let done = dispatch::serve_at_once(&origin.server, &request);
+                let done = done.unwrap_or_else(Done::failed);
+                Exchange::Applied(origin, Applied::Done(done))
+            }
+            other => other,
+        }
+    }
+
+    /// Has a worker make the next step.
+    fn hand_over(self, decision: Decision) {
+        let Some(server) = self.origin().map(|origin| Arc::clone(&origin.server)) else { return };
+        server.workers().run(move || self.step(decision).run(Place::Worker));
+    }
+
+    /// Makes the next step, or has the queue's ring do its device I/O.
+    fn take_off(self, decision: Decision, place: &mut Place<'_>) -> Option<Exchange> {
+        let Place::Queue(queue) = place else { return Some(self.step(decision)) };
+        let (origin, read) = match self {
+            Self::Prepared(origin, Prepared::Read(read)) if decision == Decision::Go => {
+                (origin, read)
+            }
+            other => return Some(other.step(decision)),
+        };
+        let device_read = match read.into_device_read() {
+            Ok(device_read) => device_read,
+            Err(read) => {
+                return Some(Self::Prepared(origin, Prepared::Read(read)).step(decision));
+            }
+        };
+        let server = Arc::clone(&origin.server);
+        let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
+        buffer.set_len(len);
+        let flight = Flight { origin, pending };
+        let (flight, buffer) = server.depart(queue, flight, buffer, offset)?;
+        let result = server.fs().io().read_whole(buffer, offset, len);
+        Some(flight.land(result))
+    }
+
+    /// Makes the next step.
+    #[must_use]
+    pub fn step(self, decision: Decision) -> Exchange {
+        match (self, decision) {
+            (
+                Self::Received(origin, _)
+                | Self::Prepared(origin, _)
+                | Self::Applied(origin, _)
+                | Self::Piped(origin, _),
+                Decision::Fail(errno),
+            ) => origin.fail(Errno::from_raw(errno)),
+            (
+                Self::Received(origin, _)
+                | Self::Prepared(origin, _)
+                | Self::Applied(origin, _)
+                | Self::Piped(origin, _),
+                Decision::Drop,
+            ) => origin.abandon(),
+            (Self::Received(origin, request), _) => received(origin, request, limit(decision)),
+            (Self::Prepared(origin, prepared), _) => apply(origin, prepared, limit(decision)),
+            (Self::Applied(origin, applied), _) => pipe(origin, applied, limit(decision)),
+            (Self::Piped(origin, ready), _) => reply(origin, ready, limit(decision)),
+            (Self::Replied(notice), _) => Self::Replied(notice),
+        }
+    }
+}
+
+/// Bytes that are done and answered at most.
+fn limit(decision: Decision) -> Option<usize> {
+    match decision {
+        Decision::Short(bytes) => Some(bytes as usize),
+        _ => None,
+    }
+}
+
+fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Exchange {
+    let nodeid = request.header.nodeid;
+    match request.operation {
+        Operation::Read(read) => {
+            let sink = origin.sink.as_mut();
+            let (splice, own) = sink.map_or((false, None), |s| (s.splices(), s.buffer()));
+            let len = (read.size as usize).min(limit.unwrap_or(usize::MAX));
+            let direct = read.flags as i32 & libc::O_DIRECT != 0;
+            let args = ReadArgs { ino: nodeid, offset: read.offset, len, direct, splice };
+            match origin.server.fs().read_prepare(&args, own) {
+                Ok(prepared) => {
+                    origin.note_path(prepared.way().name());
+                    Exchange::Prepared(origin, Prepared::Read(prepared))
+                }
+                Err(errno) => origin.fail(errno),
+            }
+        }
+        Operation::Write(write) => {
+            let expected = Reply::Written(write.data.len() as u32);
+            origin.answer_early(|_| expected);
+            let before = origin.server.fs().stats().writes();
+            let (args, mut data) = write_args(nodeid, write);
+            data.truncate(limit.unwrap_or(usize::MAX));
+            Exchange::Prepared(origin, Prepared::Write(args, data, before))
+        }
+        _ => {
+            origin.answer_early(|server| dispatch::expected(server, &request));
+            let done = dispatch::serve(&origin.server, request);
+            match done {
+                Ok(done) => Exchange::Applied(origin, Applied::Done(done)),
+                Err(errno) => Exchange::Applied(origin, Applied::Done(Done::failed(errno))),
+            }
+        }
+    }
+}
+
+fn write_args(ino: u64, write: inflight_fuse::Write) -> (WriteArgs, Payload) {
+    let flags = write.flags as i32;
+    let cached = write.write_flags.contains(WriteFlags::CACHE);
+    let args = WriteArgs {
+        ino,
+        offset: write.offset,
+        direct: !cached && flags & libc::O_DIRECT != 0,
+        append: flags & libc::O_APPEND != 0,
+        cached,
+        kill_suidgid: write.write_flags.contains(WriteFlags::KILL_SUIDGID),
+    };
+    (args, write.data)
+}
+
+fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
+    match prepared {
+        Prepared::Read(read) => {
+            let fs = origin.server.fs();
+            let read = match limit {
+                Some(len) => read.cut(fs, len),
+                None => Ok(read),
+            };
+            match read.and_then(|read| read.apply(fs)) {
+                Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
+                Err(errno) => origin.fail(errno),
+            }
+        }
+        Prepared::Write(args, mut data, before) => {
+            data.truncate(limit.unwrap_or(usize::MAX));
+            let written = write(&origin.server, &args, &data, before);
+            // The memory goes back before the answer is sent: a queue's entry needs it.
+            drop(data);
+            let done = dispatch::written(&origin.server, &args, written);
+            Exchange::Applied(origin, Applied::Done(done))
+        }
+    }
+}
+
+fn write(server: &Server, args: &WriteArgs, data: &Payload, before: u64) -> Answer<Written> {
+    let overtaken = || server.fs().stats().writes() > before;
+    if mutant::is(Mutant::DropQueuedWrite) && overtaken() {
+        return Ok(Written { bytes: data.len(), allocated: false, privileges: false });
+    }
+    server.fs().write(args, data.as_slice())
+}
+
+fn pipe(origin: Origin, applied: Applied, limit: Option<usize>) -> Exchange {
+    match applied {
+        Applied::Read(read) => {
+            let read = match limit {
+                Some(len) => read.cut(len),
+                None => Ok(read),
+            };
+            match read.and_then(|read| read.pipe(origin.server.fs())) {
+                Ok(ready) => {
+                    origin.note_path(ready.way.name());
+                    Exchange::Piped(origin, ready)
+                }
+                Err(errno) => origin.fail(errno),
+            }
+        }
+        Applied::Done(mut done) => {
+            if let Some(len) = limit {
+                done.cut(len);
+            }
+            let Done { reply, before, after } = done;
+            if let Some(notice) = before {
+                notice.send(origin.server.kernel());
+            }
+            let outcome = dispatch::outcome(&reply);
+            let server = origin.answer(reply, outcome, ());
+            Exchange::Replied(after.map(|notice| (server, notice)))
+        }
+    }
+}
+
+fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
+    let ready = match limit {
+        Some(len) => ready.cut(len),
+        None => ready,
+    };
+    let len = ready.len();
+    origin.server.fs().stats().read(ready.way, len);
+    let (body, plan) = ready.into_parts();
+    let data = match body {
+        Body::Bytes(buffer) => Data::from(buffer),
+        Body::Pipe(filled) => Data::Piped(filled),
+    };
+    origin.answer(Reply::Data(data), Ok(len as u64), plan);
+    Exchange::Replied(None)
+}
+
+impl Flight {
+    /// The device is done.
+    pub(super) fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
+        let Flight { origin, pending } = self;
+        match pending.finish(origin.server.fs(), buffer, result) {
+            Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
+            Err(errno) => origin.fail(errno),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What all requests of a mount share.
+
+use super::convert::Timeouts;
+use super::exchange::{Exchange, Flight, Origin, Wait};
+use super::notice::{Kernel, Notice};
+use super::sink::Sink;
+use super::workers::Workers;
+use crate::ops::Fs;
+use inflight_dio::Buffer;
+use inflight_fuse::abi::OpenFlags;
+use inflight_fuse::channel::{Handler, Received, uring};
+use inflight_fuse::{Notification, Operation, Request};
+use inflight_gate::{Gate, Subject};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+/// The operations with all that serving them needs.
+pub struct Server {
+    fs: Arc<Fs>,
+    gate: Option<Arc<Gate>>,
+    workers: Workers,
+    kernel: OnceLock<Box<dyn Kernel>>,
+    timeouts: Timeouts,
+    /// Answers to OPEN; `None` tells the kernel not to ask again.
+    open: Option<OpenFlags>,
+    /// Reads that a queue's ring has, by token; one map for each queue.
+    flights: Vec<Mutex<Flights>>,
+}
+
+#[derive(Default)]
+struct Flights {
+    by_token: HashMap<u64, Flight>,
+    last: u64,
+}
+
+/// Where an exchange is being worked on.
+pub enum Place<'a> {
+    /// The thread of a queue, which serves a core: it never waits.
+    Queue(&'a mut uring::Queue),
+    /// A thread that takes requests, among several: it waits for the device, not for other requests.
+    Receiver,
+    /// A thread of its own.
+    Worker,
+}
+
+impl Place<'_> {
+    pub(super) fn patience(&self) -> Wait {
+        match self {
+            Place::Queue(_) => Wait::Nothing,
+            Place::Receiver => Wait::Device,
+            Place::Worker => Wait::Requests,
+        }
+    }
+}
+
+impl Server {
+    /// A server of `fs`. Notifications are lost until [`Server::connect`].
+    pub fn new(fs: Arc<Fs>, gate: Option<Arc<Gate>>) -> Arc<Server> {
+        let options = fs.options();
+        let direct = if options.direct_io {
+            OpenFlags::DIRECT_IO | OpenFlags::PARALLEL_DIRECT_WRITES
+        } else {
+            OpenFlags::KEEP_CACHE | OpenFlags::CACHE_DIR
+        };
+        let open = fs.asks_opens().then_some(direct);
+        let timeouts = Timeouts::new(options);
+        let flights = (0..uring::possible_cores()).map(|_| Mutex::default()).collect();
+        let (workers, kernel) = (Workers::default(), OnceLock::new());
+        Arc::new(Server { fs, gate, workers, kernel, timeouts, open, flights })
+    }
+
+    /// Where notifications go; the first one counts.
+    pub fn connect(&self, kernel: Box<dyn Kernel>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// The operations.
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    /// Returns when no worker has anything to do, after the end of the connection: only then may the
+    /// image be closed.
+    pub fn finish(&self) {
+        self.workers.finish();
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    pub(super) fn open_flags(&self) -> Option<OpenFlags> {
+        self.open
+    }
+
+    pub(super) fn kernel(&self) -> &dyn Kernel {
+        struct Nobody;
+        impl Kernel for Nobody {
+            fn notify(&self, _: &Notification<'_>) {}
+        }
+        self.kernel.get().map_or(&Nobody, |kernel| &**kernel)
+    }
+
+    /// Sends a notification from where it may be sent from.
+    pub(super) fn tell(self: Arc<Self>, notice: Notice, place: &Place<'_>) {
+        let here = match notice {
+            Notice::AskAgain(_) => !matches!(place, Place::Queue(_)),
+            Notice::WriteBack(..) => matches!(place, Place::Worker),
+        };
+        if here {
+            return notice.send(self.kernel());
+        }
+        let server = Arc::clone(&self);
+        self.workers.run(move || notice.send(server.kernel()));
+    }
+
+    /// Serves a request, here or elsewhere.
+    pub fn accept(self: &Arc<Self>, request: Request, sink: Sink, place: Place<'_>) {
+        let opcode = request.opcode();
+        let logged = request.operation.is_logged();
+        let gate = self.gate.as_ref().filter(|_| logged);
+        let ticket = gate.map(|gate| gate.arrive(subject(&request)));
+        let origin = Origin::new(Arc::clone(self), sink, ticket, opcode);
+        Exchange::Received(origin, request).run(place);
+    }
+
+    /// Has the queue's ring read into `buffer` from byte `offset` of the image.
+    ///
+    /// Gives both back when it takes no more.
+    pub(super) fn depart(
+        &self,
+        queue: &mut uring::Queue,
+        flight: Flight,
+        buffer: Buffer,
+        offset: u64,
+    ) -> Option<(Flight, Buffer)> {
+        let (Some(flights), Some(file)) = (self.flights.get(queue.number()), self.fs.io().file())
+        else {
+            return Some((flight, buffer));
+        };
+        let mut flights = flights.lock();
+        flights.last += 1;
+        let token = flights.last;
+        match queue.read_at(file, buffer, offset, token) {
+            Ok(()) => {
+                flights.by_token.insert(token, flight);
+                None
+            }
+            Err(buffer) => Some((flight, buffer)),
+        }
+    }
+}
+
+/// Whether the gate's log has requests of this kind.
+trait Logged {
+    fn is_logged(&self) -> bool;
+}
+
+impl Logged for Operation {
+    /// What nobody waits for, and what is refused once and for all, is not worth a record.
+    fn is_logged(&self) -> bool {
+        !matches!(
+            self,
+            Operation::Forget { .. }
+                | Operation::BatchForget(_)
+                | Operation::Interrupt { .. }
+                | Operation::NotifyReply(_)
+                | Operation::Flush(_)
+                | Operation::Access { .. }
+                | Operation::Destroy
+        )
+    }
+}
+
+/// A request as the gate sees it.
+fn subject(request: &Request) -> Subject {
+    let header = &request.header;
+    let (offset, len, size) = match &request.operation {
+        Operation::Read(read) => (read.offset, read.size.into(), None),
+        Operation::Readdir(read) | Operation::Readdirplus(read) => (read.offset, 0, None),
+        Operation::Write(write) => (write.offset, write.data.len() as u64, None),
+        Operation::Fallocate(range) => (range.offset, range.length, None),
+        Operation::Lseek { offset, .. } => (*offset, 0, None),
+        Operation::CopyFileRange(range) | Operation::CopyFileRange64(range) => {
+            (range.offset_in, range.len, None)
+        }
+        Operation::Setattr(set) => (0, 0, set.size),
+        _ => (0, 0, None),
+    };
+    // The name of a link is what its directory has; what it is about is the inode.
+    let ino = match &request.operation {
+        Operation::Link { target, .. } => *target,
+        _ => header.nodeid,
+    };
+    Subject {
+        unique: header.unique,
+        opcode: request.opcode(),
+        ino,
+        offset,
+        len,
+        pid: header.pid,
+        uid: header.uid,
+        size,
+    }
+}
+
+/// A server as channels see it.
+pub struct Front(pub Arc<Server>);
+
+impl Handler for Front {
+    fn request(&self, received: Received, queue: Option<&mut uring::Queue>) {
+        let Received { request, ticket } = received;
+        let place = queue.map_or(Place::Receiver, Place::Queue);
+        let serve = || self.0.accept(request, Sink::Channel(ticket), place);
+        // The hook has printed it, and what was dropped answered EIO.
+        let _ = catch_unwind(AssertUnwindSafe(serve));
+    }
+
+    fn completed(&self, completion: uring::Completion, queue: &mut uring::Queue) {
+        let uring::Completion { token, result, buffer } = completion;
+        let flights = self.0.flights.get(queue.number());
+        let flight = flights.and_then(|flights| flights.lock().by_token.remove(&token));
+        if let (Some(flight), Some(buffer)) = (flight, buffer) {
+            flight.land((buffer, result)).run(Place::Queue(queue));
+        }
+    }
+}
