@@ -7,9 +7,9 @@
 
 use hdrhistogram::Histogram;
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
+use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
 use inflight::options::{Options, ReadMode};
-use inflight::transport::server;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -20,7 +20,8 @@ const LOOKUPS: u64 = 50_000;
 fn make(fs: &Fs, name: &str) -> u64 {
     let caller = Caller { uid: 0, gid: 0, pid: 1 };
     let (name, mode) = (name.as_bytes(), libc::S_IFREG | 0o644);
-    let make = Make { caller, parent: ROOT, name, mode, umask: 0, rdev: 0, target: None };
+    let make =
+        Make { caller, parent: ROOT, name, mode, umask: 0, rdev: 0, target: None, security: &[] };
     fs.make(&make).expect("make").ino
 }
 
@@ -64,7 +65,7 @@ fn main() {
     let options = MkfsOptions { size: Some(4 << 30), force: true, ..Default::default() };
     mkfs(&image, &options).expect("mkfs");
     let options = Options { read: ReadMode::Copy, ..Options::default() };
-    let fs = server::open(&image, &options).expect("open");
+    let fs = mounted::open(&image, &options).expect("open");
     for i in 0..names {
         make(&fs, &format!("file{i}"));
     }
@@ -89,6 +90,6 @@ fn main() {
     }
     let ratio = us(&beside, 0.99) / us(&alone, 0.99);
     println!("{syncs} fsyncs meanwhile; p99 beside / alone: {ratio:.2}");
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     std::fs::remove_file(&image).expect("remove");
 }

@@ -10,9 +10,9 @@ use inflight::image::dump::Dump;
 use inflight::image::fsck::{self, Outcome};
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
 use inflight::image::store::Recovery;
+use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make};
 use inflight::options::Options;
-use inflight::transport::server;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -63,7 +63,9 @@ fn measure(directory: &Path, row: &str) -> anyhow::Result<()> {
     let checked = step("fsck", files)?;
     let [backed, pieces] = step("dump", 0)?.rest[..] else { bail!("dump said too little") };
     let each = if files == 0 { "-".to_owned() } else { format!("{} B", backed / files) };
-    println!("| {size} | {files} | {made} | {filled} | {mounted} | {checked} | {each} | {pieces} |");
+    println!(
+        "| {size} | {files} | {made} | {filled} | {mounted} | {checked} | {each} | {pieces} |"
+    );
     Ok(())
 }
 
@@ -102,10 +104,10 @@ fn run_step(step: &str, image: &Path, number: u64) -> anyhow::Result<()> {
         }
         "fill" => fill(image, number)?,
         "mount" => {
-            let fs = server::open(image, &Options::default())?;
+            let fs = mounted::open(image, &Options::default())?;
             took = Some(begun.elapsed());
             ask(&fs, number)?;
-            server::close(&fs)?;
+            mounted::close(&fs)?;
         }
         "fsck" => {
             let report = fsck::check(image, &fsck::Options { repair: false, progress: &|_| () })?;
@@ -124,11 +126,12 @@ fn run_step(step: &str, image: &Path, number: u64) -> anyhow::Result<()> {
 }
 
 fn fill(image: &Path, files: u64) -> anyhow::Result<()> {
-    let fs = server::open(image, &Options::default())?;
+    let fs = mounted::open(image, &Options::default())?;
     let mut directory = ROOT;
     for i in 0..files {
         if i % IN_DIRECTORY == 0 {
-            directory = make(&fs, ROOT, &format!("dir{}", i / IN_DIRECTORY), libc::S_IFDIR | 0o755)?;
+            directory =
+                make(&fs, ROOT, &format!("dir{}", i / IN_DIRECTORY), libc::S_IFDIR | 0o755)?;
         }
         let ino = make(&fs, directory, &format!("file{i:08}.data"), libc::S_IFREG | 0o644)?;
         fs.fallocate(Caller::default(), ino, 0, 0, 4096)?;
@@ -136,14 +139,16 @@ fn fill(image: &Path, files: u64) -> anyhow::Result<()> {
             fs.volume().commit(Recovery::Walk)?;
         }
     }
-    server::close(&fs)?;
+    mounted::close(&fs)?;
     Ok(())
 }
 
 fn make(fs: &Fs, parent: u64, name: &str, mode: u32) -> anyhow::Result<u64> {
     let caller = Caller::default();
     let name = name.as_bytes();
-    let ino = fs.make(&Make { caller, parent, name, mode, umask: 0, rdev: 0, target: None })?.ino;
+    let ino = fs
+        .make(&Make { caller, parent, name, mode, umask: 0, rdev: 0, target: None, security: &[] })?
+        .ino;
     fs.forget(ino, 1);
     Ok(ino)
 }

@@ -8,9 +8,9 @@ use images::{Image, file, make, read, stamped, write};
 use inflight::disk::{Disk, MemoryDisk};
 use inflight::errno::Errno;
 use inflight::image::BLOCK;
+use inflight::mounted;
 use inflight::ops::{Caller, Fs, SetAttr};
 use inflight::options::{Options, ReadMode};
-use inflight::transport::server;
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -106,7 +106,7 @@ impl Disk for Plug {
 
 fn open(disk: Arc<dyn Disk>) -> Fs {
     let options = Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
-    server::open_on(disk, &options).expect("an image")
+    mounted::open_on(disk, &options).expect("an image")
 }
 
 fn after(cut: MemoryDisk) -> Fs {
@@ -202,7 +202,7 @@ fn stale() -> Arc<Plug> {
         at += 1 << 18;
     }
     fs.unlink(ROOT, b"old").expect("unlink");
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     assert!(at > 8 << 20, "most of it was written: {at}");
     plug
 }
@@ -359,7 +359,7 @@ fn a_number_is_a_file_for_good() {
                 assert_eq!(fs.getattr(ino).map(|e| e.ino), Err(Errno::ESTALE));
             }
         }
-        server::close(&fs).expect("close");
+        mounted::close(&fs).expect("close");
     }
 }
 

@@ -132,6 +132,7 @@ fn a_panic_inside_a_change_breaks_the_store_for_everybody_at_once() {
                                 umask: 0,
                                 rdev: 0,
                                 target: None,
+                                security: &[],
                             };
                             made.fetch_add(1, SeqCst);
                             fs.make(&make).err()

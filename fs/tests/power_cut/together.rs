@@ -42,6 +42,7 @@ fn make(fs: &Fs, name: &str) -> Result<u64, Errno> {
         umask: 0,
         rdev: 0,
         target: None,
+        security: &[],
     })?;
     Ok(entry.ino)
 }

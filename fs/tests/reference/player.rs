@@ -67,7 +67,8 @@ impl Player {
             Op::Mkdir(path) => self.make(path, libc::S_IFDIR | 0o755, None),
             Op::Symlink(path) => self.make(path, libc::S_IFLNK | 0o777, Some(op::target(path))),
             Op::Tmpfile => {
-                let make = Unnamed { caller: CALLER, parent: ROOT, mode: 0o644, umask: 0 };
+                let make =
+                    Unnamed { caller: CALLER, parent: ROOT, mode: 0o644, umask: 0, security: &[] };
                 let ino = fs.tmpfile(&make)?.ino;
                 self.close();
                 self.held = Some(ino);
@@ -181,6 +182,7 @@ impl Player {
             umask: 0,
             rdev: 0,
             target: target.as_deref().map(str::as_bytes),
+            security: &[],
         })?;
         self.fs.forget(entry.ino, 1);
         Ok(())

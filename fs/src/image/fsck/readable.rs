@@ -138,9 +138,10 @@ mod tests {
     #[test]
     fn what_is_lost_lies_outside_all_stretches_of_a_table_with_gaps() {
         let mut readable = Readable { stretches: vec![(3, 5), (9, 9)], has_gaps: true };
-        assert_eq!([2, 3, 5, 6, 9, 10].map(|k| readable.is_lost(&k)), [
-            true, false, false, true, false, true
-        ]);
+        assert_eq!(
+            [2, 3, 5, 6, 9, 10].map(|k| readable.is_lost(&k)),
+            [true, false, false, true, false, true]
+        );
         readable.has_gaps = false;
         assert!(!readable.is_lost(&6) && !readable.holds(&6));
     }
