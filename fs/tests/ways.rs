@@ -51,6 +51,11 @@ fn read_aligned(path: &Path, len: usize) -> Vec<u8> {
     }
 }
 
+/// Spliced answers are the device's; the queues of transport=uring and the crate fuser have none.
+fn by_device(options: &str) -> String {
+    format!("transport=dev,{options}")
+}
+
 // > Every way of reading and writing gives the same bytes, O_DIRECT at any offset and length included.
 #[test]
 fn every_way_gives_the_same_bytes() {
@@ -68,7 +73,7 @@ fn every_way_gives_the_same_bytes() {
         ("read=auto", "splice-buffered", "splice-direct"),
     ];
     for (option, buffered, direct) in ways {
-        let mount = place.mount(option, &[]);
+        let mount = place.mount(&by_device(option), &[]);
         assert!(fs::read(mount.path("f")).expect("read") == want, "{option}, buffered open");
         assert!(mount.reads(buffered) > 0, "{option}: {}", mount.stat());
         drop_caches();
@@ -120,7 +125,7 @@ fn any_range_of_any_alignment_is_served_directly() {
 
 /// System calls of the server while the file is read with `option`.
 fn syscalls(place: &Place, option: &str) -> Option<String> {
-    let mount = place.mount(option, &[]);
+    let mount = place.mount(&by_device(option), &[]);
     let log = place.dir.path().join(format!("strace-{option}"));
     let mut strace = Command::new("strace")
         .args(["-f", "-qq", "-e", "trace=splice,vmsplice,pread64,writev", "-o"])
@@ -179,7 +184,7 @@ fn pages_in_a_reply_are_the_images_or_private_as_the_way_says() {
     let place = Place::new(64);
     for (option, aliased) in [("read=buffered", true), ("read=direct", false)] {
         let socket = place.dir.path().join("gate");
-        let mount = place.mount(option, &["--gate", socket.to_str().expect("path")]);
+        let mount = place.mount(&by_device(option), &["--gate", socket.to_str().expect("path")]);
         let old = pattern(65_536, 21);
         fs::write(mount.path("alias"), &old).expect("write");
         File::open(mount.path("alias")).and_then(|f| f.sync_all()).expect("sync");
