@@ -63,7 +63,9 @@ fn measure(directory: &Path, row: &str) -> anyhow::Result<()> {
     let checked = step("fsck", files)?;
     let [backed, pieces] = step("dump", 0)?.rest[..] else { bail!("dump said too little") };
     let each = if files == 0 { "-".to_owned() } else { format!("{} B", backed / files) };
-    println!("| {size} | {files} | {made} | {filled} | {mounted} | {checked} | {each} | {pieces} |");
+    println!(
+        "| {size} | {files} | {made} | {filled} | {mounted} | {checked} | {each} | {pieces} |"
+    );
     Ok(())
 }
 
@@ -128,7 +130,8 @@ fn fill(image: &Path, files: u64) -> anyhow::Result<()> {
     let mut directory = ROOT;
     for i in 0..files {
         if i % IN_DIRECTORY == 0 {
-            directory = make(&fs, ROOT, &format!("dir{}", i / IN_DIRECTORY), libc::S_IFDIR | 0o755)?;
+            directory =
+                make(&fs, ROOT, &format!("dir{}", i / IN_DIRECTORY), libc::S_IFDIR | 0o755)?;
         }
         let ino = make(&fs, directory, &format!("file{i:08}.data"), libc::S_IFREG | 0o644)?;
         fs.fallocate(Caller::default(), ino, 0, 0, 4096)?;

@@ -28,7 +28,8 @@ pub fn check(
     census: &Census,
     orphans: &BTreeSet<u64>,
 ) -> Result<Claims> {
-    let mut judge = Judge { layout, claims: layout.fixed(), drop: Vec::new(), contested: Vec::new() };
+    let mut judge =
+        Judge { layout, claims: layout.fixed(), drop: Vec::new(), contested: Vec::new() };
     let mut fixed = Vec::new();
     let mut inodes = m.inodes.rows();
     let mut extents = Followers::new(&m.extents);

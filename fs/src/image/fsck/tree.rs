@@ -8,9 +8,7 @@ use crate::image::fsck::report::Findings;
 use crate::image::fsck::{inodes, names};
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::pins::Run;
-use crate::image::tables::{
-    Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key,
-};
+use crate::image::tables::{Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key};
 use std::collections::BTreeSet;
 
 /// Where repair puts what has no name.
