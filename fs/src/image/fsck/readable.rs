@@ -9,8 +9,8 @@ use crate::image::fsck::table::open_from;
 use crate::image::guard::guard;
 use redb::ReadOnlyTable;
 
-/// Most stretches of one table: what lies behind the last of them is given up.
-const STRETCHES_MAX: usize = 1 << 14;
+/// Most attempts at one table: what lies behind the last of them is given up.
+const ATTEMPTS_MAX: usize = 1 << 12;
 
 /// The stretches of a table that can be read, in order.
 pub struct Readable<K> {
@@ -45,7 +45,7 @@ pub fn readable<R: Row>(
     let mut found: Readable<R::Key> = Readable { stretches: Vec::new(), has_gaps: false };
     let mut problem = None;
     let mut place = 0;
-    while found.stretches.len() < STRETCHES_MAX {
+    for _ in 0..ATTEMPTS_MAX {
         let from = R::first_at(place);
         let mut seen = None;
         let before = found.stretches.last().map(|(_, last)| last.clone());
@@ -99,8 +99,12 @@ fn can_begin_at<R: Row>(
 ) -> bool {
     let from = R::first_at(place);
     let first = guard(what, || {
-        let first = open_from::<R>(table, Some(&from))?.next().transpose()?;
-        Ok(first.is_none_or(|(key, _)| R::own_key(key.value()) >= from))
+        let Some(row) = open_from::<R>(table, Some(&from))?.next() else { return Ok(true) };
+        let (key, value) = row?;
+        let key = R::own_key(key.value());
+        // A value may lie outside its page.
+        drop(R::own(&key, value.value()));
+        Ok(key >= from)
     });
     first.unwrap_or(false)
 }
