@@ -23,12 +23,15 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 const ROOT: u64 = 1;
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
+/// A write since the last flush: offset and bytes.
+type Pending = (u64, Vec<u8>);
+
 /// A disk with a plug to pull: what was not flushed is lost, or kept in any part.
 #[derive(Debug)]
 struct Plug {
     now: MemoryDisk,
     /// What a power cut leaves for certain, and what came after it.
-    durable: Mutex<(MemoryDisk, Vec<(u64, Vec<u8>)>)>,
+    durable: Mutex<(MemoryDisk, Vec<Pending>)>,
     fails: AtomicBool,
 }
 

@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Largest size of a file: loff_t ends there.
 pub const SIZE_MAX: u64 = i64::MAX as u64;
 
+/// Commits that an allocation waits for before it believes that there is no room.
+const COMMITS_MAX: u32 = 4;
+
 /// Where a part of the payload goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteData {
@@ -105,7 +108,7 @@ impl Volume {
 
     /// Allocates `want` blocks in as few runs as possible, all of them or none.
     pub(super) fn allocate(&self, want: u64, goal: Option<u64>) -> Result<Vec<Run>> {
-        let mut committed = false;
+        let mut commits = 0;
         loop {
             let (mut runs, mut missing, mut goal) = (Vec::new(), want, goal);
             while missing > 0 {
@@ -120,12 +123,12 @@ impl Volume {
             if self.store().relinquish() {
                 continue;
             }
-            // What was deleted a moment ago becomes free with a commit.
-            if committed || !self.store().space().would_gain() {
+            // What was deleted a moment ago becomes free with a commit, and somebody else may take it first.
+            if commits == COMMITS_MAX || !self.store().space().would_gain() {
                 return Err(Errno::ENOSPC.into());
             }
             self.commit(Recovery::Walk)?;
-            committed = true;
+            commits += 1;
         }
     }
 }
