@@ -32,6 +32,7 @@ use inode::{Inode, State};
 use inode_cache::InodeCache;
 use names::NameCache;
 use nix::errno::Errno;
+use orphans::Departures;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ pub struct Volume {
     names: NameCache,
     /// Files that a crash left without a name, not yet reclaimed.
     orphans: Mutex<Vec<u64>>,
+    departures: Departures,
     hash_key: [u8; 16],
 }
 
@@ -61,6 +63,7 @@ impl Volume {
             inodes: InodeCache::default(),
             names: NameCache::default(),
             orphans: Mutex::default(),
+            departures: Departures::default(),
             hash_key,
         };
         volume.inode(ROOT)?;

@@ -227,6 +227,15 @@ fn mount8_can_remount_and_is_told_failures_its_way() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(options().starts_with("rw,") && !options().contains("noexec"), "{}", options());
     fs::write(format!("{dir}/f"), b"x").expect("writable again");
+    // A power cut right after the remount.
+    assert!(mount(&format!("remount,ro,{kept}")).status.success());
+    let stat = ok(&["stat", "--json", dir]);
+    let stat: serde_json::Value = serde_json::from_str(&stat).expect("JSON");
+    let server = nix::unistd::Pid::from_raw(stat["pid"].as_i64().expect("a process") as i32);
+    nix::sys::signal::kill(server, nix::sys::signal::SIGKILL).expect("kill");
+    nix::mount::umount2(dir, nix::mount::MntFlags::MNT_DETACH).expect("a dead mount");
+    assert!(mount("rw").status.success());
+    assert_eq!(fs::read(format!("{dir}/f")).expect("remounting read-only flushed it"), b"x");
     common::umount(dir);
     assert!(mount("ro").status.success());
     let out = mount("remount,rw");

@@ -18,24 +18,29 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 const ROOT: u64 = 1;
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+/// A write since the last flush: offset and bytes.
+type Pending = (u64, Vec<u8>);
 
 /// A disk with a plug to pull: what was not flushed is lost, or kept in any part.
 #[derive(Debug)]
 struct Plug {
     now: MemoryDisk,
     /// What a power cut leaves for certain, and what came after it.
-    durable: Mutex<(MemoryDisk, Vec<(u64, Vec<u8>)>)>,
+    durable: Mutex<(MemoryDisk, Vec<Pending>)>,
     fails: AtomicBool,
+    flushes: AtomicU64,
 }
 
 impl Plug {
     fn new(disk: MemoryDisk) -> Arc<Plug> {
         let durable = Mutex::new((disk.fork(), Vec::new()));
-        Arc::new(Plug { now: disk, durable, fails: AtomicBool::new(false) })
+        let (fails, flushes) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Plug { now: disk, durable, fails, flushes })
     }
 
     /// A new filesystem.
@@ -96,6 +101,7 @@ impl Disk for Plug {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         *self.durable.lock() = (self.now.fork(), Vec::new());
+        self.flushes.fetch_add(1, SeqCst);
         Ok(())
     }
 
@@ -401,4 +407,36 @@ fn locks_hold_between_processes() {
     drop((one, two));
     mount.umount();
     ok(&["fsck", place.image()]);
+}
+
+// > A deletion that the kernel has not finished yet is waited for before ENOSPC is said.
+#[test]
+fn what_is_being_deleted_is_waited_for() {
+    let plug = Plug::empty();
+    let fs = open(plug.clone());
+    let files: Vec<u64> = (0..4)
+        .map(|i| file(&fs, ROOT, &i.to_string(), 3 << 20).expect("room for all four"))
+        .collect();
+    for (i, ino) in files.iter().enumerate() {
+        fs.lookup(ROOT, i.to_string().as_bytes()).expect("the kernel holds it");
+        fs.unlink(ROOT, i.to_string().as_bytes()).expect("unlink");
+        assert_eq!(fs.getattr(*ino).expect("it is open").attr.nlink, 0);
+    }
+    fs.syncfs().expect("commit");
+    let new = make(&fs, ROOT, "new", libc::S_IFREG | 0o600, None).expect("create");
+    let want = fs.statfs().expect("statfs").available * BLOCK + (2 << 20);
+    let refused = write(&fs, new, 0, want as usize);
+    assert_eq!(refused, Err(Errno::ENOSPC), "nobody closes it");
+    // One goes; what it frees waits for a commit, and the flush of that is the sign that the write is waiting for room.
+    // The second one, which it takes to fill the file, goes only then.
+    fs.forget(files[0], 1);
+    let flushes = plug.flushes.load(SeqCst);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&fs, new, 0, want as usize + (3 << 20)));
+        while plug.flushes.load(SeqCst) == flushes && !writer.is_finished() {
+            std::thread::yield_now();
+        }
+        fs.forget(files[1], 1);
+        assert_eq!(writer.join().expect("the writer"), Ok(()));
+    });
 }

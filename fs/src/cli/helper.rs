@@ -74,5 +74,10 @@ fn remount(dir: &Path, lists: &[String]) -> anyhow::Result<ExitCode> {
         anyhow::bail!("{} was mounted read-only; unmount it and mount it again", dir.display());
     }
     mounted::remount(dir, &options).with_context(|| format!("cannot remount {}", dir.display()))?;
+    if options.read_only {
+        // The kernel flushes its pages and sends no request for the rest: after this nothing is left to be lost.
+        let flushed = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+        flushed.with_context(|| format!("cannot flush {}", dir.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

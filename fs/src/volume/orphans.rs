@@ -11,15 +11,50 @@ use crate::volume::Volume;
 use crate::volume::extents::BLOCK_MAX;
 use crate::volume::inode::{Inode, load_attr};
 use nix::errno::Errno;
+use parking_lot::{Condvar, Mutex};
 use redb::ReadableTable as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Extents that one transaction takes away from a file without a name.
 const CUT_EXTENTS: usize = 512;
 /// Free blocks without which no file is reclaimed: more than what one such transaction copies.
 const RECLAIM_BLOCKS: u64 = 64;
 
+/// How long an allocation waits for one more file without a name to go. The kernel sends FORGET before unlink(2) or
+/// close(2) returns, so what a program deleted before it asked for room is on its way.
+const DEPARTURE: Duration = Duration::from_millis(100);
+
+/// Counts the files that went after their last name.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    count: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Departures {
+    /// How many there were.
+    pub(super) fn count(&self) -> u64 {
+        *self.count.lock()
+    }
+
+    fn add(&self) {
+        *self.count.lock() += 1;
+        self.more.notify_all();
+    }
+}
+
 impl Volume {
+    /// Waits until more than `seen` files went after their last name; false when none is there to go, or none goes.
+    pub(super) fn await_departure(&self, seen: u64) -> Result<bool> {
+        if self.departures.count() == seen && self.store.read(|view| view.orphans(1))?.is_empty() {
+            return Ok(self.departures.count() != seen);
+        }
+        let mut count = self.departures.count.lock();
+        let late = self.departures.more.wait_while_for(&mut count, |n| *n == seen, DEPARTURE);
+        Ok(!late.timed_out())
+    }
+
     /// The kernel gave back `n` references. When it was the last one and no name is left, the
     /// inode and its blocks go.
     pub fn forget(&self, ino: u64, n: u64) -> Result<()> {
@@ -41,7 +76,9 @@ impl Volume {
             let inode = self.inode_in(&tables.view(), ino)?;
             let gone = inode.read().attr.nlink == 0 && !self.inodes.is_known(ino);
             if gone { self.delete(tables, &inode) } else { Ok(()) }
-        })
+        })?;
+        self.departures.add();
+        Ok(())
     }
 
     /// The last name went: deleted now, or listed as an orphan for as long as it is open.

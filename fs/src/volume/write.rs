@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Largest size of a file: loff_t ends there.
 pub const SIZE_MAX: u64 = i64::MAX as u64;
 
+/// Commits and departures of files that an allocation waits for before it believes that there is no room.
+const PATIENCE: u32 = 8;
+
 /// Where a part of the payload goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteData {
@@ -105,7 +108,24 @@ impl Volume {
 
     /// Allocates `want` blocks in as few runs as possible, all of them or none.
     pub(super) fn allocate(&self, want: u64, goal: Option<u64>) -> Result<Vec<Run>> {
-        let mut committed = false;
+        for _ in 0..=PATIENCE {
+            let departed = self.departures.count();
+            if let Some(runs) = self.allocate_free(want, goal) {
+                return Ok(runs);
+            }
+            // What was deleted a moment ago becomes free with a commit. Somebody else may take it first, and the kernel may not
+            // have said yet that nobody has the file open.
+            if self.store().space().would_gain() {
+                self.commit(Recovery::Walk)?;
+            } else if !self.await_departure(departed)? {
+                break;
+            }
+        }
+        Err(Errno::ENOSPC.into())
+    }
+
+    /// Allocates `want` blocks out of those that are free now.
+    fn allocate_free(&self, want: u64, goal: Option<u64>) -> Option<Vec<Run>> {
         loop {
             let (mut runs, mut missing, mut goal) = (Vec::new(), want, goal);
             while missing > 0 {
@@ -114,18 +134,12 @@ impl Volume {
                 runs.push(run);
             }
             if missing == 0 {
-                return Ok(runs);
+                return Some(runs);
             }
             runs.into_iter().for_each(|run| self.store().space().unallocate(run));
-            if self.store().relinquish() {
-                continue;
+            if !self.store().relinquish() {
+                return None;
             }
-            // What was deleted a moment ago becomes free with a commit.
-            if committed || !self.store().space().would_gain() {
-                return Err(Errno::ENOSPC.into());
-            }
-            self.commit(Recovery::Walk)?;
-            committed = true;
         }
     }
 }
