@@ -340,7 +340,11 @@ fn what_is_deleted_is_available_at_once() {
     let now = fs.statfs().expect("statfs");
     assert!(now.available >= free - 64, "{} of {free} blocks", now.available);
     assert!(now.available <= now.free && now.files_free > 0);
-    file(&fs, ROOT, "g", at as usize).expect("all of it can be written");
+    let ino = file(&fs, ROOT, "g", at as usize).expect("all of it can be written");
+    fs.unlink(ROOT, b"g").expect("unlink");
+    assert!(fs.getattr(ino).is_err(), "nobody has it open");
+    let ino = make(&fs, ROOT, "h", libc::S_IFREG | 0o600, None).expect("create");
+    fs.fallocate(ME, ino, 0, 0, at).expect("or set aside");
 }
 
 // > An inode number never stands for another file later, and survives mounts.

@@ -126,9 +126,7 @@ impl Volume {
             return Err(Errno::ENOSPC.into());
         }
         let want: u64 = pieces.iter().filter(|p| p.extent.is_none()).map(|p| p.blocks).sum();
-        if want > self.store().space().usage().available {
-            return Err(Errno::ENOSPC.into());
-        }
+        self.await_room(want)?;
         let (mut new, mut allocated) = (unwrite, Vec::new());
         for hole in pieces.iter().filter(|p| p.extent.is_none()) {
             let runs = self.allocate(hole.blocks, goal).inspect_err(|_| {

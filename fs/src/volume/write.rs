@@ -124,6 +124,20 @@ impl Volume {
         Err(Errno::ENOSPC.into())
     }
 
+    /// Refuses what cannot be had, before it is tried: trying takes all that is free from others for a moment.
+    pub(super) fn await_room(&self, want: u64) -> Result<()> {
+        for _ in 0..=PATIENCE {
+            let (departed, usage) = (self.departures.count(), self.store().space().usage());
+            if want <= usage.available + usage.waiting {
+                return Ok(());
+            }
+            if !self.await_departure(departed)? {
+                break;
+            }
+        }
+        Err(Errno::ENOSPC.into())
+    }
+
     /// Allocates `want` blocks out of those that are free now.
     fn allocate_free(&self, want: u64, goal: Option<u64>) -> Option<Vec<Run>> {
         loop {
