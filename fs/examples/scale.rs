@@ -62,7 +62,7 @@ fn measure(directory: &Path, row: &str) -> anyhow::Result<()> {
     let mounted = step("mount", files)?;
     let checked = step("fsck", files)?;
     let [backed, pieces] = step("dump", 0)?.rest[..] else { bail!("dump said too little") };
-    let each = if files == 0 { "-".to_owned() } else { format!("{} B", backed / files) };
+    let each = backed.checked_div(files).map_or("-".to_owned(), |bytes| format!("{bytes} B"));
     println!(
         "| {size} | {files} | {made} | {filled} | {mounted} | {checked} | {each} | {pieces} |"
     );

@@ -135,9 +135,72 @@ fn repair_brings_back_what_a_rotten_block_does_not_hold() {
             let again = image.fsck(false);
             assert_eq!(again.found.total(), 0, "block {block}: {:#?}", again.found.list);
             let fs = image.open(false).expect("a repaired image mounts");
-            images::walk(&fs);
+            for (path, ino) in images::walk(&fs) {
+                let bytes = images::read(&fs, ino, 0, 64 << 10).unwrap_or_default();
+                let foreign = images::foreign(ino, 0, &bytes);
+                assert_eq!(foreign, None, "block {block}: {path} shows another file's data");
+            }
             mounted::close(&fs).expect("close");
         }
     }
     assert!(found > 0 && clean > 0);
+}
+
+/// The blocks that hold the checksums of others are rotten, and nothing else is: redb's own
+/// checksums say so, and nothing is lost.
+#[test]
+fn a_rotten_block_of_checksums_costs_nothing() {
+    let image = Image::with_content();
+    let files = files(&image);
+    let paths = |image: &Image| {
+        let fs = image.open(true).expect("open");
+        let found = images::walk(&fs);
+        mounted::close(&fs).expect("close");
+        found
+    };
+    let before = paths(&image);
+    let disk = FileDisk::open(&image.path(), true).expect("open");
+    let first = image.superblock().chunks[0].start;
+    disk.write(first * BLOCK, &[0x5a; BLOCK as usize]).expect("damage");
+    drop(disk);
+    assert!(image.open(false).is_err(), "the mount refuses");
+    assert_eq!(image.fsck(false).outcome, Outcome::Uncorrected);
+    assert_eq!(image.fsck(true).outcome, Outcome::Corrected);
+    assert_eq!(image.fsck(false).found.total(), 0);
+    assert!(paths(&image) == before, "every name is there");
+    let fs = image.open(true).expect("open");
+    assert_eq!(look(&fs, &files), (files.len(), 0));
+    mounted::close(&fs).expect("close");
+}
+
+/// A leaf of extents is lost: the files whose extents were in it are, and no others.
+#[test]
+fn only_files_whose_extents_were_in_a_rotten_block_lose_them() {
+    let image = Image::with_content();
+    let (files, bytes, sb) = (files(&image), image.bytes(), image.superblock());
+    let mut partial = 0;
+    for block in metadata_blocks(&sb) {
+        image.restore(&bytes);
+        let disk = FileDisk::open(&image.path(), true).expect("open");
+        disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
+        drop(disk);
+        let Ok(report) = image.try_fsck(false) else { continue };
+        let lost = |f: &&inflight::image::fsck::Finding| {
+            f.object == "table extents" && f.remedy == "the rows that can be read are kept"
+        };
+        if !report.found.list.iter().any(|f| lost(&f)) {
+            continue;
+        }
+        assert_eq!(image.fsck(true).outcome, Outcome::Corrected, "block {block}");
+        let fs = image.open(true).expect("open");
+        let whole = files.iter().filter(|(ino, len)| {
+            let read = images::read(&fs, *ino, 0, *len).expect("a repaired file can be read");
+            assert_eq!(images::foreign(*ino, 0, &read), None, "block {block}");
+            read == stamped(*ino, 0, *len)
+        });
+        let whole = whole.count();
+        mounted::close(&fs).expect("close");
+        partial += usize::from(whole > files.len() / 3 && whole < files.len());
+    }
+    assert!(partial > 0, "a leaf takes its own files along and leaves the others");
 }

@@ -23,6 +23,7 @@ mod rebuild;
 mod report;
 mod room;
 mod rows;
+mod shielded;
 mod table;
 mod tree;
 
@@ -37,6 +38,7 @@ use database::{Examined, Suspect};
 use groups::Layout;
 use model::Trust;
 use room::room;
+use shielded::Shielded;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -84,27 +86,51 @@ struct Pass {
 
 /// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
 /// meanwhile, and written only by a repair that has something to do.
+///
+/// # Errors
+/// When it is in use, cannot be opened, or is no image; when the repair failed.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
-    let image = || path.to_owned();
     let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
-    let disk: Arc<dyn Disk> = disk;
     disk.distrust()
-        .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
+        .map_err(|source| OpenError::from(ProbeError::Open { path: path.to_owned(), source }))?;
+    let writer = || -> Result<Arc<dyn Disk>, FsckError> {
+        let open = |source| ProbeError::Open { path: path.to_owned(), source };
+        let disk = FileDisk::open(path, true).map_err(|e| OpenError::from(open(e)))?;
+        Ok(Arc::new(disk))
+    };
+    check_and_repair(disk, writer, options)
+}
+
+/// As [`check`], for a disk that nobody else uses.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_on(disk: &Arc<dyn Disk>, options: &Options<'_>) -> Result<Report, FsckError> {
+    check_and_repair(Arc::new(Shielded(disk.clone())), || Ok(disk.clone()), options)
+}
+
+fn check_and_repair(
+    disk: Arc<dyn Disk>,
+    writer: impl FnOnce() -> Result<Arc<dyn Disk>, FsckError>,
+    options: &Options<'_>,
+) -> Result<Report, FsckError> {
+    let path = disk.name();
     let first = look(&disk, options.progress).map_err(OpenError::from)?;
     if !options.repair || first.found.total() == 0 || first.examined.is_none() {
-        return Ok(report(path, first, None));
+        return Ok(report(path, &first, None));
     }
     let bits = first.superblock.unknown_ro_compat();
     if bits != 0 {
-        return Err(OpenError::from(ProbeError::ReadOnly { path: image(), bits }).into());
+        let path = path.to_owned();
+        return Err(OpenError::from(ProbeError::ReadOnly { path, bits }).into());
     }
-    let writer = FileDisk::open(path, true)
-        .map_err(|source| OpenError::from(ProbeError::Open { path: image(), source }))?;
-    let writer: Arc<dyn Disk> = Arc::new(writer);
-    repair(&writer, &first, options.progress)
-        .map_err(|source| FsckError::Repair { image: image(), source })?;
+    repair(&writer()?, &first, options.progress)
+        .map_err(|source| FsckError::Repair { image: path.to_owned(), source })?;
+    let before = report(path, &first, None);
+    // What it read is no more.
+    drop(first);
     let last = look(&disk, options.progress).map_err(OpenError::from)?;
-    Ok(report(path, first, Some(last)))
+    Ok(report(path, &last, Some(before.found)))
 }
 
 /// Checks the image on a disk that is not writable and that nobody changes meanwhile.
@@ -114,7 +140,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
 pub fn inspect(disk: &Arc<dyn Disk>) -> Result<Report, FsckError> {
     assert!(!disk.is_writable(), "opening a database repairs it where it can");
     let pass = look(disk, &|_| ()).map_err(OpenError::from)?;
-    Ok(report(disk.name(), pass, None))
+    Ok(report(disk.name(), &pass, None))
 }
 
 fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError> {
@@ -203,23 +229,26 @@ fn correct(
     suspect.close()
 }
 
-fn report(path: &Path, first: Pass, last: Option<Pass>) -> Report {
-    let now = last.as_ref().unwrap_or(&first);
-    let outcome = match (now.found.errors, first.found.errors) {
+/// A report of the last look; `repaired` is what the look before the repair had found.
+fn report(path: &Path, last: &Pass, repaired: Option<Findings>) -> Report {
+    let now = last.found.clone();
+    let (found, left) = match repaired {
+        Some(found) => (found, Some(now)),
+        None => (now, None),
+    };
+    let outcome = match (left.as_ref().unwrap_or(&found).errors, found.errors) {
         (0, 0) => Outcome::Clean,
         (0, _) => Outcome::Corrected,
         _ => Outcome::Uncorrected,
     };
-    let inodes = now.examined.as_ref().map_or(0, |e| e.inodes);
-    let blocks_used = now.examined.as_ref().map_or(0, |e| e.claims.blocks());
-    let blocks_total = now.superblock.total_blocks;
+    let examined = last.examined.as_ref();
     Report {
         image: path.to_owned(),
         outcome,
-        left: last.map(|pass| pass.found),
-        found: first.found,
-        inodes,
-        blocks_used,
-        blocks_total,
+        found,
+        left,
+        inodes: examined.map_or(0, |e| e.inodes),
+        blocks_used: examined.map_or(0, |e| e.claims.blocks()),
+        blocks_total: last.superblock.total_blocks,
     }
 }

@@ -13,12 +13,15 @@ use std::collections::BTreeMap;
 
 const DROPPED: &str = "the name is dropped";
 
+/// A row: its key, and child and DT_* type.
+type Named = (Vec<u8>, (u64, u8));
+
 /// What is to change.
 #[derive(Default)]
 struct Fixes {
     rows: BTreeMap<Vec<u8>, Option<(u64, u8)>>,
     /// Names under a wrong hash, by their present keys: the right key.
-    moved: BTreeMap<Vec<u8>, (Vec<u8>, (u64, u8))>,
+    moved: BTreeMap<Vec<u8>, Named>,
 }
 
 /// A name that is possible.

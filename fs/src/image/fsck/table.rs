@@ -17,6 +17,9 @@ pub type Correction<R> = (<R as Row>::Key, Option<<R as Row>::Value>);
 
 type Source<R> = ReadOnlyTable<<R as Row>::DiskKey, <R as Row>::DiskValue>;
 
+/// Rows that the database has still to give.
+type OpenRange<R> = redb::Range<'static, <R as Row>::DiskKey, <R as Row>::DiskValue>;
+
 /// A table and its corrections.
 pub struct Table<R: Row> {
     /// `None` when it cannot be read at all.
@@ -137,7 +140,7 @@ pub struct Original<'t, R: Row> {
     /// Where the first stretch is entered.
     from: Option<R::Key>,
     /// The stretch that is being read, and its last key.
-    open: Option<(redb::Range<'static, R::DiskKey, R::DiskValue>, Option<&'t R::Key>)>,
+    open: Option<(OpenRange<R>, Option<&'t R::Key>)>,
     last: Option<R::Key>,
 }
 
@@ -195,10 +198,7 @@ impl<R: Row> Original<'_, R> {
 }
 
 /// The rows from `key` on.
-pub fn open_from<R: Row>(
-    source: &Source<R>,
-    key: Option<&R::Key>,
-) -> Result<redb::Range<'static, R::DiskKey, R::DiskValue>> {
+pub fn open_from<R: Row>(source: &Source<R>, key: Option<&R::Key>) -> Result<OpenRange<R>> {
     let from = key.map_or(Unbounded, |key| Included(R::lend_key(key)));
     Ok(source.range::<Lent<'_, R::DiskKey>>((from, Unbounded))?)
 }
