@@ -212,7 +212,7 @@ impl Armed {
     }
 
     fn matches(&self, subject: &Subject) -> bool {
-        self.opcode.is_none_or(|opcode| opcode == subject.opcode)
+        self.opcode.is_none_or(|opcode| is_meant(opcode, subject.opcode))
             && self.ino.is_none_or(|ino| ino == subject.ino)
             && self.overlaps(subject)
     }
@@ -233,6 +233,12 @@ impl Armed {
         };
         from < end && from.saturating_add(len) > start
     }
+}
+
+/// Whether a rule that names `named` means a request of the kind `came`: the kernel sends copies as
+/// COPY_FILE_RANGE_64 first (fuse.h, since 7.45), and whoever names the older one means both.
+fn is_meant(named: Opcode, came: Opcode) -> bool {
+    named == came || named == Opcode::COPY_FILE_RANGE && came == Opcode::COPY_FILE_RANGE_64
 }
 
 /// The opcode of a name.
@@ -307,6 +313,17 @@ mod tests {
         assert!(rule.take(&truncate, Phase::Received));
         truncate.size = Some(4096);
         assert!(!rule.take(&truncate, Phase::Received));
+    }
+
+    #[test]
+    fn a_copy_is_meant_however_the_kernel_sends_it() {
+        let mut rule = armed(Rule::at(Phase::Received).op("copy_file_range"));
+        for opcode in [Opcode::COPY_FILE_RANGE, Opcode::COPY_FILE_RANGE_64] {
+            assert!(rule.take(&Subject { opcode, ..read(0, 1) }, Phase::Received));
+        }
+        let mut new = armed(Rule::at(Phase::Received).op("copy_file_range_64"));
+        let old = Subject { opcode: Opcode::COPY_FILE_RANGE, ..read(0, 1) };
+        assert!(!new.take(&old, Phase::Received));
     }
 
     #[test]
