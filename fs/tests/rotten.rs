@@ -8,6 +8,7 @@ use images::{Image, stamped};
 use inflight::disk::{Disk, FileDisk, MemoryDisk};
 use inflight::image::BLOCK;
 use inflight::image::fsck::Outcome;
+use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::Superblock;
 use inflight::mounted;
 use inflight::ops::Fs;
@@ -203,4 +204,39 @@ fn only_files_whose_extents_were_in_a_rotten_block_lose_them() {
         partial += usize::from(whole > files.len() / 3 && whole < files.len());
     }
     assert!(partial > 0, "a leaf takes its own files along and leaves the others");
+}
+
+/// A leaf that made up a key behind everything else once took all names along that came after it.
+#[test]
+fn a_rotten_leaf_of_names_takes_only_its_own_rows_along() {
+    const FILES: usize = 12_000;
+    let image = Image::empty();
+    let fs = image.open(false).expect("open");
+    for i in 0..FILES {
+        let name = format!("aFileWithAName{i:06}");
+        images::make(&fs, ROOT, &name, libc::S_IFREG | 0o644, None).expect("make");
+    }
+    server::close(&fs).expect("close");
+    let bytes = image.bytes();
+    let names_in = |block: u64| {
+        let block = &bytes[(block * BLOCK) as usize..((block + 1) * BLOCK) as usize];
+        block.windows(14).filter(|w| *w == b"aFileWithAName").count()
+    };
+    let blocks = metadata_blocks(&image.superblock());
+    let leaves: Vec<u64> = blocks.into_iter().filter(|block| names_in(*block) > 20).collect();
+    assert!(leaves.len() > FILES / 100, "names fill leaves");
+    let mut lost_some = 0;
+    for leaf in leaves.into_iter().step_by(37) {
+        for (at, len) in [(1000, 700), (0, 60), (300, 40)] {
+            image.restore(&bytes);
+            let disk = FileDisk::open(&image.path(), true).expect("open");
+            disk.write(leaf * BLOCK + at, &vec![0xa5; len]).expect("damage");
+            drop(disk);
+            let found = image.fsck(false).found;
+            // Each lost name is one error, and a few are about the table and the directory.
+            assert!(found.errors < 200, "block {leaf} at {at}: {} errors", found.errors);
+            lost_some += usize::from(found.errors > 20);
+        }
+    }
+    assert!(lost_some > 0, "some of the leaves were in use");
 }

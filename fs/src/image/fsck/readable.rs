@@ -5,12 +5,14 @@
 
 use crate::errno::{Error, Result};
 use crate::image::fsck::rows::Row;
-use crate::image::fsck::table::open_from;
+use crate::image::fsck::table::{Source, open_from};
 use crate::image::guard::guard;
-use redb::ReadOnlyTable;
+use std::collections::VecDeque;
 
 /// Most attempts at one table: what lies behind the last of them is given up.
 const ATTEMPTS_MAX: usize = 1 << 12;
+/// Rows that are looked at again when reading breaks off: more than a leaf has.
+const LATEST: usize = 1024;
 
 /// The stretches of a table that can be read, in order.
 pub struct Readable<K> {
@@ -38,10 +40,7 @@ impl<K: Ord> Readable<K> {
 }
 
 /// Tries a table from its first row to its last; also says what went wrong first.
-pub fn readable<R: Row>(
-    what: &str,
-    table: &ReadOnlyTable<R::DiskKey, R::DiskValue>,
-) -> (Readable<R::Key>, Option<Error>) {
+pub fn readable<R: Row>(what: &str, table: &Source<R>) -> (Readable<R::Key>, Option<Error>) {
     let mut found: Readable<R::Key> = Readable { stretches: Vec::new(), has_gaps: false };
     let mut problem = None;
     let mut place = 0;
@@ -49,7 +48,7 @@ pub fn readable<R: Row>(
         let from = R::first_at(place);
         let mut seen = None;
         let before = found.stretches.last().map(|(_, last)| last.clone());
-        let walked = guard(what, || walk::<R>(table, &from, before, &mut seen));
+        let walked = walk::<R>(what, table, &from, before, &mut seen);
         let next = seen.as_ref().map_or(place, |(_, last)| R::place(last));
         found.stretches.extend(seen);
         let Err(e) = walked else { return (found, problem) };
@@ -67,46 +66,68 @@ pub fn readable<R: Row>(
 
 /// Reads rows from `from` on, all behind `before`; `seen` becomes the first and the last of them.
 fn walk<R: Row>(
-    table: &ReadOnlyTable<R::DiskKey, R::DiskValue>,
+    what: &str,
+    table: &Source<R>,
     from: &R::Key,
     before: Option<R::Key>,
     seen: &mut Option<(R::Key, R::Key)>,
 ) -> Result<()> {
-    let mut before = before;
-    for row in open_from::<R>(table, Some(from))? {
-        let (key, value) = row?;
-        let key = R::own_key(key.value());
-        // Decoding too must not fail once it is relied on.
-        drop(R::own(&key, value.value()));
-        // Pages that point at each other can make a table look endless, but not in order.
-        if before.as_ref().is_some_and(|before| *before >= key) || key < *from {
-            return Err(Error::Corrupt("rows are out of order".into()));
+    let mut latest = VecDeque::new();
+    let walked = guard(what, || {
+        let mut before = before;
+        for row in open_from::<R>(table, Some(from))? {
+            let (key, value) = row?;
+            let key = R::own_key(key.value());
+            // Decoding too must not fail once it is relied on.
+            drop(R::own(&key, value.value()));
+            // Pages that point at each other can make a table look endless, but not in order.
+            if before.as_ref().is_some_and(|before| *before >= key) || key < *from {
+                return Err(Error::Corrupt("rows are out of order".into()));
+            }
+            if latest.len() == LATEST {
+                latest.pop_front();
+            }
+            latest.push_back(key.clone());
+            before = Some(key.clone());
+            match seen {
+                Some((_, last)) => *last = key,
+                None => *seen = Some((key.clone(), key)),
+            }
         }
-        before = Some(key.clone());
-        match seen {
-            Some((_, last)) => *last = key,
-            None => *seen = Some((key.clone(), key)),
-        }
+        Ok(())
+    });
+    if walked.is_err() {
+        // A damaged leaf may make up a key that lies behind everything else there is.
+        let last = latest.iter().rev().find(|key| is_found::<R>(what, table, key));
+        *seen = match (seen.take(), last) {
+            (Some((first, _)), Some(last)) => Some((first, last.clone())),
+            _ => None,
+        };
     }
-    Ok(())
+    walked
+}
+
+/// Whether a row is where the pages above it say.
+fn is_found<R: Row>(what: &str, table: &Source<R>, key: &R::Key) -> bool {
+    guard(what, || Ok(table.get(R::lend_key(key))?.is_some())).unwrap_or(false)
 }
 
 /// Whether reading can begin at a place: with a row, or with the end of the table.
-fn can_begin_at<R: Row>(
-    what: &str,
-    table: &ReadOnlyTable<R::DiskKey, R::DiskValue>,
-    place: u128,
-) -> bool {
+fn can_begin_at<R: Row>(what: &str, table: &Source<R>, place: u128) -> bool {
     let from = R::first_at(place);
     let first = guard(what, || {
-        let Some(row) = open_from::<R>(table, Some(&from))?.next() else { return Ok(true) };
+        let Some(row) = open_from::<R>(table, Some(&from))?.next() else { return Ok(None) };
         let (key, value) = row?;
         let key = R::own_key(key.value());
         // A value may lie outside its page.
         drop(R::own(&key, value.value()));
-        Ok(key >= from)
+        Ok(Some(key))
     });
-    first.unwrap_or(false)
+    match first {
+        Ok(Some(key)) => key >= from && is_found::<R>(what, table, &key),
+        Ok(None) => true,
+        Err(_) => false,
+    }
 }
 
 /// The first good place behind `bad`, as far as doubling steps find one.

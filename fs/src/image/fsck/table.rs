@@ -15,7 +15,8 @@ use std::ops::Bound::{Included, Unbounded};
 /// A row that is to be written, or, without a value, to be removed.
 pub type Correction<R> = (<R as Row>::Key, Option<<R as Row>::Value>);
 
-type Source<R> = ReadOnlyTable<<R as Row>::DiskKey, <R as Row>::DiskValue>;
+/// A table that is read.
+pub type Source<R> = ReadOnlyTable<<R as Row>::DiskKey, <R as Row>::DiskValue>;
 
 /// Rows that the database has still to give.
 type OpenRange<R> = redb::Range<'static, <R as Row>::DiskKey, <R as Row>::DiskValue>;
