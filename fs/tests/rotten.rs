@@ -216,7 +216,7 @@ fn a_rotten_leaf_of_names_takes_only_its_own_rows_along() {
         let name = format!("aFileWithAName{i:06}");
         images::make(&fs, ROOT, &name, libc::S_IFREG | 0o644, None).expect("make");
     }
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     let bytes = image.bytes();
     let names_in = |block: u64| {
         let block = &bytes[(block * BLOCK) as usize..((block + 1) * BLOCK) as usize];
