@@ -25,6 +25,7 @@ use crate::request::Operation;
 use crate::{Reply, abi};
 use inflight_dio::{Pool, PoolConfig, Registration};
 use inflight_splice::{FillError, Filled, Filling, PipePool, ReplyChannel};
+use nix::errno::Errno;
 use parking_lot::RwLock;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -268,7 +269,19 @@ impl Channel {
             (Some(Data::Piped(_)), Some(splicer)) => {
                 let (head, len, data) = frame.into_parts();
                 match data {
-                    Some(Data::Piped(filled)) => splicer.send(&head[..len], filled),
+                    Some(Data::Piped(filled)) => {
+                        let sent = splicer.send(&head[..len], filled);
+                        if !matches!(&sent, Ok(()) | Err(SendError::Gone | SendError::Disconnected))
+                        {
+                            // The kernel did not take it, and whoever asked must not wait for ever.
+                            let unique = u64::from_ne_bytes(
+                                head[8..16].try_into().expect("a header has 16 bytes"),
+                            );
+                            let error = Reply::Error(Errno::EIO).into_frame(unique);
+                            self.send_pieces(&[IoSlice::new(error.head())])?;
+                        }
+                        sent
+                    }
                     _ => unreachable!("matched above"),
                 }
             }

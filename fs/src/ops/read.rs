@@ -320,7 +320,9 @@ impl Fs {
                 if read < plan.len {
                     return Err(short_image(read, plan.len));
                 }
-                buffer.truncate(plan.len);
+                if !mutant::is(Mutant::LoseTailTrim) {
+                    buffer.truncate(plan.len);
+                }
                 Ok(Data::Buffer(buffer))
             }
             (_, Memory::Direct(prepared)) => {

@@ -334,16 +334,18 @@ pub(super) fn written(server: &Server, args: &WriteArgs, answer: Answer<Written>
     }
 }
 
-/// What the answer to a SETATTR will be if all goes well; nothing is done.
-pub(super) fn expected(server: &Server, request: &Request) -> Reply {
-    let Operation::Setattr(Setattr { size: Some(size), .. }) = request.operation else {
-        return Reply::Error(Errno::EIO);
+/// What the answer to a WRITE or a truncation will be if all goes well; nothing is done.
+pub(super) fn expected(server: &Server, request: &Request) -> Option<Reply> {
+    let size = match &request.operation {
+        Operation::Write(write) => return Some(Reply::Written(write.data.len() as u32)),
+        Operation::Setattr(Setattr { size: Some(size), .. }) => *size,
+        _ => return None,
     };
-    match server.fs().getattr(request.header.nodeid) {
+    Some(match server.fs().getattr(request.header.nodeid) {
         Ok(mut entry) => {
             entry.attr.size = size;
             server.timeouts().attr(&entry)
         }
         Err(errno) => Reply::Error(errno),
-    }
+    })
 }

@@ -34,14 +34,16 @@ pub struct Origin {
     ticket: Option<Ticket>,
     opcode: Opcode,
     since: Instant,
+    /// Payloads that the image had when it came, for [`Mutant::DropQueuedWrite`].
+    writes_before: u64,
 }
 
 /// What was prepared.
 pub enum Prepared {
     /// Blocks and memory of a READ.
     Read(read::Prepared),
-    /// A WRITE, and how many payloads the image had when it came.
-    Write(WriteArgs, Payload, u64),
+    /// A WRITE.
+    Write(WriteArgs, Payload),
 }
 
 /// What was done.
@@ -94,7 +96,9 @@ impl Origin {
         opcode: Opcode,
     ) -> Origin {
         server.fs().stats().begin();
-        Origin { server, sink: Some(sink), ticket, opcode, since: Instant::now() }
+        let queued = mutant::is(Mutant::DropQueuedWrite);
+        let writes_before = if queued { server.fs().stats().writes() } else { 0 };
+        Origin { server, sink: Some(sink), ticket, opcode, since: Instant::now(), writes_before }
     }
 
     fn note_path(&self, path: &'static str) {
@@ -133,11 +137,12 @@ impl Origin {
     }
 
     /// [`Mutant::ReplyBeforeApply`] answers what it expects at once.
-    fn answer_early(&mut self, expected: impl FnOnce(&Server) -> Reply) {
+    pub(super) fn answer_early(&mut self, request: &Request) {
         if mutant::is(Mutant::ReplyBeforeApply)
+            && let Some(expected) = dispatch::expected(&self.server, request)
             && let Some(sink) = self.sink.take()
         {
-            sink.send(expected(&self.server));
+            sink.send(expected);
         }
     }
 }
@@ -335,15 +340,11 @@ fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Excha
             }
         }
         Operation::Write(write) => {
-            let expected = Reply::Written(write.data.len() as u32);
-            origin.answer_early(|_| expected);
-            let before = origin.server.fs().stats().writes();
             let (args, mut data) = write_args(nodeid, write);
             data.truncate(limit.unwrap_or(usize::MAX));
-            Exchange::Prepared(origin, Prepared::Write(args, data, before))
+            Exchange::Prepared(origin, Prepared::Write(args, data))
         }
         _ => {
-            origin.answer_early(|server| dispatch::expected(server, &request));
             let done = dispatch::serve(&origin.server, request);
             match done {
                 Ok(done) => Exchange::Applied(origin, Applied::Done(done)),
@@ -380,9 +381,9 @@ fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
                 Err(errno) => origin.fail(errno),
             }
         }
-        Prepared::Write(args, mut data, before) => {
+        Prepared::Write(args, mut data) => {
             data.truncate(limit.unwrap_or(usize::MAX));
-            let written = write(&origin.server, &args, &data, before);
+            let written = write(&origin, &args, &data);
             // The memory goes back before the answer is sent: a queue's entry needs it.
             drop(data);
             let done = dispatch::written(&origin.server, &args, written);
@@ -391,8 +392,9 @@ fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
     }
 }
 
-fn write(server: &Server, args: &WriteArgs, data: &Payload, before: u64) -> Answer<Written> {
-    let overtaken = || server.fs().stats().writes() > before;
+fn write(origin: &Origin, args: &WriteArgs, data: &Payload) -> Answer<Written> {
+    let server = &origin.server;
+    let overtaken = || server.fs().stats().writes() > origin.writes_before;
     if mutant::is(Mutant::DropQueuedWrite) && overtaken() {
         return Ok(Written { bytes: data.len(), allocated: false, privileges: false });
     }

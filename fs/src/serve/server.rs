@@ -126,7 +126,8 @@ impl Server {
         let logged = request.operation.is_logged();
         let gate = self.gate.as_ref().filter(|_| logged);
         let ticket = gate.map(|gate| gate.arrive(subject(&request)));
-        let origin = Origin::new(Arc::clone(self), sink, ticket, opcode);
+        let mut origin = Origin::new(Arc::clone(self), sink, ticket, opcode);
+        origin.answer_early(&request);
         Exchange::Received(origin, request).run(place);
     }
 
