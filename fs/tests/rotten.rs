@@ -206,6 +206,38 @@ fn only_files_whose_extents_were_in_a_rotten_block_lose_them() {
     assert!(partial > 0, "a leaf takes its own files along and leaves the others");
 }
 
+/// A branch that made up pages beyond the end of the file once made the database refuse all that
+/// followed: many blocks are rotten here, and what they do not hold is kept.
+#[test]
+fn many_rotten_blocks_cost_what_they_hold() {
+    const FILES: usize = 12_000;
+    let image = Image::empty();
+    let fs = image.open(false).expect("open");
+    for i in 0..FILES {
+        let name = format!("aFileWithAName{i:06}");
+        images::make(&fs, ROOT, &name, libc::S_IFREG | 0o644, None).expect("make");
+    }
+    server::close(&fs).expect("close");
+    let (bytes, blocks) = (image.bytes(), metadata_blocks(&image.superblock()));
+    let (mut kept_most, mut tried) = (0, 0);
+    for first in [31, 37, 43, 59] {
+        image.restore(&bytes);
+        let disk = FileDisk::open(&image.path(), true).expect("open");
+        for block in blocks.iter().skip(first).step_by(101) {
+            disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
+        }
+        drop(disk);
+        let report = image.fsck(true);
+        if report.outcome == Outcome::Uncorrected {
+            continue;
+        }
+        tried += 1;
+        assert_eq!(image.fsck(false).found.total(), 0);
+        kept_most += usize::from(report.inodes > FILES as u64 * 3 / 4);
+    }
+    assert!(tried > 0 && kept_most * 2 > tried, "{kept_most} of {tried}");
+}
+
 /// A leaf that made up a key behind everything else once took all names along that came after it.
 #[test]
 fn a_rotten_leaf_of_names_takes_only_its_own_rows_along() {

@@ -25,6 +25,7 @@ mod room;
 mod rows;
 mod shielded;
 mod table;
+mod tolerant;
 mod tree;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
@@ -169,7 +170,7 @@ fn look_at_database(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     progress("verifying the database");
-    let mut suspect = Suspect::open(disk, &pass.superblock)?;
+    let mut suspect = open_somehow(Suspect::open, disk, &pass.superblock)?;
     if suspect.verify(&mut pass.found) {
         let before = pass.found.clone();
         match suspect.examine(None, Trust::Verified, &mut pass.found, progress) {
@@ -188,13 +189,23 @@ fn look_at_database(
     }
     drop(suspect);
     progress("looking for what can be read");
-    let mut suspect = Suspect::open(disk, &pass.superblock)?;
+    let mut suspect = open_somehow(Suspect::open_unverified, disk, &pass.superblock)?;
     let mut strict = Suspect::open_strict(disk, &pass.superblock).ok();
     let examined = suspect.examine(strict.as_mut(), Trust::Tried, &mut pass.found, progress)?;
     pass.examined = Some(examined);
     pass._databases.push(suspect);
     pass._databases.extend(strict);
     Ok(())
+}
+
+/// Opens the database; when what a damaged block says makes it give up, without that.
+fn open_somehow(
+    open: impl Fn(&Arc<dyn Disk>, &Superblock) -> Result<Suspect, Error>,
+    disk: &Arc<dyn Disk>,
+    superblock: &Superblock,
+) -> Result<Suspect, Error> {
+    let first = open(disk, superblock);
+    first.or_else(|e| Suspect::open_strict(disk, superblock).map_err(|_| e))
 }
 
 fn repair(writer: &Arc<dyn Disk>, pass: &Pass, progress: Progress<'_>) -> Result<(), Error> {

@@ -6,15 +6,19 @@ use crate::image::fsck::claims::Claims;
 use crate::image::fsck::groups::{self, Layout};
 use crate::image::fsck::model::{Model, Trust};
 use crate::image::fsck::report::Findings;
+use crate::image::fsck::tolerant::Tolerant;
 use crate::image::fsck::{Progress, doubts, extents, inodes, names, tree};
 use crate::image::guard::guard;
-use crate::image::metastore::MetaStore;
+use crate::image::metastore::{Backend, MetaStore};
 use crate::image::space::Space;
 use crate::image::store::open_database;
 use crate::image::superblock::Superblock;
 use crate::image::tables::Tables;
 use redb::{Database, ReadTransaction, ReadableDatabase as _};
 use std::sync::Arc;
+
+/// Bytes of memory that a database which is only read may use as its cache.
+const CACHE_BYTES: usize = 48 << 20;
 
 /// A database that may be damaged.
 pub struct Suspect {
@@ -39,7 +43,15 @@ impl Suspect {
     /// # Errors
     /// When the database refuses.
     pub fn open(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
-        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None)
+        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None, true)
+    }
+
+    /// As [`Suspect::open`], to be read without having been verified.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub fn open_unverified(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
+        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None, false)
     }
 
     /// As [`Suspect::open`]; the database sees nothing of blocks without their checksums.
@@ -47,7 +59,7 @@ impl Suspect {
     /// # Errors
     /// When the database refuses.
     pub fn open_strict(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
-        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), None)
+        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), None, false)
     }
 
     /// As [`Suspect::open`], to be written: the metadata area may grow into what `room` has set
@@ -60,15 +72,23 @@ impl Suspect {
         superblock: &Superblock,
         room: Arc<Space>,
     ) -> Result<Suspect> {
-        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), Some(room))
+        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), Some(room), false)
     }
 
-    fn over(meta: MetaStore, room: Option<Arc<Space>>) -> Result<Suspect> {
+    fn over(meta: MetaStore, room: Option<Arc<Space>>, shows_branches: bool) -> Result<Suspect> {
         let meta = Arc::new(meta);
+        let is_written = room.is_some();
         if let Some(space) = room {
             meta.grow_into(space);
         }
-        let db = guard("opening the database", || open_database(&meta))?;
+        let db = guard("opening the database", || match is_written {
+            true => open_database(&meta),
+            false => {
+                let backend = Tolerant { backend: Backend(meta.clone()), shows_branches };
+                let mut builder = Database::builder();
+                Ok(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+            }
+        })?;
         Ok(Suspect { db: Some(db), meta })
     }
 
