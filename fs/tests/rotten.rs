@@ -217,7 +217,7 @@ fn many_rotten_blocks_cost_what_they_hold() {
         let name = format!("aFileWithAName{i:06}");
         images::make(&fs, ROOT, &name, libc::S_IFREG | 0o644, None).expect("make");
     }
-    server::close(&fs).expect("close");
+    mounted::close(&fs).expect("close");
     let (bytes, blocks) = (image.bytes(), metadata_blocks(&image.superblock()));
     let (mut kept_most, mut tried) = (0, 0);
     for first in [31, 37, 43, 59] {
