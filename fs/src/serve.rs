@@ -3,6 +3,7 @@
 //! * [`exchange`]: a request on its way is a value that makes one step after the other.
 //! * `dispatch`: which operation a request asks for, and what its answer looks like.
 //! * [`server`]: what all requests of a mount share; a handler of inflight-fuse's channels.
+//! * `stale`: inodes that the kernel is to ask about again, gathered.
 //! * [`workers`]: threads for what has to wait, so that those that take requests never do.
 
 mod convert;
@@ -11,6 +12,7 @@ mod exchange;
 mod notice;
 pub mod server;
 mod sink;
+mod stale;
 pub mod workers;
 
 pub use notice::Kernel;

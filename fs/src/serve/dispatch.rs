@@ -124,7 +124,8 @@ pub(super) fn serve(server: &Server, request: Request) -> Answer<Done> {
         // No handle is kept: it passes the gate so that the log tells when the last user was gone.
         Operation::Release(_) | Operation::Releasedir(_) | Operation::Destroy => Reply::Empty,
         Operation::Fsync(fsync) => {
-            empty(fs.fsync(ino, fsync.fsync_flags.contains(FsyncFlags::FDATASYNC)))?
+            let reply = empty(fs.fsync(ino, fsync.fsync_flags.contains(FsyncFlags::FDATASYNC)))?;
+            return Ok(Done { before: ask_if(server.stale().take(ino), ino), ..Done::new(reply) });
         }
         Operation::Fsyncdir(_) => empty(fs.fsyncdir())?,
         Operation::Syncfs => empty(fs.syncfs())?,
@@ -315,15 +316,19 @@ fn copy(
 
 /// The answer to a WRITE. What the kernel cannot know makes it ask again: a mode without its
 /// privileges, told before the answer, when the writer still has the file open; and, from its cache,
-/// the number of blocks, told after it, because the notice waits for an inode that may be waiting for
-/// the answer.
+/// the number of blocks, told some time after it, because the notice waits for an inode that may be
+/// waiting for the answer.
 pub(super) fn written(server: &Server, args: &WriteArgs, answer: Answer<Written>) -> Done {
     let WriteArgs { ino, cached, .. } = *args;
     match answer {
         Ok(Written { bytes, allocated, privileges }) => Done {
             reply: Reply::Written(bytes as u32),
             before: ask_if(privileges && !cached, ino),
-            after: ask_if(cached && (allocated || privileges), ino),
+            after: match cached {
+                true if privileges => Some(Notice::AskAgain(ino)),
+                true if allocated => Some(Notice::Blocks(ino)),
+                _ => None,
+            },
         },
         Err(errno) => {
             // The kernel is to forget pages that were refused.

@@ -26,6 +26,8 @@ impl Kernel for Channel {
 pub enum Notice {
     /// The attributes of this inode are to be asked for again.
     AskAgain(u64),
+    /// The number of its blocks is to be asked for again, soon: see [`Stale`](super::stale::Stale).
+    Blocks(u64),
     /// Its dirty pages in this range are to be written back; the kernel forgets them too, for it
     /// has no notification that only writes.
     WriteBack(u64, Range<u64>),
@@ -35,7 +37,7 @@ impl Notice {
     pub(super) fn send(&self, kernel: &dyn Kernel) {
         let (nodeid, offset, len) = match self {
             // A negative offset spares the pages.
-            Notice::AskAgain(ino) => (*ino, -1, 0),
+            Notice::AskAgain(ino) | Notice::Blocks(ino) => (*ino, -1, 0),
             Notice::WriteBack(ino, range) => {
                 // A length of 0 means everything from the offset on.
                 let offset = range.start.min(i64::MAX as u64) as i64;

@@ -4,6 +4,7 @@ use super::convert::Timeouts;
 use super::exchange::{Exchange, Flight, Origin, Wait};
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
+use super::stale::Stale;
 use super::workers::Workers;
 use crate::ops::Fs;
 use inflight_dio::Buffer;
@@ -21,6 +22,7 @@ pub struct Server {
     fs: Arc<Fs>,
     gate: Option<Arc<Gate>>,
     workers: Workers,
+    stale: Stale,
     kernel: OnceLock<Box<dyn Kernel>>,
     timeouts: Timeouts,
     /// Answers to OPEN; `None` tells the kernel not to ask again.
@@ -67,8 +69,8 @@ impl Server {
         let open = fs.asks_opens().then_some(direct);
         let timeouts = Timeouts::new(options);
         let flights = (0..uring::possible_cores()).map(|_| Mutex::default()).collect();
-        let (workers, kernel) = (Workers::default(), OnceLock::new());
-        Arc::new(Server { fs, gate, workers, kernel, timeouts, open, flights })
+        let (workers, stale, kernel) = (Workers::default(), Stale::default(), OnceLock::new());
+        Arc::new(Server { fs, gate, workers, stale, kernel, timeouts, open, flights })
     }
 
     /// Where notifications go; the first one counts.
@@ -91,6 +93,10 @@ impl Server {
         &self.workers
     }
 
+    pub(super) fn stale(&self) -> &Stale {
+        &self.stale
+    }
+
     pub(super) fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
@@ -107,9 +113,10 @@ impl Server {
         self.kernel.get().map_or(&Nobody, |kernel| &**kernel)
     }
 
-    /// Sends a notification from where it may be sent from.
+    /// Sends a notification from where, and when, it may be sent.
     pub(super) fn tell(self: Arc<Self>, notice: Notice, place: &Place<'_>) {
         let here = match notice {
+            Notice::Blocks(ino) => return self.blocks_changed(ino),
             Notice::AskAgain(_) => !matches!(place, Place::Queue(_)),
             Notice::WriteBack(..) => matches!(place, Place::Worker),
         };

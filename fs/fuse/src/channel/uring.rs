@@ -45,6 +45,7 @@ pub(super) use shared::RingRoute;
 use super::{Channel, Handler, Receiver};
 use crate::abi::InitFlags;
 use crate::negotiate::Negotiated;
+use crate::request::Operation;
 use inflight_dio::{Pool, PoolConfig, Registration, SLAB};
 use nix::errno::Errno;
 use shared::{Note, Shared};
@@ -54,6 +55,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Orders, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The module's parameter that allows the transport, "Y" or "N".
 pub const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -263,6 +265,7 @@ fn work(
     told: &Sender<Result<(), UringError>>,
 ) {
     plan::bind(shared.queue.into());
+    plan::weigh(plan.nice);
     let number = usize::from(shared.queue);
     let made = Queue::new(shared, &plan);
     let mut queue = match made {
@@ -288,14 +291,24 @@ fn work(
     }
 }
 
+/// How long the device is not looked at after a FORGET. Each unlink sends one; those that wait come
+/// together (BATCH_FORGET), and only the first one wakes a thread.
+const FORGETS_GATHER: Duration = Duration::from_millis(1);
+
 /// Takes what comes by the device, and closes the queues when that ends.
 fn serve_device(mut receiver: Receiver, handler: &dyn Handler, queues: &[Arc<Shared>]) {
     loop {
         match receiver.receive() {
             Ok(received) => {
+                let operation = &received.request.operation;
+                let gathers =
+                    matches!(operation, Operation::Forget { .. } | Operation::BatchForget(_));
                 // A panic is one request's, which its ticket answers; the queues need this thread.
                 let call = || handler.request(received, None);
                 let _ = catch_unwind(AssertUnwindSafe(call));
+                if gathers {
+                    std::thread::sleep(FORGETS_GATHER);
+                }
             }
             Err(error) => {
                 tracing::debug!("the device of the queues: {error}");
@@ -335,9 +348,8 @@ mod tests {
     use super::*;
     use crate::channel::serve;
     use crate::mount::{Connection, MountOptions, mount, unmount};
-    use crate::{Operation, Reply, Wanted};
+    use crate::{Reply, Wanted};
     use std::sync::mpsc::channel as channel_of_one;
-    use std::time::Duration;
 
     struct Refusing;
 

@@ -1,4 +1,5 @@
-//! How many queues, how deep, how large.
+//! How many queues, how deep, how large, and how their threads are scheduled.
+#![allow(unsafe_code)]
 
 use crate::abi::uring::ReqHeader;
 use inflight_dio::page_size;
@@ -17,12 +18,18 @@ pub struct Config {
     pub budget: usize,
     /// Transfers of the server's own on each queue at the same time.
     pub io_depth: usize,
+    /// The nice value of the queues' threads, -20 to 19, where it is allowed (setpriority(2)).
+    ///
+    /// Client and queue take turns on one core. With the same weight the scheduler takes the client for
+    /// one that slept whenever an answer took some microseconds, and wakes it on another core that idles:
+    /// a wake-up of a sleeping core, and cold caches, for each. Below -5 it stays where its queue is.
+    pub nice: i32,
 }
 
 impl Default for Config {
-    /// 512 KiB, 32 deep, 448 MiB, 64 transfers.
+    /// 512 KiB, 32 deep, 448 MiB, 64 transfers, -10.
     fn default() -> Config {
-        Config { payload: 512 << 10, depth: 32, budget: 448 << 20, io_depth: 64 }
+        Config { payload: 512 << 10, depth: 32, budget: 448 << 20, io_depth: 64, nice: -10 }
     }
 }
 
@@ -37,6 +44,8 @@ pub struct Plan {
     pub payload: u32,
     /// Transfers of the server's own on each.
     pub io_depth: usize,
+    /// The nice value of each one's thread.
+    pub nice: i32,
 }
 
 /// Fewest entries of a queue: one may wait while the other works.
@@ -54,7 +63,8 @@ impl Plan {
         let fitting = (per_queue / DEPTH_MIN / page).max(PAYLOAD_PAGES_MIN) * page;
         let payload = wanted.min(fitting);
         let depth = config.depth.min(per_queue / payload).max(DEPTH_MIN);
-        Plan { queues, depth, payload: payload as u32, io_depth: config.io_depth.clamp(1, 1 << 12) }
+        let io_depth = config.io_depth.clamp(1, 1 << 12);
+        Plan { queues, depth, payload: payload as u32, io_depth, nice: config.nice }
     }
 
     /// Bytes of a queue's headers, whole pages.
@@ -69,6 +79,15 @@ pub fn possible_cores() -> usize {
     let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
     let here = || std::thread::available_parallelism().map_or(1, usize::from);
     last.map_or_else(here, |last| last + 1)
+}
+
+/// Gives the calling thread its weight; without CAP_SYS_NICE or RLIMIT_NICE it stays as it is.
+pub(super) fn weigh(nice: i32) {
+    // SAFETY: setpriority(2) takes no memory; on Linux 0 means the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    if let Err(errno) = nix::errno::Errno::result(result) {
+        tracing::debug!("the queues' threads keep their nice value: {errno}");
+    }
 }
 
 /// Binds the calling thread to a core. A core that is absent, or forbidden, has a thread all the
