@@ -11,6 +11,7 @@ mod message;
 pub mod pair;
 mod receiver;
 mod ticket;
+mod turn;
 pub mod uring;
 
 pub use inflight_splice::SendError;
@@ -31,6 +32,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+use turn::Turn;
 
 /// What a channel is made with.
 #[derive(Clone, Debug)]
@@ -41,9 +43,11 @@ pub struct Config {
     pub pipes: Option<PipePool>,
     /// Largest WRITE in bytes that will be agreed upon; receive buffers are as large.
     pub max_write: u32,
-    /// How long a receiver of [`Channel::device`] looks for a request before it sleeps. It costs
-    /// CPU time, and saves the wake-up of a sleeping core where requests follow each other; where
-    /// the cores are busy it loses. Zero never looks twice.
+    /// How long a receiver of [`Channel::device`] looks for the next request before it sleeps. It
+    /// costs CPU time, less where others want it, and saves the wake-up of a sleeping core where
+    /// requests follow each other. Only one thread receives at a time then, and goes on to do so
+    /// while it serves: what may take long calls [`Ticket::let_others_receive`] first. Zero never
+    /// looks twice.
     pub spin: Duration,
 }
 
@@ -82,6 +86,10 @@ trait Link: Send + Sync + std::fmt::Debug {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Whether the data of a WRITE arrive page-aligned.
     fn is_aligned(&self) -> bool;
+    /// Whether requests come faster than they are received.
+    fn is_behind(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -91,6 +99,8 @@ struct Inner {
     pool: Pool,
     max_write: u32,
     dialect: RwLock<Dialect>,
+    /// Where receivers spin.
+    turn: Option<Turn>,
 }
 
 /// One connection. Cloning gives another handle to it.
@@ -160,14 +170,16 @@ impl Channel {
     /// The server's end of a socket of whole messages (`SOCK_SEQPACKET`), the other end of which
     /// is a [`pair::Kernel`].
     pub fn pair(socket: OwnedFd, config: Config) -> Channel {
+        let config = Config { spin: Duration::ZERO, ..config };
         Self::new(Box::new(pair::Socket::new(socket)), None, config)
     }
 
     fn new(link: Box<dyn Link>, sink: Option<OwnedFd>, config: Config) -> Channel {
-        let Config { pool, pipes, max_write, .. } = config;
+        let Config { pool, pipes, max_write, spin } = config;
+        let turn = (!spin.is_zero()).then(Turn::default);
         let splicer = sink.zip(pipes).map(|(sink, pipes)| ReplyChannel::new(sink, pipes));
         let dialect = RwLock::new(Dialect::default());
-        Channel { inner: Arc::new(Inner { link, splicer, pool, max_write, dialect }) }
+        Channel { inner: Arc::new(Inner { link, splicer, pool, max_write, dialect, turn }) }
     }
 
     /// What it can do.
@@ -188,7 +200,7 @@ impl Channel {
     /// The right to answer a request that was received as a [`Message`], for a proxy that answers
     /// instead of passing it on. Take one for each request at most.
     pub fn ticket(&self, unique: u64, opcode: abi::Opcode) -> Ticket {
-        Ticket::on_link(self.clone(), unique, opcode)
+        Ticket::on_link(self.clone(), unique, opcode, None)
     }
 
     /// How requests look; set by the answer to INIT.

@@ -14,11 +14,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Largest READ and WRITE over /dev/fuse, in bytes. With 1 MiB pipes a spliced reply holds 255
 /// pages, so requests of 1 MiB could not be spliced and 255 pages would cut sequential reads
 /// unevenly; 512 KiB is as fast (measured) and fits.
 pub const DEVICE_REQUEST_MAX: u32 = 512 << 10;
+
+/// How long the device is looked at before its thread sleeps. On an idle machine of two cores a stat
+/// went from 29 to 19 us and a create with 4 KiB from 185 to 125; 50 and 100 us gained no more.
+const SPIN: Duration = Duration::from_micros(20);
 
 /// A transport that is connected.
 pub(super) enum Transport {
@@ -112,7 +117,12 @@ fn resources(e: impl std::fmt::Display) -> MountError {
 
 /// A channel over the device of a new mount, with receive buffers of its own: what the operations
 /// hold is counted apart.
-fn connect(server: &Server, request: &MountRequest, max_write: u32) -> Result<Channel, MountError> {
+fn connect(
+    server: &Server,
+    request: &MountRequest,
+    max_write: u32,
+    spin: Duration,
+) -> Result<Channel, MountError> {
     let threads = request.options.threads;
     let slabs = (2 * threads * max_write as usize).div_ceil(inflight_dio::SLAB);
     let pool = PoolConfig { slabs, registration: Registration::Off, huge: true };
@@ -120,7 +130,7 @@ fn connect(server: &Server, request: &MountRequest, max_write: u32) -> Result<Ch
         pool: Pool::new(pool).map_err(resources)?,
         pipes: Some(server.fs().io().pipes().clone()),
         max_write,
-        spin: std::time::Duration::ZERO,
+        spin,
     };
     let device = mounted(server, request)?;
     Channel::device(device, config).map_err(resources)
@@ -139,7 +149,7 @@ fn agree(
 }
 
 fn device(server: &Arc<Server>, request: &MountRequest) -> Result<Transport, MountError> {
-    let channel = connect(server, request, DEVICE_REQUEST_MAX)?;
+    let channel = connect(server, request, DEVICE_REQUEST_MAX, SPIN)?;
     agree(&channel, request, &wanted(&request.options, DEVICE_REQUEST_MAX))?;
     server.connect(Box::new(channel.clone()));
     Ok(Transport::Device(channel))
@@ -168,7 +178,7 @@ fn over_queues(
     why: &str,
 ) -> Result<Transport, MountError> {
     let max_write = prepared.payload();
-    let channel = connect(server, request, max_write)?;
+    let channel = connect(server, request, max_write, Duration::ZERO)?;
     let mut wanted = wanted(&request.options, max_write);
     wanted.flags |= InitFlags::OVER_IO_URING;
     let agreed = agree(&channel, request, &wanted)?;

@@ -26,6 +26,11 @@ impl Fs {
         self.dirsync || dirs.iter().any(flagged)
     }
 
+    /// Whether a change would wait for the flushes of a commit that is under way.
+    pub fn is_committing(&self) -> bool {
+        self.volume.store().is_committing()
+    }
+
     /// Names in `dirs` were changed.
     pub(super) fn settle_dirs(&self, dirs: &[u64]) -> Answer<()> {
         if self.settles(dirs) { self.syncfs() } else { Ok(()) }

@@ -54,7 +54,8 @@ pub(super) fn outcome(reply: &Reply) -> Outcome {
 /// What serving `request` may have to wait for.
 pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
     let ino = request.header.nodeid;
-    let settles = |dirs: &[u64]| if fs.settles(dirs) { Wait::Device } else { Wait::Nothing };
+    let device = |waits: bool| if waits { Wait::Device } else { Wait::Nothing };
+    let settles = |dirs: &[u64]| device(fs.is_committing() || fs.settles(dirs));
     match &request.operation {
         Operation::Fsync(_)
         | Operation::Fsyncdir(_)
@@ -75,6 +76,10 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
                 _ => Wait::Nothing,
             }
         }
+        Operation::Setattr(_)
+        | Operation::Setxattr(_)
+        | Operation::Removexattr { .. }
+        | Operation::Tmpfile(_) => device(fs.is_committing()),
         Operation::Mknod { .. }
         | Operation::Mkdir(_)
         | Operation::Symlink { .. }

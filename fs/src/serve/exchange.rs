@@ -77,6 +77,9 @@ pub struct Flight {
 /// Places of a queue that requests which wait for others leave free.
 const PLACES_KEPT: usize = 4;
 
+/// Bytes of a WRITE that take no longer than a change of metadata.
+const WRITE_SMALL: usize = 16 << 10;
+
 /// What a step may have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wait {
@@ -213,6 +216,9 @@ impl Exchange {
             if wait > place.patience() {
                 return exchange.hand_over(decision);
             }
+            if wait > Wait::Nothing || exchange.moves_data() {
+                exchange.let_others_receive();
+            }
             let Some(next) = exchange.take_off(decision, &mut place) else { return };
             self = next;
         }
@@ -229,12 +235,28 @@ impl Exchange {
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
             Self::Prepared(origin, Prepared::Write(args, ..)) => {
-                let direct = origin.server.fs().writes_directly(args);
-                if direct { Wait::Device } else { Wait::Nothing }
+                let fs = origin.server.fs();
+                let waits = fs.writes_directly(args) || fs.is_committing();
+                if waits { Wait::Device } else { Wait::Nothing }
             }
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
             _ => Wait::Nothing,
+        }
+    }
+
+    /// Whether the next step moves file data that may be large, or not in memory.
+    fn moves_data(&self) -> bool {
+        match self {
+            Self::Prepared(_, Prepared::Write(_, data)) => data.len() > WRITE_SMALL,
+            Self::Prepared(..) | Self::Applied(_, Applied::Read(_)) | Self::Piped(..) => true,
+            _ => false,
+        }
+    }
+
+    fn let_others_receive(&self) {
+        if let Some(sink) = self.origin().and_then(|origin| origin.sink.as_ref()) {
+            sink.let_others_receive();
         }
     }
 

@@ -117,8 +117,7 @@ impl Server {
     pub(super) fn tell(self: Arc<Self>, notice: Notice, place: &Place<'_>) {
         let here = match notice {
             Notice::Blocks(ino) => return self.blocks_changed(ino),
-            Notice::AskAgain(_) => !matches!(place, Place::Queue(_)),
-            Notice::WriteBack(..) => matches!(place, Place::Worker),
+            Notice::AskAgain(_) | Notice::WriteBack(..) => matches!(place, Place::Worker),
         };
         if here {
             return notice.send(self.kernel());

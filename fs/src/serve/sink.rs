@@ -47,6 +47,13 @@ impl Sink {
         }
     }
 
+    /// The next step may take long: see [`Ticket::let_others_receive`].
+    pub(super) fn let_others_receive(&self) {
+        if let Sink::Channel(ticket) = self {
+            ticket.let_others_receive();
+        }
+    }
+
     pub(super) fn send(self, reply: Reply) {
         match self {
             Sink::Channel(ticket) => match ticket.reply(reply) {

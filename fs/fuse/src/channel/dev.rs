@@ -2,12 +2,14 @@
 #![allow(unsafe_code)]
 
 use super::Link;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{readv, writev};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 nix::ioctl_read!(
@@ -32,7 +34,12 @@ pub fn clone_device(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 pub(super) struct Device {
     fd: OwnedFd,
     spin: Duration,
+    /// Requests in a row that were there when they were looked for.
+    at_once: AtomicUsize,
 }
+
+/// So many in a row, and one thread does not keep up.
+const BEHIND: usize = 3;
 
 impl Device {
     /// With a `spin` above zero the descriptor is made non-blocking; poll(2) waits then.
@@ -41,7 +48,7 @@ impl Device {
             let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
             fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         }
-        Ok(Device { fd, spin })
+        Ok(Device { fd, spin, at_once: AtomicUsize::new(0) })
     }
 
     /// One read(2), which takes one request whole. EIO and EINVAL from it mean that the buffers
@@ -56,14 +63,20 @@ impl Link for Device {
         if self.spin.is_zero() {
             return Ok(self.read(head, tail)?);
         }
+        match self.read(head, tail) {
+            Err(Errno::EAGAIN) => self.at_once.store(0, Ordering::Relaxed),
+            other => {
+                self.at_once.fetch_add(1, Ordering::Relaxed);
+                return Ok(other?);
+            }
+        }
         loop {
             let until = Instant::now() + self.spin;
-            loop {
+            while Instant::now() < until {
+                // Whoever waits for this core goes first: it may be the client.
+                std::thread::yield_now();
                 match self.read(head, tail) {
-                    Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
-                        std::hint::spin_loop();
-                    }
-                    Err(nix::errno::Errno::EAGAIN) => break,
+                    Err(Errno::EAGAIN) => {}
                     other => return Ok(other?),
                 }
             }
@@ -83,5 +96,9 @@ impl Link for Device {
 
     fn is_aligned(&self) -> bool {
         true
+    }
+
+    fn is_behind(&self) -> bool {
+        self.at_once.load(Ordering::Relaxed) >= BEHIND
     }
 }

@@ -1,6 +1,7 @@
 //! One thread's place at a channel.
 
 use super::message::{HEAD, Message};
+use super::turn::Turn;
 use super::{Channel, Ticket};
 use crate::Reply;
 use crate::decode::{DecodeError, decode};
@@ -61,11 +62,13 @@ pub enum Receive {
 pub struct Receiver {
     channel: Channel,
     spare: Option<Buffer>,
+    turn: Option<Turn>,
 }
 
 impl Receiver {
     pub(super) fn new(channel: Channel) -> Receiver {
-        Receiver { channel, spare: None }
+        let turn = channel.inner.turn.as_ref().map(Turn::another);
+        Receiver { channel, spare: None, turn }
     }
 
     /// The channel.
@@ -104,14 +107,15 @@ impl Receiver {
         Ok(match decoded {
             Ok(request) => {
                 let opcode = request.opcode();
-                let ticket = Ticket::on_link(self.channel.clone(), request.header.unique, opcode);
+                let (channel, turn) = (self.channel.clone(), self.turn.clone());
+                let ticket = Ticket::on_link(channel, request.header.unique, opcode, turn);
                 Receive::Request(Received { request, ticket })
             }
             Err(error) => {
                 let channel = self.channel.clone();
                 let ticket = error
                     .unique()
-                    .map(|unique| Ticket::on_link(channel, unique, crate::abi::Opcode(0)));
+                    .map(|unique| Ticket::on_link(channel, unique, crate::abi::Opcode(0), None));
                 Receive::Malformed(error, ticket)
             }
         })
@@ -131,6 +135,9 @@ impl Receiver {
         };
         buffer.set_len(room);
         let mut head = [0; HEAD];
+        if let Some(turn) = &self.turn {
+            turn.take();
+        }
         let len = loop {
             match inner.link.receive(&mut head, buffer.as_mut_slice()) {
                 Ok(0) => return Err(ReceiveError::Closed),
@@ -143,9 +150,22 @@ impl Receiver {
                 }
             }
         };
+        if let Some(turn) = &self.turn
+            && self.channel.inner.link.is_behind()
+        {
+            turn.give_up();
+        }
         let head_len = len.min(HEAD);
         buffer.set_len(len - head_len);
         // An empty tail is kept too: its buffer is the next one.
         Ok(Message { head, head_len, tail: Some(Payload::from(buffer)) })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(turn) = &self.turn {
+            turn.give_up();
+        }
     }
 }

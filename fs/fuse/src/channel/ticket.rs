@@ -1,5 +1,6 @@
 //! The right to answer a request, once.
 
+use super::turn::Turn;
 use super::uring::RingRoute;
 use super::{Channel, SendError};
 use crate::abi::Opcode;
@@ -14,6 +15,8 @@ pub struct Ticket {
     unique: u64,
     opcode: Opcode,
     route: Option<Route>,
+    /// Of the thread that received the request.
+    turn: Option<Turn>,
 }
 
 #[derive(Debug)]
@@ -41,12 +44,17 @@ impl Route {
 }
 
 impl Ticket {
-    pub(super) fn on_link(channel: Channel, unique: u64, opcode: Opcode) -> Ticket {
-        Ticket { unique, opcode, route: Some(Route::Link(channel)) }
+    pub(super) fn on_link(
+        channel: Channel,
+        unique: u64,
+        opcode: Opcode,
+        turn: Option<Turn>,
+    ) -> Ticket {
+        Ticket { unique, opcode, route: Some(Route::Link(channel)), turn }
     }
 
     pub(super) fn on_ring(route: RingRoute, unique: u64, opcode: Opcode) -> Ticket {
-        Ticket { unique, opcode, route: Some(Route::Ring(route)) }
+        Ticket { unique, opcode, route: Some(Route::Ring(route)), turn: None }
     }
 
     /// Memory to read into, where the channel has some for this request
@@ -68,6 +76,16 @@ impl Ticket {
         match &self.route {
             Some(Route::Ring(route)) => Some(route.idle()),
             _ => None,
+        }
+    }
+
+    /// Has another thread receive what comes next. Where receivers spin
+    /// ([`Config::spin`](super::Config::spin)) the thread that took this request keeps on receiving,
+    /// so whatever may take long, or wait for another request, says so first. Elsewhere it does
+    /// nothing.
+    pub fn let_others_receive(&self) {
+        if let Some(turn) = &self.turn {
+            turn.give_up();
         }
     }
 
