@@ -62,6 +62,7 @@
 
 mod buddy;
 mod buffer;
+mod cachestat;
 mod engine;
 mod file;
 pub mod iter;
@@ -71,6 +72,7 @@ mod pool;
 mod ring;
 
 pub use buffer::Buffer;
+pub use cachestat::cached_pages;
 pub use engine::{
     Completion, Done, Engine, Op, Part, QueueKind, Request, VectoredCompletion, VectoredDone,
     VectoredRequest,

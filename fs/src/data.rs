@@ -5,7 +5,7 @@ use crate::disk::Disk;
 use crate::errno::{Errno, Result};
 use crate::mutant::{self, Mutant};
 use inflight_dio::iter::IoIter;
-use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool};
+use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool, cached_pages, page_size};
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
 use std::fs::File;
@@ -49,6 +49,8 @@ pub struct ImageIo {
     direct: Option<Arc<DirectFile>>,
     /// The same open file, for a ring.
     file: Option<Arc<File>>,
+    /// The image without O_DIRECT, for a ring.
+    cached: Option<Arc<File>>,
     engine: Engine,
     pool: Pool,
     pipes: PipePool,
@@ -65,8 +67,10 @@ impl ImageIo {
             opened.inspect_err(warn).ok().map(Arc::new)
         });
         let file = direct.as_ref().map(|direct| direct.file().try_clone()).transpose()?;
+        let cached = disk.descriptor().map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let cached = cached.map(|fd| Arc::new(File::from(fd)));
         let engine = Engine::new(&pool)?;
-        Ok(ImageIo { disk, direct, file: file.map(Arc::new), engine, pool, pipes })
+        Ok(ImageIo { disk, direct, file: file.map(Arc::new), cached, engine, pool, pipes })
     }
 
     /// The buffers.
@@ -107,6 +111,25 @@ impl ImageIo {
     /// The image, opened for O_DIRECT, for a ring.
     pub fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
+    }
+
+    /// The image, opened for its page cache, for a ring.
+    pub fn cached_file(&self) -> Option<&Arc<File>> {
+        self.cached.as_ref()
+    }
+
+    /// Whether most of `pieces` is in the image's page cache, so that a direct read would be the slower
+    /// one. Where the kernel does not tell (before Linux 6.5) it is.
+    pub fn is_cached(&self, pieces: &[ReadPiece]) -> bool {
+        let Some(image) = self.disk.descriptor() else { return true };
+        let mut pages = (0, 0);
+        for piece in pieces {
+            if let ReadPiece::Data { offset, len } = *piece {
+                let Ok(cached) = cached_pages(image, offset, len as u64) else { return true };
+                pages = (pages.0 + cached, pages.1 + (len as u64).div_ceil(page_size() as u64));
+            }
+        }
+        2 * pages.0 >= pages.1
     }
 
     /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.

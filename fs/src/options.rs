@@ -7,7 +7,8 @@ use std::time::Duration;
 /// How reads are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// As the opener asked: O_DIRECT files directly, others through the page cache.
+    /// O_DIRECT files directly, and large reads of others that the image's page cache does not have; the
+    /// rest through the page cache.
     Auto,
     /// Always the buffered splice-read.
     Buffered,
@@ -22,7 +23,7 @@ pub enum ReadMode {
 /// How payloads reach the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// As the opener asked.
+    /// O_DIRECT files and large payloads with O_DIRECT, the rest through the page cache.
     Auto,
     /// Through the image's page cache.
     Buffered,

@@ -1,5 +1,6 @@
 //! write.
 
+use crate::ops::read::LARGE;
 use crate::ops::{APPEND, Answer, Fs};
 use crate::options::WriteMode;
 use crate::volume::inode::Inode;
@@ -46,11 +47,11 @@ impl Fs {
     }
 
     /// Whether the payload of a write goes past the image's page cache.
-    pub fn writes_directly(&self, args: &WriteArgs) -> bool {
+    pub fn writes_directly(&self, args: &WriteArgs, len: usize) -> bool {
         match self.options.write {
             WriteMode::Direct => true,
             WriteMode::Buffered => false,
-            WriteMode::Auto => args.direct,
+            WriteMode::Auto => args.direct || len >= LARGE,
         }
     }
 
@@ -61,7 +62,7 @@ impl Fs {
         args: &WriteArgs,
         payload: &[u8],
     ) -> Answer<Written> {
-        let direct = self.writes_directly(args);
+        let direct = self.writes_directly(args, payload.len());
         let write = self.volume.write(inode, args.offset, payload.len())?;
         for zeros in &write.zeros {
             self.io.zero(zeros.clone())?;

@@ -208,7 +208,7 @@ impl Exchange {
             let passed =
                 if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
             let Some((exchange, decision)) = passed else { return };
-            let wait = exchange.wait(decision);
+            let wait = exchange.wait(decision, &place);
             if wait == Wait::Requests && exchange.is_crowded() {
                 self = exchange.without_waiting();
                 continue;
@@ -228,16 +228,24 @@ impl Exchange {
     }
 
     /// What the next step may have to wait for.
-    fn wait(&self, decision: Decision) -> Wait {
+    fn wait(&self, decision: Decision, place: &Place<'_>) -> Wait {
         if matches!(decision, Decision::Fail(_) | Decision::Drop) {
             return Wait::Nothing;
         }
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
-            Self::Prepared(origin, Prepared::Write(args, ..)) => {
+            Self::Prepared(origin, Prepared::Write(args, data)) => {
                 let fs = origin.server.fs();
-                let waits = fs.writes_directly(args) || fs.is_committing();
+                let waits = fs.writes_directly(args, data.len()) || fs.is_committing();
                 if waits { Wait::Device } else { Wait::Nothing }
+            }
+            // The ring of the queue waits, not its thread.
+            Self::Prepared(_, Prepared::Read(read))
+                if matches!(place, Place::Queue(_))
+                    && decision == Decision::Go
+                    && read.is_one_transfer() =>
+            {
+                Wait::Nothing
             }
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
@@ -294,18 +302,20 @@ impl Exchange {
             }
             other => return Some(other.step(decision)),
         };
-        let device_read = match read.into_device_read() {
-            Ok(device_read) => device_read,
+        let transfer = match read.into_transfer() {
+            Ok(transfer) => transfer,
             Err(read) => {
                 return Some(Self::Prepared(origin, Prepared::Read(read)).step(decision));
             }
         };
         let server = Arc::clone(&origin.server);
-        let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
+        let read::Transfer { pending, is_direct, mut buffer, offset, len } = transfer;
         buffer.set_len(len);
+        let io = server.fs().io();
+        let file = if is_direct { io.file() } else { io.cached_file() };
         let flight = Flight { origin, pending };
-        let (flight, buffer) = server.depart(queue, flight, buffer, offset)?;
-        let result = server.fs().io().read_whole(buffer, offset, len);
+        let (flight, buffer) = server.depart(queue, flight, file, buffer, offset)?;
+        let result = flight.pending.read(server.fs(), buffer);
         Some(flight.land(result))
     }
 

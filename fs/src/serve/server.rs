@@ -14,6 +14,7 @@ use inflight_fuse::{Notification, Operation, Request};
 use inflight_gate::{Gate, Subject};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -137,18 +138,18 @@ impl Server {
         Exchange::Received(origin, request).run(place);
     }
 
-    /// Has the queue's ring read into `buffer` from byte `offset` of the image.
+    /// Has the queue's ring read into `buffer` from byte `offset` of `file`.
     ///
-    /// Gives both back when it takes no more.
+    /// Gives both back when it takes no more, or there is no file.
     pub(super) fn depart(
         &self,
         queue: &mut uring::Queue,
         flight: Flight,
+        file: Option<&Arc<File>>,
         buffer: Buffer,
         offset: u64,
     ) -> Option<(Flight, Buffer)> {
-        let (Some(flights), Some(file)) = (self.flights.get(queue.number()), self.fs.io().file())
-        else {
+        let (Some(flights), Some(file)) = (self.flights.get(queue.number()), file) else {
             return Some((flight, buffer));
         };
         let mut flights = flights.lock();
