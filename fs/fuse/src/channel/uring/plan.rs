@@ -17,12 +17,16 @@ pub struct Config {
     pub budget: usize,
     /// Transfers of the server's own on each queue at the same time.
     pub io_depth: usize,
+    /// A queue whose registration fails with EINVAL while those of the others succeed: what a
+    /// kernel would have to be broken for, so that tests can see what comes of it.
+    pub refused: Option<usize>,
 }
 
 impl Default for Config {
-    /// 512 KiB, 32 deep, 448 MiB, 64 transfers.
+    /// 512 KiB, 32 deep, 448 MiB, 64 transfers, nothing refused.
     fn default() -> Config {
-        Config { payload: 512 << 10, depth: 32, budget: 448 << 20, io_depth: 64 }
+        let (payload, depth, budget) = (512 << 10, 32, 448 << 20);
+        Config { payload, depth, budget, io_depth: 64, refused: None }
     }
 }
 
@@ -37,6 +41,8 @@ pub struct Plan {
     pub payload: u32,
     /// Transfers of the server's own on each.
     pub io_depth: usize,
+    /// See [`Config::refused`].
+    pub refused: Option<usize>,
 }
 
 /// Fewest entries of a queue: one may wait while the other works.
@@ -54,7 +60,8 @@ impl Plan {
         let fitting = (per_queue / DEPTH_MIN / page).max(PAYLOAD_PAGES_MIN) * page;
         let payload = wanted.min(fitting);
         let depth = config.depth.min(per_queue / payload).max(DEPTH_MIN);
-        Plan { queues, depth, payload: payload as u32, io_depth: config.io_depth.clamp(1, 1 << 12) }
+        let io_depth = config.io_depth.clamp(1, 1 << 12);
+        Plan { queues, depth, payload: payload as u32, io_depth, refused: config.refused }
     }
 
     /// Bytes of a queue's headers, whole pages.
