@@ -54,7 +54,7 @@ pub(super) fn outcome(reply: &Reply) -> Outcome {
 /// What serving `request` may have to wait for.
 pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
     let ino = request.header.nodeid;
-    let settles = |dirs: &[u64]| if fs.settles(dirs) { Wait::Device } else { Wait::Nothing };
+    let settles = |dirs: &[u64]| if fs.change_waits(dirs) { Wait::Device } else { Wait::Nothing };
     match &request.operation {
         Operation::Fsync(_)
         | Operation::Fsyncdir(_)
@@ -81,7 +81,10 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
         | Operation::Create(_)
         | Operation::Unlink { .. }
         | Operation::Rmdir { .. }
-        | Operation::Link { .. } => settles(&[ino]),
+        | Operation::Link { .. }
+        | Operation::Tmpfile(_)
+        | Operation::Setxattr(_)
+        | Operation::Removexattr { .. } => settles(&[ino]),
         Operation::Rename(rename) | Operation::Rename2(rename) => {
             settles(&[ino, rename.new_parent])
         }

@@ -228,9 +228,9 @@ impl Exchange {
         }
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
-            Self::Prepared(origin, Prepared::Write(args, ..)) => {
-                let direct = origin.server.fs().writes_directly(args);
-                if direct { Wait::Device } else { Wait::Nothing }
+            Self::Prepared(origin, Prepared::Write(args, data)) => {
+                let waits = origin.server.fs().write_waits(args, data.len());
+                if waits { Wait::Device } else { Wait::Nothing }
             }
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,

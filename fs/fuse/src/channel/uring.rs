@@ -48,7 +48,8 @@ use crate::negotiate::Negotiated;
 use inflight_dio::{Pool, PoolConfig, Registration, SLAB};
 use nix::errno::Errno;
 use shared::{Note, Shared};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -72,7 +73,9 @@ pub fn enable() -> io::Result<bool> {
     if is_enabled() == Some(true) {
         return Ok(false);
     }
-    std::fs::write(PARAMETER, "Y").map(|()| true)
+    // Not to be made: sysfs would answer EACCES where there is none.
+    File::options().write(true).open(PARAMETER)?.write_all(b"Y")?;
+    Ok(true)
 }
 
 /// Why requests will not come by io_uring. The connection works by the device.
