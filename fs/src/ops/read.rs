@@ -196,6 +196,11 @@ impl Prepared {
         matches!(self.memory, Memory::Direct(_) | Memory::Whole { .. })
     }
 
+    /// True when the device is read from once: what [`Prepared::into_device_read`] gives away.
+    pub fn is_one_transfer(&self) -> bool {
+        matches!(self.memory, Memory::Whole { .. })
+    }
+
     /// Bytes that will be read.
     pub fn len(&self) -> usize {
         self.plan.len
@@ -271,6 +276,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
+    pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
+        matches!(result, Ok(read) if *read >= self.plan.len)
+    }
+
     /// Goes on when the device has read `result` bytes into `buffer`.
     ///
     /// # Errors
@@ -282,7 +292,7 @@ impl Pending {
         result: std::io::Result<usize>,
     ) -> Answer<Applied> {
         let mut read = result;
-        if !matches!(read, Ok(read) if read >= self.plan.len) {
+        if !self.is_satisfied(&read) {
             // Interrupted, or short for a reason of its own: the engine has the rules for that.
             (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len);
         }

@@ -20,6 +20,7 @@ use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
 use crate::ops::{Answer, WriteArgs, Written};
 use inflight_dio::Buffer;
 use inflight_fuse::abi::{Opcode, WriteFlags};
+use inflight_fuse::channel::uring;
 use inflight_fuse::{Data, Operation, Payload, Reply, Request};
 use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
 use std::sync::Arc;
@@ -210,10 +211,12 @@ impl Exchange {
                 self = exchange.without_waiting();
                 continue;
             }
-            if wait > place.patience() {
-                return exchange.hand_over(decision);
-            }
-            let Some(next) = exchange.take_off(decision, &mut place) else { return };
+            let next = match &mut place {
+                Place::Queue(queue) if exchange.is_ring_read(decision) => exchange.take_off(queue),
+                place if wait > place.patience() => return exchange.hand_over(decision),
+                _ => Some(exchange.step(decision)),
+            };
+            let Some(next) = next else { return };
             self = next;
         }
         if let Self::Replied(Some((server, notice))) = self {
@@ -263,28 +266,35 @@ impl Exchange {
         server.workers().run(move || self.step(decision).run(Place::Worker));
     }
 
-    /// Makes the next step, or has the queue's ring do its device I/O.
-    fn take_off(self, decision: Decision, place: &mut Place<'_>) -> Option<Exchange> {
-        let Place::Queue(queue) = place else { return Some(self.step(decision)) };
-        let (origin, read) = match self {
-            Self::Prepared(origin, Prepared::Read(read)) if decision == Decision::Go => {
-                (origin, read)
-            }
-            other => return Some(other.step(decision)),
-        };
+    /// Whether the next step is one transfer, which a queue's ring does as well as anybody.
+    fn is_ring_read(&self, decision: Decision) -> bool {
+        let is_one =
+            matches!(self, Self::Prepared(_, Prepared::Read(read)) if read.is_one_transfer());
+        is_one && decision == Decision::Go
+    }
+
+    /// Has the queue's ring read, or a worker where it takes no more. `None` as long as that lasts.
+    fn take_off(self, queue: &mut uring::Queue) -> Option<Exchange> {
+        let Self::Prepared(origin, Prepared::Read(read)) = self else { return Some(self) };
         let device_read = match read.into_device_read() {
             Ok(device_read) => device_read,
             Err(read) => {
-                return Some(Self::Prepared(origin, Prepared::Read(read)).step(decision));
+                Self::Prepared(origin, Prepared::Read(read)).hand_over(Decision::Go);
+                return None;
             }
         };
         let server = Arc::clone(&origin.server);
         let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
         buffer.set_len(len);
         let flight = Flight { origin, pending };
-        let (flight, buffer) = server.depart(queue, flight, buffer, offset)?;
-        let result = server.fs().io().read_whole(buffer, offset, len);
-        Some(flight.land(result))
+        if let Some((flight, buffer)) = server.depart(queue, flight, buffer, offset) {
+            let own = Arc::clone(&server);
+            server.workers().run(move || {
+                let result = own.fs().io().read_whole(buffer, offset, len);
+                flight.land(result).run(Place::Worker);
+            });
+        }
+        None
     }
 
     /// Makes the next step.
@@ -448,8 +458,17 @@ fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
 }
 
 impl Flight {
+    /// The queue's ring is done. What it left has a worker read again.
+    pub(super) fn arrive(self, landed: (Buffer, std::io::Result<usize>), queue: &mut uring::Queue) {
+        if self.pending.is_satisfied(&landed.1) {
+            return self.land(landed).run(Place::Queue(queue));
+        }
+        let server = Arc::clone(&self.origin.server);
+        server.workers().run(move || self.land(landed).run(Place::Worker));
+    }
+
     /// The device is done.
-    pub(super) fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
+    fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
         let Flight { origin, pending } = self;
         match pending.finish(origin.server.fs(), buffer, result) {
             Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
