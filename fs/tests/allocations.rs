@@ -138,8 +138,11 @@ fn rename(from: &str, to: &str) -> Operation {
     Operation::Rename(Rename { name: name(from), new_parent: 1, new_name: name(to), flags: 0 })
 }
 
+/// The inode that a request is to, and the request: of a file's inode, and a number.
+type Kind = fn(u64, usize) -> (u64, Operation);
+
 /// One kind of request: its name, and the request with a number, to the inode of a file of 4 KiB.
-const KINDS: &[(&str, fn(u64, usize) -> (u64, Operation))] = &[
+const KINDS: &[(&str, Kind)] = &[
     ("lookup", |_, _| (1, Operation::Lookup { name: name("f0") })),
     ("getattr", |ino, _| (ino, Operation::Getattr { fh: None })),
     ("statfs", |_, _| (1, Operation::Statfs)),
@@ -152,7 +155,7 @@ const KINDS: &[(&str, fn(u64, usize) -> (u64, Operation))] = &[
     ("append", |ino, number| (ino, write(4096 * (number as u64 + 1)))),
 ];
 
-fn allocations(make: fn(u64, usize) -> (u64, Operation)) -> Counts {
+fn allocations(make: Kind) -> Counts {
     let place = Place::new(64);
     let mut asked = Asked::new(&place);
     let inodes: Vec<_> =

@@ -208,8 +208,11 @@ fn with_one(dir: &Path, flags: i32, run: impl Fn(&File)) {
     (0..FILES).for_each(|_| run(&one));
 }
 
+/// Makes requests in a folder with files.
+type Kind = fn(&Path);
+
 /// Requests of one kind, [`FILES`] of them, on files of 4 KiB.
-const KINDS: &[(&str, fn(&Path))] = &[
+const KINDS: &[(&str, Kind)] = &[
     ("getattr", |dir| each(dir, "f", |_| drop(fs::metadata(dir).map(|found| found.len())))),
     ("lookup", |dir| each(dir, "none", |path| assert!(!path.exists()))),
     ("create", |dir| each(dir, "new", |path| drop(File::create_new(path).expect("create")))),
@@ -226,7 +229,7 @@ const KINDS: &[(&str, fn(&Path))] = &[
     }),
 ];
 
-fn system_calls(transport: &str, kind: fn(&Path)) -> Option<Counts> {
+fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
     let place = Place::new(64);
     let mount = place.mount(&format!("transport={transport},nowriteback,attr_timeout=0"), &[]);
     let dir = mount.path("dir");

@@ -263,7 +263,6 @@ fn said_when_parked(gate: &mut Client, mount: &Mount, count: u64) -> String {
     fs::read_to_string(&mount.log).expect("a log")
 }
 
-// > A parked request keeps its place: a gated mount says so before a core's last one is gone.
 #[test]
 fn the_gate_says_so_before_a_cores_last_place_is_parked() {
     if !can_mount() {
