@@ -94,6 +94,8 @@ pub struct Options {
     pub subtype: bool,
     /// The defect to serve with, in builds with the `mutants` feature.
     pub mutant: Option<Mutant>,
+    /// A queue of transport=uring whose registration is made to fail, in builds with the `testing` feature.
+    pub refused_queue: Option<usize>,
     /// Passed on to mount(2): nosuid, nodev, noexec, nosymfollow, sync, dirsync.
     pub kernel: Vec<String>,
 }
@@ -122,6 +124,7 @@ impl Default for Options {
             slabs: 8,
             subtype: true,
             mutant: None,
+            refused_queue: None,
             kernel: Vec::new(),
         }
     }
@@ -209,6 +212,10 @@ impl Options {
             "write" => self.write = write_mode(value)?,
             "transport" => self.transport = transport_mode(value)?,
             "mutant" if cfg!(feature = "mutants") => self.mutant = Some(mutant(value)?),
+            "refused_queue" if cfg!(feature = "testing") => {
+                let what = "a number from 0 to 1023";
+                self.refused_queue = Some(number("refused_queue", value, 0, 1023, what)?);
+            }
             "threads" => {
                 self.threads = number("threads", value, 1, 1024, "a number from 1 to 1024")?
             }

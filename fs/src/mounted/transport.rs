@@ -2,7 +2,7 @@
 
 use super::{MountError, MountRequest, mountpoint};
 use crate::fuser::{Adapter, Notices};
-use crate::options::{Options, TransportMode};
+use crate::options::{Options, ReadMode, TransportMode};
 use crate::serve::Server;
 use crate::serve::server::Front;
 use inflight_dio::{Pool, PoolConfig, Registration};
@@ -47,20 +47,25 @@ impl Choice {
     }
 
     fn of(request: &MountRequest) -> Choice {
-        use TransportMode::{Auto, Dev};
+        use TransportMode::{Auto, Dev, Uring};
         match request.options.transport {
             Auto if request.gate.is_some() => {
                 Choice::new(Dev, "any number of requests can be parked there")
             }
-            // Creates took 130 us over fuser, 95 over dev and 85 over uring on a busy machine; until uring has served as
-            // long as dev has, that is not enough to make it everybody's.
-            Auto => match uring::is_enabled() {
-                Some(_) => Choice::new(Dev, "transport=uring is there and has to be asked for"),
-                None => Choice::new(Dev, "this kernel has no fuse-over-io_uring"),
-            },
+            Auto if splices(&request.options) => {
+                Choice::new(Dev, "the answers that were asked for are spliced there")
+            }
+            // Against dev on an idle machine: a create with 4 KiB 125 us for 195, a stat 9.6 for 30, a rename 60 for 92, an
+            // unlink 45 for 89.
+            Auto => Choice::new(Uring, "the fastest: every core has a queue of its own"),
             asked => Choice::new(asked, "asked for"),
         }
     }
+}
+
+/// Whether a way of reading was forced that only the device has.
+fn splices(options: &Options) -> bool {
+    matches!(options.read, ReadMode::Buffered | ReadMode::Direct | ReadMode::PipeBacked)
 }
 
 impl Transport {
@@ -76,10 +81,16 @@ impl Transport {
                 named("fuser");
                 fuser(server, request)
             }
-            TransportMode::Uring => match queues() {
+            TransportMode::Uring => match queues(&request.options) {
                 Ok(prepared) => over_queues(server, request, prepared, &why),
                 Err(reason) => {
-                    tracing::warn!("requests go by /dev/fuse: {reason}");
+                    // Who did not ask for it has lost nothing, and `inflight stat` says it.
+                    match request.options.transport {
+                        TransportMode::Uring => {
+                            tracing::warn!("requests go by /dev/fuse: {reason}");
+                        }
+                        _ => tracing::info!("requests go by /dev/fuse: {reason}"),
+                    }
                     server.fs().stats().serves_by(format!("dev ({reason})"));
                     device(server, request)
                 }
@@ -156,7 +167,7 @@ fn device(server: &Arc<Server>, request: &MountRequest) -> Result<Transport, Mou
 }
 
 /// Rings and memory for fuse-over-io_uring; turned on where it was off.
-fn queues() -> Result<uring::Prepared, String> {
+fn queues(options: &Options) -> Result<uring::Prepared, String> {
     match uring::enable() {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
@@ -168,7 +179,8 @@ fn queues() -> Result<uring::Prepared, String> {
         }
         Err(e) => return Err(format!("{} is N, and cannot be set: {e}", uring::PARAMETER)),
     }
-    uring::Prepared::new(&uring::Config::default()).map_err(|e| e.to_string())
+    let config = uring::Config { refused: options.refused_queue, ..uring::Config::default() };
+    uring::Prepared::new(&config).map_err(|e| e.to_string())
 }
 
 fn over_queues(
@@ -185,7 +197,14 @@ fn over_queues(
     server.connect(Box::new(channel.clone()));
     match prepared.start(&channel, &agreed, Arc::new(Front(Arc::clone(server)))) {
         Ok(queues) => {
-            server.fs().stats().serves_by(format!("uring ({why})"));
+            let unregistered = match queues.unregistered() {
+                Some(errno) => format!("; its buffers cannot be registered: {}", errno.desc()),
+                None => String::new(),
+            };
+            if !unregistered.is_empty() {
+                tracing::info!("uring serves{unregistered} (RLIMIT_MEMLOCK)");
+            }
+            server.fs().stats().serves_by(format!("uring ({why}{unregistered})"));
             Ok(Transport::Uring(queues))
         }
         Err(error) => {

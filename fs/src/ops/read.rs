@@ -292,6 +292,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
+    pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
+        matches!(result, Ok(read) if *read >= self.plan.len)
+    }
+
     /// The read, here and now.
     pub fn read(&self, fs: &Fs, mut buffer: Buffer) -> (Buffer, std::io::Result<usize>) {
         if self.is_direct {
@@ -315,7 +320,7 @@ impl Pending {
         result: std::io::Result<usize>,
     ) -> Answer<Applied> {
         let mut read = result;
-        if !matches!(read, Ok(read) if read >= self.plan.len) {
+        if !self.is_satisfied(&read) {
             // Interrupted, or short for a reason of its own: the engine has the rules for that.
             (buffer, read) = self.read(fs, buffer);
         }

@@ -1,7 +1,7 @@
 //! fsync, fsyncdir, syncfs.
 
 use crate::image::store::Recovery;
-use crate::ops::{Answer, DIRSYNC, Fs};
+use crate::ops::{Answer, DIRSYNC, Fs, WriteArgs};
 
 impl Fs {
     /// fsync(2) or, with `data_only`, fdatasync(2).
@@ -29,6 +29,21 @@ impl Fs {
     /// Whether a change would wait for the flushes of a commit that is under way.
     pub fn is_committing(&self) -> bool {
         self.volume.store().is_committing()
+    }
+
+    /// Whether a write of `len` bytes may wait for more than short locks: for the device, for another writer, for room.
+    pub fn write_waits(&self, args: &WriteArgs, len: usize) -> bool {
+        let busy = || match self.inode(args.ino) {
+            Ok(inode) => self.volume.write_waits(&inode, args.offset, len),
+            Err(_) => false,
+        };
+        self.writes_directly(args, len) || self.is_committing() || busy()
+    }
+
+    /// Whether a change of names in `dirs` may wait: for a commit, its own or one that is under way, or because
+    /// little is free and small transactions leave room for deletes.
+    pub fn change_waits(&self, dirs: &[u64]) -> bool {
+        self.is_committing() || self.settles(dirs) || self.volume.is_tight(1)
     }
 
     /// Names in `dirs` were changed.

@@ -55,7 +55,7 @@ pub(super) fn outcome(reply: &Reply) -> Outcome {
 pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
     let ino = request.header.nodeid;
     let device = |waits: bool| if waits { Wait::Device } else { Wait::Nothing };
-    let settles = |dirs: &[u64]| device(fs.is_committing() || fs.settles(dirs));
+    let settles = |dirs: &[u64]| device(fs.change_waits(dirs));
     match &request.operation {
         Operation::Fsync(_)
         | Operation::Fsyncdir(_)
@@ -76,17 +76,17 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
                 _ => Wait::Nothing,
             }
         }
-        Operation::Setattr(_)
-        | Operation::Setxattr(_)
-        | Operation::Removexattr { .. }
-        | Operation::Tmpfile(_) => device(fs.is_committing()),
+        Operation::Setattr(_) => device(fs.is_committing()),
         Operation::Mknod { .. }
         | Operation::Mkdir(_)
         | Operation::Symlink { .. }
         | Operation::Create(_)
         | Operation::Unlink { .. }
         | Operation::Rmdir { .. }
-        | Operation::Link { .. } => settles(&[ino]),
+        | Operation::Link { .. }
+        | Operation::Tmpfile(_)
+        | Operation::Setxattr(_)
+        | Operation::Removexattr { .. } => settles(&[ino]),
         Operation::Rename(rename) | Operation::Rename2(rename) => {
             settles(&[ino, rename.new_parent])
         }

@@ -20,6 +20,7 @@ use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
 use crate::ops::{Answer, WriteArgs, Written};
 use inflight_dio::Buffer;
 use inflight_fuse::abi::{Opcode, WriteFlags};
+use inflight_fuse::channel::uring;
 use inflight_fuse::{Data, Operation, Payload, Reply, Request};
 use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
 use std::sync::Arc;
@@ -208,18 +209,22 @@ impl Exchange {
             let passed =
                 if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
             let Some((exchange, decision)) = passed else { return };
-            let wait = exchange.wait(decision, &place);
+            let wait = exchange.wait(decision);
             if wait == Wait::Requests && exchange.is_crowded() {
                 self = exchange.without_waiting();
                 continue;
             }
-            if wait > place.patience() {
-                return exchange.hand_over(decision);
-            }
-            if wait > Wait::Nothing || exchange.moves_data() {
-                exchange.let_others_receive();
-            }
-            let Some(next) = exchange.take_off(decision, &mut place) else { return };
+            let next = match &mut place {
+                Place::Queue(queue) if exchange.is_ring_read(decision) => exchange.take_off(queue),
+                place if wait > place.patience() => return exchange.hand_over(decision),
+                _ => {
+                    if wait > Wait::Nothing || exchange.moves_data() {
+                        exchange.let_others_receive();
+                    }
+                    Some(exchange.step(decision))
+                }
+            };
+            let Some(next) = next else { return };
             self = next;
         }
         if let Self::Replied(Some((server, notice))) = self {
@@ -228,24 +233,15 @@ impl Exchange {
     }
 
     /// What the next step may have to wait for.
-    fn wait(&self, decision: Decision, place: &Place<'_>) -> Wait {
+    fn wait(&self, decision: Decision) -> Wait {
         if matches!(decision, Decision::Fail(_) | Decision::Drop) {
             return Wait::Nothing;
         }
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
             Self::Prepared(origin, Prepared::Write(args, data)) => {
-                let fs = origin.server.fs();
-                let waits = fs.writes_directly(args, data.len()) || fs.is_committing();
+                let waits = origin.server.fs().write_waits(args, data.len());
                 if waits { Wait::Device } else { Wait::Nothing }
-            }
-            // The ring of the queue waits, not its thread.
-            Self::Prepared(_, Prepared::Read(read))
-                if matches!(place, Place::Queue(_))
-                    && decision == Decision::Go
-                    && read.is_one_transfer() =>
-            {
-                Wait::Nothing
             }
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
@@ -293,19 +289,21 @@ impl Exchange {
         server.workers().run(move || self.step(decision).run(Place::Worker));
     }
 
-    /// Makes the next step, or has the queue's ring do its device I/O.
-    fn take_off(self, decision: Decision, place: &mut Place<'_>) -> Option<Exchange> {
-        let Place::Queue(queue) = place else { return Some(self.step(decision)) };
-        let (origin, read) = match self {
-            Self::Prepared(origin, Prepared::Read(read)) if decision == Decision::Go => {
-                (origin, read)
-            }
-            other => return Some(other.step(decision)),
-        };
+    /// Whether the next step is one transfer, which a queue's ring does as well as anybody.
+    fn is_ring_read(&self, decision: Decision) -> bool {
+        let is_one =
+            matches!(self, Self::Prepared(_, Prepared::Read(read)) if read.is_one_transfer());
+        is_one && decision == Decision::Go
+    }
+
+    /// Has the queue's ring read, or a worker where it takes no more. `None` as long as that lasts.
+    fn take_off(self, queue: &mut uring::Queue) -> Option<Exchange> {
+        let Self::Prepared(origin, Prepared::Read(read)) = self else { return Some(self) };
         let transfer = match read.into_transfer() {
             Ok(transfer) => transfer,
             Err(read) => {
-                return Some(Self::Prepared(origin, Prepared::Read(read)).step(decision));
+                Self::Prepared(origin, Prepared::Read(read)).hand_over(Decision::Go);
+                return None;
             }
         };
         let server = Arc::clone(&origin.server);
@@ -314,9 +312,14 @@ impl Exchange {
         let io = server.fs().io();
         let file = if is_direct { io.file() } else { io.cached_file() };
         let flight = Flight { origin, pending };
-        let (flight, buffer) = server.depart(queue, flight, file, buffer, offset)?;
-        let result = flight.pending.read(server.fs(), buffer);
-        Some(flight.land(result))
+        if let Some((flight, buffer)) = server.depart(queue, flight, file, buffer, offset) {
+            let own = Arc::clone(&server);
+            server.workers().run(move || {
+                let result = flight.pending.read(own.fs(), buffer);
+                flight.land(result).run(Place::Worker);
+            });
+        }
+        None
     }
 
     /// Makes the next step.
@@ -480,8 +483,17 @@ fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
 }
 
 impl Flight {
+    /// The queue's ring is done. What it left has a worker read again.
+    pub(super) fn arrive(self, landed: (Buffer, std::io::Result<usize>), queue: &mut uring::Queue) {
+        if self.pending.is_satisfied(&landed.1) {
+            return self.land(landed).run(Place::Queue(queue));
+        }
+        let server = Arc::clone(&self.origin.server);
+        server.workers().run(move || self.land(landed).run(Place::Worker));
+    }
+
     /// The device is done.
-    pub(super) fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
+    fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
         let Flight { origin, pending } = self;
         match pending.finish(origin.server.fs(), buffer, result) {
             Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),

@@ -235,7 +235,7 @@ impl Handler for Front {
         let flights = self.0.flights.get(queue.number());
         let flight = flights.and_then(|flights| flights.lock().by_token.remove(&token));
         if let (Some(flight), Some(buffer)) = (flight, buffer) {
-            flight.land((buffer, result)).run(Place::Queue(queue));
+            flight.arrive((buffer, result), queue);
         }
     }
 }

@@ -23,6 +23,11 @@ impl RangeLock {
         held.push(range.clone());
         RangeGuard { lock: self, range }
     }
+
+    /// Whether somebody writes a block of `range` now.
+    pub fn is_held(&self, range: &Range<u64>) -> bool {
+        self.held.lock().iter().any(|h| h.start < range.end && range.start < h.end)
+    }
 }
 
 /// Releases its range when dropped.
@@ -53,6 +58,7 @@ mod tests {
         let lock = RangeLock::default();
         let a = lock.lock(0..4);
         let _b = lock.lock(4..8);
+        assert!(lock.is_held(&(3..4)) && lock.is_held(&(7..9)) && !lock.is_held(&(8..9)));
         let (entered, barrier) = (AtomicBool::new(false), Barrier::new(2));
         std::thread::scope(|s| {
             s.spawn(|| {

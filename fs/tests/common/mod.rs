@@ -185,12 +185,17 @@ impl Mount {
         self.clear();
     }
 
-    /// The connection is aborted, which ends every request that still hangs, and with it the
-    /// server; only then the mount goes: afterwards its number may be another mount's.
-    fn clear(&mut self) {
+    /// Aborts the connection through fusectl: every request that hangs ends, and the server with it.
+    pub fn abort(&self) {
         if let Some(minor) = self.minor.filter(|_| is_mounted(&self.dir)) {
             abort(minor);
         }
+    }
+
+    /// The connection is aborted, which ends every request that still hangs, and with it the
+    /// server; only then the mount goes: afterwards its number may be another mount's.
+    fn clear(&mut self) {
+        self.abort();
         let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
         self.mounted = false;
     }

@@ -38,8 +38,8 @@ pub(super) struct Device {
     at_once: AtomicUsize,
 }
 
-/// So many in a row, and one thread does not keep up.
-const BEHIND: usize = 3;
+/// After so many in a row it is looked whether there are more.
+const AT_ONCE_MAX: usize = 3;
 
 impl Device {
     /// With a `spin` above zero the descriptor is made non-blocking; poll(2) waits then.
@@ -99,6 +99,9 @@ impl Link for Device {
     }
 
     fn is_behind(&self) -> bool {
-        self.at_once.load(Ordering::Relaxed) >= BEHIND
+        // One client that waits for each answer may be quick, but it never has a second request there.
+        self.at_once.load(Ordering::Relaxed) >= AT_ONCE_MAX
+            && poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
+                == Ok(1)
     }
 }

@@ -49,7 +49,8 @@ use crate::request::Operation;
 use inflight_dio::{Pool, PoolConfig, Registration, SLAB};
 use nix::errno::Errno;
 use shared::{Note, Shared};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -74,7 +75,9 @@ pub fn enable() -> io::Result<bool> {
     if is_enabled() == Some(true) {
         return Ok(false);
     }
-    std::fs::write(PARAMETER, "Y").map(|()| true)
+    // Not to be made: sysfs would answer EACCES where there is none.
+    File::options().write(true).open(PARAMETER)?.write_all(b"Y")?;
+    Ok(true)
 }
 
 /// Why requests will not come by io_uring. The connection works by the device.
@@ -203,9 +206,10 @@ impl Prepared {
         for worker in &self.workers {
             let _ = worker.orders.send(Order::Run(Arc::clone(&handler)));
         }
+        let unregistered = self.workers.iter().find_map(|w| w.shared.unregistered.get().copied());
         let mut threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
         threads.push(device);
-        Ok(Uring { threads, plan: self.plan })
+        Ok(Uring { threads, plan: self.plan, unregistered })
     }
 
     /// The kernel holds every request back until it has all queues or has refused one, so one is
@@ -229,7 +233,9 @@ impl Prepared {
             let order = Order::Register { device, channel: channel.clone() };
             worker.orders.send(order).map_err(|_| ring(Errno::ESRCH.into()))?;
         }
-        self.workers.iter().try_for_each(Worker::wait)
+        // All of them, whatever the first says: a queue that is still at it must not be told to stop.
+        let results: Vec<_> = self.workers.iter().map(Worker::wait).collect();
+        results.into_iter().collect()
     }
 }
 
@@ -280,6 +286,10 @@ fn work(
     };
     while let Ok(order) = orders.recv() {
         match order {
+            Order::Register { .. } if plan.refused == Some(number) => {
+                let refused = UringError::Register { queue: number, errno: Errno::EINVAL };
+                let _ = told.send(Err(refused));
+            }
             Order::Register { device, channel } => {
                 let _ = told.send(queue.register(device, channel));
             }
@@ -324,12 +334,19 @@ fn serve_device(mut receiver: Receiver, handler: &dyn Handler, queues: &[Arc<Sha
 pub struct Uring {
     threads: Vec<JoinHandle<()>>,
     plan: Plan,
+    unregistered: Option<Errno>,
 }
 
 impl Uring {
     /// What it is made of.
     pub fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// Why the rings could not register the buffers (ENOMEM: RLIMIT_MEMLOCK is too small for
+    /// them), if they could not: everything works, and each transfer pins its memory anew.
+    pub fn unregistered(&self) -> Option<Errno> {
+        self.unregistered
     }
 
     /// Waits for the end of the connection.
@@ -365,6 +382,25 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_fails_when_others_are_registered_leaves_all_to_the_device() {
+        enable().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let device = mount(folder.path(), &MountOptions::default()).unwrap().device;
+        let last = possible_cores() - 1;
+        let config = Config { depth: 2, refused: Some(last), ..Config::default() };
+        let prepared = Prepared::new(&config).unwrap();
+        let config = crate::channel::Config::plain().unwrap();
+        let config = crate::channel::Config { max_write: prepared.payload(), ..config };
+        let channel = Channel::device(device, config).unwrap();
+        let wanted = Wanted { flags: InitFlags::OVER_IO_URING, ..Wanted::default() };
+        let agreed = channel.handshake(&wanted).unwrap();
+        let error = prepared.start(&channel, &agreed, Arc::new(Refusing)).unwrap_err();
+        let UringError::Register { queue, errno: Errno::EINVAL } = error else { panic!("{error}") };
+        assert_eq!(queue, last);
+        serves_by_the_device(folder.path(), &channel);
+    }
+
+    #[test]
     fn what_was_promised_and_cannot_be_kept_is_taken_back() {
         enable().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -376,10 +412,14 @@ mod tests {
         channel.handshake(&wanted).unwrap();
         // As after a failure that the kernel has not seen: it holds requests back.
         prepared.refuse(&channel);
+        serves_by_the_device(folder.path(), &channel);
+    }
+
+    /// A request gets its answer by the device, and the mount goes.
+    fn serves_by_the_device(folder: &std::path::Path, channel: &Channel) {
         let receiver = channel.receiver();
         let served = std::thread::spawn(move || serve(receiver, &Refusing));
-        let (path, connection) =
-            (folder.path().to_owned(), Connection::of_mount(folder.path()).unwrap());
+        let (path, connection) = (folder.to_owned(), Connection::of_mount(folder).unwrap());
         let (told, answer) = channel_of_one();
         let client = std::thread::spawn(move || told.send(std::fs::metadata(path).map(drop)));
         let found = answer.recv_timeout(Duration::from_secs(10));
@@ -387,7 +427,7 @@ mod tests {
             connection.abort().unwrap();
         }
         client.join().unwrap().unwrap();
-        unmount(folder.path(), true).unwrap();
+        unmount(folder, true).unwrap();
         served.join().unwrap().unwrap();
         let found = found.expect("the kernel lets the request go");
         assert_eq!(found.unwrap_err().raw_os_error(), Some(libc::EXFULL));

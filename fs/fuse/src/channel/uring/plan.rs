@@ -24,12 +24,16 @@ pub struct Config {
     /// one that slept whenever an answer took some microseconds, and wakes it on another core that idles:
     /// a wake-up of a sleeping core, and cold caches, for each. Below -5 it stays where its queue is.
     pub nice: i32,
+    /// A queue whose registration fails with EINVAL while those of the others succeed: what a
+    /// kernel would have to be broken for, so that tests can see what comes of it.
+    pub refused: Option<usize>,
 }
 
 impl Default for Config {
-    /// 512 KiB, 32 deep, 448 MiB, 64 transfers, -10.
+    /// 512 KiB, 32 deep, 448 MiB, 64 transfers, -10, nothing refused.
     fn default() -> Config {
-        Config { payload: 512 << 10, depth: 32, budget: 448 << 20, io_depth: 64, nice: -10 }
+        let (payload, depth, budget) = (512 << 10, 32, 448 << 20);
+        Config { payload, depth, budget, io_depth: 64, nice: -10, refused: None }
     }
 }
 
@@ -46,6 +50,8 @@ pub struct Plan {
     pub io_depth: usize,
     /// The nice value of each one's thread.
     pub nice: i32,
+    /// See [`Config::refused`].
+    pub refused: Option<usize>,
 }
 
 /// Fewest entries of a queue: one may wait while the other works.
@@ -64,7 +70,8 @@ impl Plan {
         let payload = wanted.min(fitting);
         let depth = config.depth.min(per_queue / payload).max(DEPTH_MIN);
         let io_depth = config.io_depth.clamp(1, 1 << 12);
-        Plan { queues, depth, payload: payload as u32, io_depth, nice: config.nice }
+        let (payload, nice, refused) = (payload as u32, config.nice, config.refused);
+        Plan { queues, depth, payload, io_depth, nice, refused }
     }
 
     /// Bytes of a queue's headers, whole pages.

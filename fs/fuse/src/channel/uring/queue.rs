@@ -100,6 +100,10 @@ impl Queue {
         // SAFETY: the memory is kept by `shared`, which is dropped after the ring.
         let fixed = unsafe { self.ring.submitter().register_buffers(&payloads) };
         self.has_fixed = fixed.is_ok();
+        if let Err(error) = fixed {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            let _ = self.shared.unregistered.set(errno);
+        }
         for (index, buffer) in buffers.into_iter().enumerate() {
             let entry = entry::register(self.shared.queue, &ranges[index]);
             self.states[index] = State::Kernel(buffer);
@@ -471,3 +475,6 @@ impl std::fmt::Debug for Queue {
         write!(f, "queue {} of fuse-over-io_uring", self.number())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,12 @@ use crate::abi::OutHeader;
 use crate::channel::SendError;
 use crate::encode::Frame;
 use inflight_dio::{Buffer, Lender, Pool};
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// What the queue's thread is told. Its own answers go this way too: the lock is free then.
 pub(super) enum Note {
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) headers: Buffer,
     /// Entries that are with the kernel, ready for a request.
     pub(super) idle: AtomicUsize,
+    /// Why the ring has not registered the buffers.
+    pub(super) unregistered: OnceLock<Errno>,
     state: Mutex<State>,
 }
 
@@ -73,6 +76,7 @@ impl Shared {
                 waiting: (0..plan.depth).map(|_| AtomicBool::new(false)).collect(),
                 headers,
                 idle: AtomicUsize::new(0),
+                unregistered: OnceLock::new(),
                 state: Mutex::default(),
             }
         }))
