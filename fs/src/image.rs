@@ -7,6 +7,7 @@
 //! * [`lock`]: one owner at a time, and the owner's name for everyone else.
 //! * [`superblock`]: what the image is, in two checksummed copies.
 //! * [`metastore`]: the byte range that the metadata database lives in.
+//! * `pages`: the file format of that database, for when it cannot be opened.
 //! * [`tables`]: the rows of that database.
 //! * [`space`]: which blocks are free, freed, or still under I/O.
 //! * [`store`]: the running transaction, and the commit that makes it durable.
@@ -18,6 +19,7 @@ pub mod lock;
 pub mod metastore;
 pub mod mkfs;
 pub mod open;
+pub(crate) mod pages;
 pub mod pins;
 pub mod probe;
 pub mod space;

@@ -18,10 +18,12 @@ mod overlay;
 mod sums;
 
 pub use backend::Backend;
+pub use blocks::Page;
 pub use sums::area_blocks;
 
 use crate::disk::Disk;
 use crate::image::BLOCK;
+use crate::image::pages::{self, Place, SLOT_BYTES, Slot};
 use crate::image::space::Space;
 use crate::image::superblock::{CHUNKS_MAX, Chunk, SECOND, STATE_MOUNTED, Superblock};
 use crate::mutant::{self, Mutant};
@@ -165,12 +167,24 @@ impl MetaStore {
         self.superblock.read().chunks.last().map(|c| c.start + c.blocks)
     }
 
-    /// Marks the image as mounted for writing, or as cleanly unmounted.
+    /// Marks the image as mounted for writing, or as cleanly unmounted: then it also says which
+    /// commit it is at, in case the header of the database is lost.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn set_mounted(&self, mounted: bool) -> io::Result<()> {
-        self.update(|sb| sb.state = if mounted { STATE_MOUNTED } else { 0 })
+        let commit = if mounted { None } else { self.counting_slot()? };
+        self.update(|sb| {
+            sb.state = if mounted { STATE_MOUNTED } else { 0 };
+            sb.commit = commit;
+        })
+    }
+
+    /// The commit slot that counts, as it is in the header of the database.
+    fn counting_slot(&self) -> io::Result<Option<[u8; SLOT_BYTES]>> {
+        let head = self.page(Place { block: 0, blocks: 1 })?;
+        let slot = head.and_then(|page| pages::slots(&page.bytes).first().copied());
+        Ok(slot.filter(|bytes| Slot::decode(bytes).is_some()))
     }
 
     /// Refuses everything that the database may still want to write: a database that is closed

@@ -188,6 +188,7 @@ pub fn format(
         metadata_bytes: 0,
         state: 0,
         hash_key: *uuid::Uuid::new_v4().as_bytes(),
+        commit: None,
         chunks: vec![chunk],
     };
     // A half-made image must not look like a good one: the superblocks come last.
@@ -209,7 +210,7 @@ pub fn format(
     txn.set_quick_repair(true);
     txn.commit()?;
     drop(db);
-    meta.update(|_| ())?;
+    meta.set_mounted(false)?;
     Ok(meta.superblock())
 }
 
