@@ -70,6 +70,8 @@ pub struct MetaStore {
     overlay: Option<Mutex<Overlay>>,
     /// Nothing is written any more.
     frozen: AtomicBool,
+    /// Something that the database wrote, or its flush, failed.
+    unwritten: AtomicBool,
     rotten: Rotten,
     /// Blocks of the database that were found damaged: the first of them, and how often any was met.
     damaged: Mutex<BTreeSet<u64>>,
@@ -103,6 +105,7 @@ impl MetaStore {
             unplanned: true.into(),
             space: OnceLock::new(),
             frozen: false.into(),
+            unwritten: false.into(),
             rotten: Rotten::Withheld,
             damaged: Mutex::default(),
             damage_met: 0.into(),
@@ -171,8 +174,11 @@ impl MetaStore {
     /// commit it is at, in case the header of the database is lost.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; EIO when it cannot be clean, because what the database wrote last failed.
     pub fn set_mounted(&self, mounted: bool) -> io::Result<()> {
+        if !mounted && self.unwritten.load(Acquire) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let commit = if mounted { None } else { self.counting_slot()? };
         self.update(|sb| {
             sb.state = if mounted { STATE_MOUNTED } else { 0 };

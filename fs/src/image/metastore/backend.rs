@@ -52,6 +52,25 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.noting_failure(|| self.flush())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_thawed()?;
+        self.noting_failure(|| match &self.0.overlay {
+            Some(overlay) => overlay.lock().write(&self.0, offset, data),
+            None => self.0.write_bytes(offset, data),
+        })
+    }
+}
+
+impl Backend {
+    /// A database that is closed tells nobody that its last words were not written.
+    fn noting_failure(&self, f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        f().inspect_err(|_| self.0.unwritten.store(true, Release))
+    }
+
+    fn flush(&self) -> io::Result<()> {
         self.check_thawed()?;
         let store = &self.0;
         if store.overlay.is_some() {
@@ -68,13 +87,5 @@ impl redb::StorageBackend for Backend {
         // A superblock that names a new piece must find its checksums there.
         let forget = mutant::is(Mutant::ForgetPiece);
         if store.unsaved.load(Acquire) && !forget { store.save() } else { Ok(()) }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check_thawed()?;
-        match &self.0.overlay {
-            Some(overlay) => overlay.lock().write(&self.0, offset, data),
-            None => self.0.write_bytes(offset, data),
-        }
     }
 }
