@@ -266,6 +266,30 @@ mod tests {
     use proptest::prelude::*;
     use redb::StorageBackend as _;
 
+    /// redb makes room for what a page number says before it asks for the page: 4 GiB.
+    #[test]
+    fn a_branch_that_leads_to_a_giant_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let options = MkfsOptions { size: Some(SIZE_MIN), force: true, ..Default::default() };
+        mkfs(file.path(), &options).expect("mkfs");
+        let disk = Arc::new(FileDisk::open(file.path(), false).expect("open"));
+        let sb = probe::superblock(&*disk, false).expect("superblock");
+        let backend = Backend(Arc::new(MetaStore::new(disk, sb)));
+        for (order, is_shown) in [(0u64, true), (10, true), (11, false), (20, false)] {
+            let mut branch = vec![7; BLOCK as usize];
+            branch[..4].copy_from_slice(&[2, 0, 1, 0]);
+            for child in 0..2 {
+                let number = if child == 1 { order << 59 | 5 } else { 9 };
+                branch[40 + 8 * child..48 + 8 * child].copy_from_slice(&number.to_le_bytes());
+            }
+            backend.write(50 * BLOCK, &branch).expect("write");
+            let mut seen = vec![0; BLOCK as usize];
+            backend.read(50 * BLOCK, &mut seen).expect("read");
+            let expected = if is_shown { branch } else { vec![0; BLOCK as usize] };
+            assert!(seen == expected, "order {order}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         /// Over a read-only device the backend behaves like a plain growing array, and the image

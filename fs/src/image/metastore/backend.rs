@@ -1,6 +1,9 @@
 //! The file that redb sees.
 
+use crate::image::BLOCK;
 use crate::image::metastore::MetaStore;
+use crate::image::pages::node::{PAGE_BLOCKS_MAX, leads_to_giants};
+use crate::image::pages::{self, Slot};
 use crate::mutant::{self, Mutant};
 use std::io;
 use std::sync::Arc;
@@ -19,6 +22,19 @@ impl Backend {
     }
 }
 
+/// The header too leads to pages.
+fn check_header(header: &[u8]) -> io::Result<()> {
+    let slots = pages::slots(header);
+    let slots = slots.iter().filter_map(Slot::decode);
+    let mut roots = slots.flat_map(|slot| [slot.user, slot.system]).flatten();
+    match roots.any(|root| root.place.blocks > PAGE_BLOCKS_MAX) {
+        true => Err(io::Error::other(
+            "the header of the database leads to a page of an impossible size",
+        )),
+        false => Ok(()),
+    }
+}
+
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.superblock.read().metadata_bytes)
@@ -31,9 +47,21 @@ impl redb::StorageBackend for Backend {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         match &self.0.overlay {
-            Some(overlay) => overlay.lock().read(&self.0, offset, out),
-            None => self.0.read_bytes(offset, out),
+            Some(overlay) => overlay.lock().read(&self.0, offset, out)?,
+            None => self.0.read_bytes(offset, out)?,
         }
+        if offset == 0 {
+            return check_header(out);
+        }
+        if leads_to_giants(out) {
+            tracing::error!(
+                "{}: metadata block {} leads to pages of impossible sizes",
+                self.0.disk.name().display(),
+                offset / BLOCK
+            );
+            out.fill(0);
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

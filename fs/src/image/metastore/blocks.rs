@@ -4,6 +4,7 @@ use crate::image::BLOCK;
 use crate::image::metastore::sums::{COVERED, block_at, checksum, stored, stored_sums};
 use crate::image::metastore::{DAMAGED_KEPT, MetaStore, Rotten};
 use crate::image::pages::Place;
+use crate::image::pages::node::PAGE_BLOCKS_MAX;
 use crate::image::superblock::Superblock;
 use std::io;
 use std::ops::Range;
@@ -25,9 +26,6 @@ pub struct Page {
     /// All blocks have their checksums.
     pub is_whole: bool,
 }
-
-/// Most blocks of a page that is worth reading: redb's largest are bitmaps of its allocator.
-const PAGE_BLOCKS_MAX: u64 = 1024;
 
 impl MetaStore {
     /// A page that somebody led to; `None` when it cannot be one.

@@ -177,6 +177,43 @@ impl Definition {
     }
 }
 
+/// Blocks of the largest page that we ever make redb write, rounded up: bitmaps of its allocator have half a MiB.
+pub const PAGE_BLOCKS_MAX: u64 = 1024;
+
+/// Whether a page leads to one of an impossible size. redb would ask for the memory first: up to 4 GiB.
+pub fn leads_to_giants(page: &[u8]) -> bool {
+    let is_giant = |link: Link| link.place.blocks > PAGE_BLOCKS_MAX;
+    if let Some(branch) = Branch::new(page, None) {
+        return branch.children().flatten().any(is_giant);
+    }
+    let Some(leaf) = Leaf::new(page, None, None) else { return false };
+    // A value that a user chose may look like a table, but no key of such a row is the name of one.
+    let roots = (0..leaf.len()).filter_map(|n| leaf.row(n)).filter(|(key, _)| is_table(key));
+    roots.filter_map(|(_, row)| Definition::decode(row)?.root).any(is_giant)
+}
+
+/// Our tables and redb's own.
+fn is_table(name: &[u8]) -> bool {
+    const NAMES: [&str; 15] = [
+        "inodes",
+        "names",
+        "extents",
+        "targets",
+        "xattrs",
+        "orphans",
+        "groups",
+        "free",
+        "counters",
+        "allocator_state",
+        "data_pages_allocated",
+        "data_pages_unreachable",
+        "system_pages_unreachable",
+        "next_savepoint_id",
+        "persistent_savepoints",
+    ];
+    NAMES.iter().any(|known| known.as_bytes() == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
