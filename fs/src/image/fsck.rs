@@ -5,7 +5,8 @@
 //! inode and a bit a block, only what is to be corrected; repair writes the corrected rows back in
 //! one transaction and then checks again from the start.
 //!
-//! Notes are what a crash may leave and the next mount settles; errors are what no crash leaves.
+//! Notes are what a crash may leave and the next mount settles, and a metadata area that is far too
+//! large; errors are what no crash leaves.
 
 mod apart;
 mod census;
@@ -75,6 +76,9 @@ pub enum FsckError {
 
 /// Blocks that the metadata area may grow by while rows are corrected.
 const GROWTH_BLOCKS: u64 = 1 << 14;
+
+/// Blocks of a metadata area that is worth making smaller, at least: 16 MiB.
+const OVERSIZED_MIN: u64 = 1 << 12;
 
 /// One look at the whole image.
 struct Pass {
@@ -204,9 +208,24 @@ fn examine_database(
         return Ok(false);
     }
     pass.examined = Some(suspect.examine(&mut pass.found, progress)?);
-    pass.damaged = suspect.is_rotten();
+    pass.damaged = suspect.is_rotten() | is_oversized(&meta, &mut pass.found)?;
     pass._database = Some(suspect);
     Ok(true)
+}
+
+/// Whether most of a metadata area is left over from files that are gone: it does not shrink by
+/// itself.
+fn is_oversized(meta: &MetaStore, f: &mut Findings) -> Result<bool, Error> {
+    let has = meta.backed_blocks();
+    if has < OVERSIZED_MIN {
+        return Ok(false);
+    }
+    let used = commit::blocks_in_use(meta)?.filter(|used| 4 * used < has);
+    if let Some(used) = used {
+        let problem = format!("has {has} blocks and uses {used}");
+        f.note("metadata area", problem, "it is written anew, and the other blocks are free");
+    }
+    Ok(used.is_some())
 }
 
 fn repair(writer: &Arc<dyn Disk>, pass: &Pass, progress: Progress<'_>) -> Result<(), Error> {

@@ -144,6 +144,16 @@ pub fn newest(meta: &MetaStore) -> Result<Option<(Slot, bool)>> {
     Ok(search(meta)?.map(|slot| (slot, true)))
 }
 
+/// How many blocks the newest commit has in use, where the allocator wrote that down.
+///
+/// # Errors
+/// Those of the disk.
+pub fn blocks_in_use(meta: &MetaStore) -> Result<Option<u64>> {
+    let Some((slot, _)) = newest(meta)? else { return Ok(None) };
+    let live = Live::read(&mut Walk::new(meta), &slot)?;
+    Ok(live.map(|live| live.blocks().count() as u64))
+}
+
 /// The commit at which the image was unmounted, unless it was mounted since.
 fn recorded(meta: &MetaStore) -> Option<Slot> {
     Slot::decode(meta.superblock().commit.as_ref()?)
