@@ -7,17 +7,20 @@
 //! * [`lock`]: one owner at a time, and the owner's name for everyone else.
 //! * [`superblock`]: what the image is, in two checksummed copies.
 //! * [`metastore`]: the byte range that the metadata database lives in.
+//! * `pages`: the file format of that database, for when it cannot be opened.
 //! * [`tables`]: the rows of that database.
 //! * [`space`]: which blocks are free, freed, or still under I/O.
 //! * [`store`]: the running transaction, and the commit that makes it durable.
 
 pub mod dump;
 pub mod fsck;
+pub mod group_commit;
 mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;
 pub mod open;
+pub(crate) mod pages;
 pub mod pins;
 pub mod probe;
 pub mod space;

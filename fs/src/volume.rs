@@ -167,7 +167,6 @@ impl Volume {
 
     /// Changes FS_*_FL flags, and counts the inodes that `frozen` bits protect.
     pub fn set_flags(&self, inode: &Arc<Inode>, flags: u32, frozen: u32) -> Result<()> {
-        use redb::ReadableTable as _;
         self.change(|tables| {
             let old = self.update(inode, true, |st| {
                 st.attr.touch(false);
@@ -176,11 +175,7 @@ impl Volume {
                 std::mem::replace(&mut st.attr.flags, flags)
             });
             let by = i64::from(flags & frozen != 0) - i64::from(old & frozen != 0);
-            if by != 0 {
-                let count = tables.counters.get(INODES_FROZEN)?.map_or(0, |v| v.value());
-                tables.counters.insert(INODES_FROZEN, count.saturating_add_signed(by))?;
-            }
-            Ok(())
+            if by == 0 { Ok(()) } else { orphans::count(tables, INODES_FROZEN, by) }
         })
     }
 

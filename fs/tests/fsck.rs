@@ -332,6 +332,7 @@ fn wrong_counters_and_missing_tables_are_found_and_repaired() {
     };
     damaged(&image, &good, "counter next_inode: is 3", set("next_inode", 3));
     damaged(&image, &good, "counter inodes_used: is 3", set("inodes_used", 3));
+    damaged(&image, &good, "counter inodes_frozen: is 2", set("inodes_frozen", 2));
     damaged(&image, &good, "counter next_inode: is missing", |txn| {
         txn.open_table(COUNTERS).expect("table").remove("next_inode").expect("remove");
     });

@@ -7,12 +7,13 @@ mod images;
 use images::{Image, stamped};
 use inflight::disk::{Disk, FileDisk, MemoryDisk};
 use inflight::image::BLOCK;
-use inflight::image::fsck::Outcome;
+use inflight::image::fsck::{self, Outcome};
 use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::Superblock;
 use inflight::mounted;
 use inflight::ops::Fs;
 use inflight::options::{Options, ReadMode};
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -28,8 +29,11 @@ fn memory(bytes: &[u8]) -> Arc<MemoryDisk> {
 }
 
 fn open(disk: Arc<MemoryDisk>) -> Result<Fs, String> {
-    let options = Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
-    mounted::open_on(disk, &options).map_err(|e| e.to_string())
+    mounted::open_on(disk, &copying()).map_err(|e| e.to_string())
+}
+
+fn copying() -> Options {
+    Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() }
 }
 
 /// The blocks of the image that hold metadata.
@@ -111,40 +115,141 @@ fn a_block_that_rots_under_a_mount_harms_only_those_who_need_it() {
     assert!(harmless > 0);
 }
 
+/// What a filesystem shows: names by the directory that has them, and files that are whole.
+struct Seen {
+    /// Directory, name and inode.
+    names: HashSet<(u64, String, u64)>,
+    whole: HashSet<u64>,
+}
+
+fn see(fs: &Fs, files: &[(u64, usize)]) -> Seen {
+    let found = images::walk(fs);
+    let split = |(path, ino): (&String, &u64)| {
+        let (dir, name) = path.rsplit_once('/').expect("a slash");
+        let dir = if dir.is_empty() { ROOT } else { found[dir] };
+        (dir, name.to_owned(), *ino)
+    };
+    let is_whole = |(ino, len): &&(u64, usize)| {
+        images::read(fs, *ino, 0, *len).is_ok_and(|bytes| bytes == stamped(*ino, 0, *len))
+    };
+    let whole = files.iter().filter(is_whole).map(|(ino, _)| *ino).collect();
+    for (path, ino) in &found {
+        let bytes = images::read(fs, *ino, 0, 64 << 10).unwrap_or_default();
+        assert_eq!(images::foreign(*ino, 0, &bytes), None, "{path} shows another file's data");
+    }
+    Seen { names: found.iter().map(split).collect(), whole }
+}
+
+/// What was in a block: rows of a leaf, and numbers and names in them.
+struct Content<'b>(&'b [u8]);
+
+impl Content<'_> {
+    fn has(&self, bytes: &[u8]) -> bool {
+        const LEAF: u8 = 1;
+        self.0[0] == LEAF && self.0.windows(bytes.len()).any(|window| window == bytes)
+    }
+
+    fn speaks_of(&self, ino: u64) -> bool {
+        self.has(&ino.to_le_bytes())
+    }
+}
+
+/// Each block of the metadata area in turn: header and roots, the allocator's notes, branches,
+/// leaves and checksums.
 #[test]
-fn repair_brings_back_what_a_rotten_block_does_not_hold() {
+fn repair_keeps_all_that_is_not_in_a_rotten_block() {
     let image = Image::with_content();
-    let (bytes, sb) = (image.bytes(), image.superblock());
-    let (mut found, mut clean) = (0, 0);
-    // Every seventh: a repair takes its time.
-    for block in metadata_blocks(&sb).into_iter().step_by(7) {
-        image.restore(&bytes);
-        let disk = FileDisk::open(&image.path(), true).expect("open");
-        disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
-        drop(disk);
-        let before = image.bytes();
-        let checked = image.try_fsck(false);
-        assert!(image.bytes() == before, "block {block}: a check wrote");
-        let Ok(report) = checked else { continue };
-        if report.outcome == Outcome::Clean {
-            clean += 1;
+    let (files, bytes, sb) = (files(&image), image.bytes(), image.superblock());
+    let options = fsck::Options { repair: true, progress: &|_| () };
+    let before = see(&open(memory(&bytes)).expect("open"), &files);
+    assert_eq!(before.whole.len(), files.len());
+    let (mut met, mut costly) = (0, 0);
+    let (mut names, mut whole, mut least) = (0, 0, files.len());
+    for block in metadata_blocks(&sb) {
+        let at = (block * BLOCK) as usize;
+        let content = Content(&bytes[at..at + BLOCK as usize]);
+        if content.0.iter().all(|byte| *byte == 0) {
+            // It was never written.
             continue;
         }
-        found += 1;
-        let repaired = image.fsck(true);
-        if repaired.outcome == Outcome::Corrected {
-            let again = image.fsck(false);
-            assert_eq!(again.found.total(), 0, "block {block}: {:#?}", again.found.list);
-            let fs = image.open(false).expect("a repaired image mounts");
-            for (path, ino) in images::walk(&fs) {
-                let bytes = images::read(&fs, ino, 0, 64 << 10).unwrap_or_default();
-                let foreign = images::foreign(ino, 0, &bytes);
-                assert_eq!(foreign, None, "block {block}: {path} shows another file's data");
-            }
-            mounted::close(&fs).expect("close");
+        let disk = memory(&bytes);
+        disk.write(block * BLOCK, &[0xa5; BLOCK as usize]).expect("damage");
+        let disk: Arc<dyn Disk> = disk;
+        let report = fsck::check_on(&disk, &options).expect("it can be checked");
+        if report.found.total() == 0 {
+            continue;
         }
+        assert_eq!(report.outcome, Outcome::Corrected, "block {block}: {report:#?}");
+        let again = fsck::check_on(&disk, &options).expect("it can be checked");
+        assert_eq!(again.found.total(), 0, "block {block}: {:#?}", again.found.list);
+        let fs = mounted::open_on(disk, &copying()).expect("a repaired image opens");
+        let after = see(&fs, &files);
+        mounted::close(&fs).expect("close");
+        for (dir, name, ino) in before.names.difference(&after.names) {
+            let has = content.has(name.as_bytes()) || content.speaks_of(*ino);
+            assert!(has || content.speaks_of(*dir), "block {block}: {name} ({ino}) is lost");
+        }
+        for ino in before.whole.difference(&after.whole) {
+            assert!(content.speaks_of(*ino), "block {block}: the content of {ino} is lost");
+        }
+        met += 1;
+        costly += usize::from(after.whole.len() < files.len());
+        names += before.names.intersection(&after.names).count();
+        whole += after.whole.len();
+        least = least.min(after.whole.len());
     }
-    assert!(found > 0 && clean > 0);
+    let share = |n: usize, all: usize| n as f64 / (met * all) as f64;
+    let (names, whole) = (share(names, before.names.len()), share(whole, files.len()));
+    eprintln!(
+        "{met} blocks mattered: {names:.4} of the names and {whole:.4} of the files were kept; \
+         {costly} blocks cost files, one at most {} of {}",
+        files.len() - least,
+        files.len()
+    );
+    assert!(met > 20 && costly > 0, "{met} blocks mattered, {costly} cost files");
+    assert!(names > 0.9 && whole > 0.9, "names {names}, files {whole}");
+}
+
+/// The power goes, and the first block of the database with it: nothing says any more where the
+/// newest commit is, and pages of earlier ones are everywhere.
+#[test]
+fn the_newest_commit_is_found_without_the_header() {
+    let image = Image::with_content();
+    let fs = image.open(false).expect("open");
+    for i in 0..30 {
+        images::file(&fs, ROOT, &format!("file{i}"), 3000).expect("file");
+        if i % 3 == 0 {
+            fs.unlink(ROOT, format!("file{i}").as_bytes()).expect("unlink");
+        }
+        fs.syncfs().expect("commit");
+    }
+    let bytes = image.bytes();
+    drop(fs);
+    let files = {
+        let whole = Image::of(&bytes);
+        let (files, fs) = (files(&whole), whole.open(true).expect("open"));
+        assert_eq!(look(&fs, &files), (files.len(), 0));
+        mounted::close(&fs).expect("close");
+        files
+    };
+    let image = Image::of(&bytes);
+    let header = image.superblock().chunks[0].start + 1;
+    let disk = FileDisk::open(&image.path(), true).expect("open");
+    disk.write(header * BLOCK, &[0xa5; BLOCK as usize]).expect("damage");
+    drop(disk);
+    let damaged = image.bytes();
+    assert_eq!(image.fsck(false).outcome, Outcome::Uncorrected);
+    assert!(image.bytes() == damaged, "a check wrote");
+    assert_eq!(image.fsck(true).outcome, Outcome::Corrected);
+    let repaired = image.bytes();
+    assert_eq!(image.fsck(true).found.total(), 0);
+    assert!(image.bytes() == repaired, "a second repair wrote");
+    let fs = image.open(false).expect("open");
+    assert_eq!(look(&fs, &files), (files.len(), 0));
+    let names = images::walk(&fs);
+    let left = (0..30).filter(|i| names.contains_key(&format!("/file{i}")));
+    assert_eq!(left.count(), 20);
+    mounted::close(&fs).expect("close");
 }
 
 /// The blocks that hold the checksums of others are rotten, and nothing else is: redb's own

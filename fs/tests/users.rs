@@ -7,6 +7,8 @@ use inflight::errno::Errno;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, SetAttr};
 use inflight::options::Options;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::Command;
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 2 };
@@ -131,4 +133,52 @@ fn a_whiteout_that_finds_no_room_leaves_both_names() {
         }
         assert!(refused > 0 && made > 100, "{refused} of {made}");
     });
+}
+
+/// The modes that ext4 leaves after a write(2) by somebody who may write and owns nothing here; and what the kernel shows
+/// at once is what the image keeps.
+// > Writing takes set-user-ID bits and file capabilities away, as on ext4.
+#[test]
+fn a_write_takes_privileges_as_ext4_does() {
+    if !common::can_mount() {
+        return;
+    }
+    for options in ["allow_other", "allow_other,nowriteback"] {
+        let place = Place::new(32);
+        let mount = place.mount(options, &[]);
+        let path = mount.path("f");
+        std::fs::write(&path, [1; 8192]).expect("write");
+        for (flag, how) in [("notrunc", "buffered"), ("notrunc", "direct")] {
+            for (user, group, before, after) in [
+                ("1000", "1000", 0o6666, 0o666),
+                ("1000", "1000", 0o6676, 0o676),
+                ("1000", "1000", 0o6766, 0o766),
+                ("1000", "1000", 0o6777, 0o777),
+                ("1000", "0", 0o6666, 0o2666),
+                ("1000", "0", 0o6676, 0o676),
+                ("0", "0", 0o6777, 0o6777),
+            ] {
+                let mode = std::fs::Permissions::from_mode(before);
+                std::fs::set_permissions(&path, mode).expect("chmod");
+                let mut dd = Command::new("setpriv");
+                dd.args(["--reuid", user, "--regid", group, "--clear-groups", "dd"]);
+                dd.args(["if=/dev/zero", "bs=4096", "count=1", "status=none"]);
+                dd.arg(format!("of={}", path.display())).arg(format!("conv={flag}"));
+                if how == "direct" {
+                    dd.arg("oflag=direct");
+                }
+                assert!(
+                    dd.status().expect("util-linux and coreutils").success(),
+                    "{how} {before:o}"
+                );
+                let now = || std::fs::metadata(&path).expect("stat").mode() & 0o7777;
+                let what = format!("{options}: {how} write by {user}:{group} on {before:o}");
+                assert_eq!(format!("{:o}", now()), format!("{after:o}"), "{what}");
+                common::drop_caches();
+                assert_eq!(format!("{:o}", now()), format!("{after:o}"), "{what}, in the image");
+            }
+        }
+        mount.umount();
+        common::ok(&["fsck", place.image()]);
+    }
 }

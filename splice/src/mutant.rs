@@ -80,6 +80,12 @@ mutants! {
     /// written.
     SkipSuperblockRepair = "skip-superblock-repair",
     ;
+    LOCKS ("Those that a schedule of threads shows."):
+    /// Whoever releases a range wakes one of those who wait, not all.
+    WakeOneWaiter = "wake-one-waiter",
+    /// A commit that was under way counts as one's own.
+    JoinRunningCommit = "join-running-commit",
+    ;
 }
 
 /// Whether this process has the defect.

@@ -54,7 +54,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(args: &MkfsArgs) -> anyhow::Result<()> {
-    let options = MkfsOptions { size: args.size, label: args.label.clone(), force: args.force };
+    let options = MkfsOptions {
+        size: args.size,
+        label: args.label.clone(),
+        force: args.force,
+        ..MkfsOptions::default()
+    };
     let sb = mkfs(&args.image, &options)?;
     println!(
         "{}: {} MiB, {} blocks of {BLOCK} bytes, UUID {}{}",

@@ -5,39 +5,42 @@
 //! inode and a bit a block, only what is to be corrected; repair writes the corrected rows back in
 //! one transaction and then checks again from the start.
 //!
-//! Notes are what a crash may leave and the next mount settles; errors are what no crash leaves.
+//! Notes are what a crash may leave and the next mount settles, and a metadata area that is far too
+//! large; errors are what no crash leaves.
 
 mod apart;
 mod census;
 mod claims;
+mod commit;
 mod copies;
 mod database;
 mod doubts;
 mod extents;
 mod groups;
 mod inodes;
+mod leaves;
 mod model;
 mod names;
-mod readable;
 mod rebuild;
 mod report;
 mod room;
 mod rows;
+mod salvage;
 mod shielded;
 mod table;
-mod tolerant;
 mod tree;
+mod walk;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
 
 use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
+use crate::image::metastore::MetaStore;
 use crate::image::open::{self, Access, Locked, OpenError};
 use crate::image::probe::ProbeError;
 use crate::image::superblock::Superblock;
-use database::{Examined, Suspect};
+use database::{Examined, Suspect, salvage};
 use groups::Layout;
-use model::Trust;
 use room::room;
 use shielded::Shielded;
 use std::path::{Path, PathBuf};
@@ -74,15 +77,18 @@ pub enum FsckError {
 /// Blocks that the metadata area may grow by while rows are corrected.
 const GROWTH_BLOCKS: u64 = 1 << 14;
 
+/// Blocks of a metadata area that is worth making smaller, at least: 16 MiB.
+const OVERSIZED_MIN: u64 = 1 << 12;
+
 /// One look at the whole image.
 struct Pass {
     found: Findings,
     superblock: Superblock,
-    /// There is a state that repair can write. It reads the databases below.
+    /// There is a state that repair can write. It may read the database below.
     examined: Option<Examined>,
     /// The database must be written anew: some of it cannot be read, or not by a mount.
     damaged: bool,
-    _databases: Vec<Suspect>,
+    _database: Option<Suspect>,
 }
 
 /// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
@@ -153,7 +159,7 @@ fn look(disk: &Arc<dyn Disk>, progress: Progress<'_>) -> Result<Pass, ProbeError
         superblock: checked.superblock,
         examined: None,
         damaged: true,
-        _databases: Vec::new(),
+        _database: None,
     };
     // Nothing that follows from a size that is not there is worth looking at.
     if !checked.cut
@@ -170,42 +176,56 @@ fn look_at_database(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     progress("verifying the database");
-    let mut suspect = open_somehow(Suspect::open, disk, &pass.superblock)?;
-    if suspect.verify(&mut pass.found) {
-        let before = pass.found.clone();
-        match suspect.examine(None, Trust::Verified, &mut pass.found, progress) {
-            Ok(examined) => {
-                pass.damaged = suspect.is_rotten();
-                pass.examined = Some(examined);
-                pass._databases.push(suspect);
-                return Ok(());
-            }
-            Err(e) => {
-                pass.found = before;
-                let remedy = "the rows that can be read are written anew";
-                pass.found.error("database", e.to_string(), remedy);
-            }
+    let before = pass.found.clone();
+    match examine_database(disk, pass, progress) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(e) => {
+            pass.found = before;
+            let remedy = "the rows that can be read are written anew";
+            pass.found.error("database", e.to_string(), remedy);
         }
     }
-    drop(suspect);
     progress("looking for what can be read");
-    let mut suspect = open_somehow(Suspect::open_unverified, disk, &pass.superblock)?;
-    let mut strict = Suspect::open_strict(disk, &pass.superblock).ok();
-    let examined = suspect.examine(strict.as_mut(), Trust::Tried, &mut pass.found, progress)?;
-    pass.examined = Some(examined);
-    pass._databases.push(suspect);
-    pass._databases.extend(strict);
+    pass.examined = Some(salvage(disk, &pass.superblock, &mut pass.found, progress)?);
     Ok(())
 }
 
-/// Opens the database; when what a damaged block says makes it give up, without that.
-fn open_somehow(
-    open: impl Fn(&Arc<dyn Disk>, &Superblock) -> Result<Suspect, Error>,
+/// Checks the database with its own means; `false` when it contradicts itself.
+fn examine_database(
     disk: &Arc<dyn Disk>,
-    superblock: &Superblock,
-) -> Result<Suspect, Error> {
-    let first = open(disk, superblock);
-    first.or_else(|e| Suspect::open_strict(disk, superblock).map_err(|_| e))
+    pass: &mut Pass,
+    progress: Progress<'_>,
+) -> Result<bool, Error> {
+    let meta = MetaStore::salvage(disk.clone(), pass.superblock.clone());
+    if commit::is_header_damaged(&meta)? {
+        let problem = "its header does not say what was written last";
+        pass.found.error("database", problem, "the database is written anew");
+        return Ok(false);
+    }
+    let mut suspect = Suspect::open(disk, &pass.superblock)?;
+    if !suspect.verify(&mut pass.found) {
+        return Ok(false);
+    }
+    pass.examined = Some(suspect.examine(&mut pass.found, progress)?);
+    pass.damaged = suspect.is_rotten() | is_oversized(&meta, &mut pass.found)?;
+    pass._database = Some(suspect);
+    Ok(true)
+}
+
+/// Whether most of a metadata area is left over from files that are gone: it does not shrink by
+/// itself.
+fn is_oversized(meta: &MetaStore, f: &mut Findings) -> Result<bool, Error> {
+    let has = meta.backed_blocks();
+    if has < OVERSIZED_MIN {
+        return Ok(false);
+    }
+    let used = commit::blocks_in_use(meta)?.filter(|used| 4 * used < has);
+    if let Some(used) = used {
+        let problem = format!("has {has} blocks and uses {used}");
+        f.note("metadata area", problem, "it is written anew, and the other blocks are free");
+    }
+    Ok(used.is_some())
 }
 
 fn repair(writer: &Arc<dyn Disk>, pass: &Pass, progress: Progress<'_>) -> Result<(), Error> {
@@ -234,7 +254,7 @@ fn correct(
     if !suspect.verify(&mut known) {
         return Err(Error::Damaged("the database cannot be verified".into()));
     }
-    let examined = suspect.examine(None, Trust::Verified, &mut known, progress)?;
+    let examined = suspect.examine(&mut known, progress)?;
     suspect.store(&examined.model)?;
     drop(examined);
     suspect.close()

@@ -18,10 +18,12 @@ mod overlay;
 mod sums;
 
 pub use backend::Backend;
+pub use blocks::Page;
 pub use sums::area_blocks;
 
 use crate::disk::Disk;
 use crate::image::BLOCK;
+use crate::image::pages::{self, Place, SLOT_BYTES, Slot};
 use crate::image::space::Space;
 use crate::image::superblock::{CHUNKS_MAX, Chunk, SECOND, STATE_MOUNTED, Superblock};
 use crate::mutant::{self, Mutant};
@@ -68,6 +70,8 @@ pub struct MetaStore {
     overlay: Option<Mutex<Overlay>>,
     /// Nothing is written any more.
     frozen: AtomicBool,
+    /// Something that the database wrote, or its flush, failed.
+    unwritten: AtomicBool,
     rotten: Rotten,
     /// Blocks of the database that were found damaged: the first of them, and how often any was met.
     damaged: Mutex<BTreeSet<u64>>,
@@ -101,6 +105,7 @@ impl MetaStore {
             unplanned: true.into(),
             space: OnceLock::new(),
             frozen: false.into(),
+            unwritten: false.into(),
             rotten: Rotten::Withheld,
             damaged: Mutex::default(),
             damage_met: 0.into(),
@@ -165,12 +170,27 @@ impl MetaStore {
         self.superblock.read().chunks.last().map(|c| c.start + c.blocks)
     }
 
-    /// Marks the image as mounted for writing, or as cleanly unmounted.
+    /// Marks the image as mounted for writing, or as cleanly unmounted: then it also says which
+    /// commit it is at, in case the header of the database is lost.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; EIO when it cannot be clean, because what the database wrote last failed.
     pub fn set_mounted(&self, mounted: bool) -> io::Result<()> {
-        self.update(|sb| sb.state = if mounted { STATE_MOUNTED } else { 0 })
+        if !mounted && self.unwritten.load(Acquire) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let commit = if mounted { None } else { self.counting_slot()? };
+        self.update(|sb| {
+            sb.state = if mounted { STATE_MOUNTED } else { 0 };
+            sb.commit = commit;
+        })
+    }
+
+    /// The commit slot that counts, as it is in the header of the database.
+    fn counting_slot(&self) -> io::Result<Option<[u8; SLOT_BYTES]>> {
+        let head = self.page(Place { block: 0, blocks: 1 })?;
+        let slot = head.and_then(|page| pages::slots(&page.bytes).first().copied());
+        Ok(slot.filter(|bytes| Slot::decode(bytes).is_some()))
     }
 
     /// Refuses everything that the database may still want to write: a database that is closed
@@ -245,6 +265,30 @@ mod tests {
     use crate::image::probe;
     use proptest::prelude::*;
     use redb::StorageBackend as _;
+
+    /// redb makes room for what a page number says before it asks for the page: 4 GiB.
+    #[test]
+    fn a_branch_that_leads_to_a_giant_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let options = MkfsOptions { size: Some(SIZE_MIN), force: true, ..Default::default() };
+        mkfs(file.path(), &options).expect("mkfs");
+        let disk = Arc::new(FileDisk::open(file.path(), false).expect("open"));
+        let sb = probe::superblock(&*disk, false).expect("superblock");
+        let backend = Backend(Arc::new(MetaStore::new(disk, sb)));
+        for (order, is_shown) in [(0u64, true), (10, true), (11, false), (20, false)] {
+            let mut branch = vec![7; BLOCK as usize];
+            branch[..4].copy_from_slice(&[2, 0, 1, 0]);
+            for child in 0..2 {
+                let number = if child == 1 { order << 59 | 5 } else { 9 };
+                branch[40 + 8 * child..48 + 8 * child].copy_from_slice(&number.to_le_bytes());
+            }
+            backend.write(50 * BLOCK, &branch).expect("write");
+            let mut seen = vec![0; BLOCK as usize];
+            backend.read(50 * BLOCK, &mut seen).expect("read");
+            let expected = if is_shown { branch } else { vec![0; BLOCK as usize] };
+            assert!(seen == expected, "order {order}");
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]

@@ -32,6 +32,8 @@ pub struct MkfsOptions {
     pub label: String,
     /// Overwrite whatever is there.
     pub force: bool,
+    /// UUID and key of the name hash; random when absent. With a key that is known, somebody can make names that collide.
+    pub identity: Option<[[u8; 16]; 2]>,
 }
 
 /// Why nothing was made.
@@ -175,19 +177,22 @@ pub fn format(
     total: u64,
 ) -> Result<Superblock, Error> {
     let chunk = Chunk { logical: 0, start: 1, blocks: (total / 256).clamp(CHUNK_BLOCKS, 1024) };
+    let random = || *uuid::Uuid::new_v4().as_bytes();
+    let [uuid, hash_key] = options.identity.unwrap_or_else(|| [random(), random()]);
     let superblock = Superblock {
         version: VERSION,
         compat: 0,
         ro_compat: 0,
         incompat: 0,
-        uuid: *uuid::Uuid::new_v4().as_bytes(),
+        uuid,
         label: options.label.clone(),
         total_blocks: total,
         created_secs: Time::now().secs,
         sequence: 0,
         metadata_bytes: 0,
         state: 0,
-        hash_key: *uuid::Uuid::new_v4().as_bytes(),
+        hash_key,
+        commit: None,
         chunks: vec![chunk],
     };
     // A half-made image must not look like a good one: the superblocks come last.
@@ -209,7 +214,7 @@ pub fn format(
     txn.set_quick_repair(true);
     txn.commit()?;
     drop(db);
-    meta.update(|_| ())?;
+    meta.set_mounted(false)?;
     Ok(meta.superblock())
 }
 

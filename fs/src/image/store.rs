@@ -23,6 +23,7 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
+use crate::image::group_commit::GroupCommit;
 use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
 use crate::image::metastore::{Backend, MetaStore};
@@ -81,9 +82,7 @@ pub struct Store {
     meta: Arc<MetaStore>,
     disk: Arc<dyn Disk>,
     space: Arc<Space>,
-    committing: Mutex<()>,
-    /// Commits begun, those that found nothing to do included.
-    started: AtomicU64,
+    committing: GroupCommit,
     /// Number of the running transaction; the first one is 1.
     sequence: AtomicU64,
     /// Number of the newest durable transaction.
@@ -153,8 +152,7 @@ impl Store {
             meta,
             disk,
             space,
-            committing: Mutex::new(()),
-            started: AtomicU64::new(0),
+            committing: GroupCommit::default(),
             sequence: AtomicU64::new(1),
             durable: AtomicU64::new(0),
             changes: 0.into(),
@@ -298,22 +296,10 @@ impl Store {
         recovery: Recovery,
         flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
     ) -> Result<()> {
-        let before = self.started.load(SeqCst);
-        let _one = self.committing.lock();
-        if self.is_shut_down() {
-            return Err(Errno::EIO.into());
-        }
-        // A commit that was under way when we were called may have flushed before our data came;
-        // one that began later, and is over because we hold the lock, has everything.
-        if self.started.load(SeqCst) > before {
-            return Ok(());
-        }
-        self.started.fetch_add(1, SeqCst);
-        let result = self.commit_alone(recovery, flush);
-        if result.is_err() {
-            self.fail();
-        }
-        result
+        self.committing.run(
+            || self.is_shut_down(),
+            || self.commit_alone(recovery, flush).inspect_err(|_| self.fail()),
+        )
     }
 
     /// Whether a commit is under way: changes wait for it.
@@ -326,7 +312,7 @@ impl Store {
     /// # Errors
     /// EIO when it failed, or any before it.
     pub fn settle(&self) -> Result<()> {
-        drop(self.committing.lock());
+        self.committing.settle();
         if self.is_shut_down() { Err(Errno::EIO.into()) } else { Ok(()) }
     }
 

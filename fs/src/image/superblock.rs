@@ -5,6 +5,7 @@
 //! changes, so a torn write leaves one good copy. All integers are little-endian.
 
 use crate::image::BLOCK;
+use crate::image::pages::SLOT_BYTES;
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -49,7 +50,7 @@ pub struct Raw {
     state: U32,
     chunk_count: U32,
     hash_key: [u8; 16],
-    reserved: [u8; 128],
+    commit: [u8; SLOT_BYTES],
     chunks: [RawChunk; CHUNKS_MAX],
     padding: [u8; BLOCK as usize - 304 - 24 * CHUNKS_MAX - 4],
     crc: U32,
@@ -103,6 +104,10 @@ pub struct Superblock {
     pub state: u32,
     /// Key of the hash that orders names in a directory.
     pub hash_key: [u8; 16],
+    /// The commit slot of the database that counted at the last unmount; `None` while mounted, and
+    /// after a crash.
+    #[serde(skip)]
+    pub commit: Option<[u8; SLOT_BYTES]>,
     /// The pieces of the metadata area, in logical order; what lies between them reads as zeros.
     pub chunks: Vec<Chunk>,
 }
@@ -173,6 +178,7 @@ impl Superblock {
         raw.metadata_bytes = self.metadata_bytes.into();
         raw.state = self.state.into();
         raw.hash_key = self.hash_key;
+        raw.commit = self.commit.unwrap_or([0; SLOT_BYTES]);
         raw.chunk_count = (self.chunks.len() as u32).into();
         for (slot, chunk) in raw.chunks.iter_mut().zip(&self.chunks) {
             *slot = RawChunk {
@@ -272,6 +278,7 @@ impl Raw {
             metadata_bytes: self.metadata_bytes.get(),
             state: self.state.get(),
             hash_key: self.hash_key,
+            commit: Some(self.commit).filter(|slot| *slot != [0; SLOT_BYTES]),
             chunks: self.chunks[..count]
                 .iter()
                 .map(|c| Chunk {
@@ -306,6 +313,7 @@ mod tests {
             metadata_bytes: 1 << 20,
             state: STATE_MOUNTED,
             hash_key: [9; 16],
+            commit: Some([3; SLOT_BYTES]),
             chunks: vec![chunk(0, 1, 256), chunk(300, 9000, 64)],
         }
     }

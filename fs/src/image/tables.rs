@@ -43,6 +43,8 @@ pub const INODES_USED: &str = "inodes_used";
 
 /// Counter: immutable and append-only inodes. While it is 0 nobody needs to be asked on open.
 pub const INODES_FROZEN: &str = "inodes_frozen";
+/// Flags of the inodes that it counts: FS_IMMUTABLE_FL and FS_APPEND_FL of ioctl_iflags(2).
+pub const FROZEN: u32 = 0x10 | 0x20;
 
 /// All tables of one write transaction, opened once.
 pub struct Tables<'t> {
@@ -141,11 +143,35 @@ pub struct Time {
 }
 
 impl Time {
-    /// The wall clock.
+    /// The wall clock as of the last tick, which is what the kernel stamps inodes with (current_time of fs/inode.c): a
+    /// finer clock would be ahead of times that the kernel sets later.
     pub fn now() -> Time {
-        let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
+        #[cfg(feature = "testing")]
+        if let Some(time) = stopped_clock::get() {
+            return time;
+        }
+        let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE)
             .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
         Time { secs: t.tv_sec(), nanos: t.tv_nsec() as u32 }
+    }
+}
+
+/// A clock that tests stop, so that images come out the same.
+#[cfg(feature = "testing")]
+pub mod stopped_clock {
+    use super::Time;
+    use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+    static SECS: AtomicI64 = AtomicI64::new(0);
+
+    /// Stops the clock of this process `secs` seconds after 1970, which must not be 0.
+    pub fn stop(secs: i64) {
+        SECS.store(secs, SeqCst);
+    }
+
+    pub(super) fn get() -> Option<Time> {
+        let secs = SECS.load(SeqCst);
+        (secs != 0).then_some(Time { secs, nanos: 123_456_789 })
     }
 }
 
@@ -321,6 +347,16 @@ pub fn dtype(mode: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_time_is_ahead_of_what_the_kernel_says_afterwards() {
+        for _ in 0..1000 {
+            let now = Time::now();
+            let kernel = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE);
+            let kernel = kernel.expect("a clock");
+            assert!((now.secs, i64::from(now.nanos)) <= (kernel.tv_sec(), kernel.tv_nsec()));
+        }
+    }
 
     #[test]
     fn rows_survive_their_encoding() {

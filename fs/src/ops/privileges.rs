@@ -4,7 +4,7 @@
 
 use crate::errno::Errno;
 use crate::image::tables::Attr;
-use crate::ops::{Answer, Caller, Fs};
+use crate::ops::{Answer, Caller, Fs, WriteArgs, Written};
 use crate::volume::inode::Inode;
 use std::sync::Arc;
 
@@ -28,6 +28,22 @@ impl Fs {
             Caller { gid, .. } if gid == attr.gid => cleared(attr),
             _ => cleared(attr) & !libc::S_ISGID,
         })
+    }
+
+    /// As [`Fs::write`], by somebody who is known: who is not in the file's group takes set-group-ID away even where nobody
+    /// may execute, as [`Fs::drop_privileges_by`] says. What comes from the kernel's page cache may come in anybody's name.
+    ///
+    /// # Errors
+    /// As for [`Fs::write`].
+    pub fn write_by(&self, caller: Caller, args: &WriteArgs, payload: &[u8]) -> Answer<Written> {
+        let mut written = self.write(args, payload)?;
+        if args.kill_suidgid && !args.cached {
+            let inode = self.inode(args.ino)?;
+            if inode.read().attr.mode & libc::S_ISGID != 0 {
+                written.privileges |= self.drop_privileges_by(caller, &inode)?;
+            }
+        }
+        Ok(written)
     }
 
     fn drop_privileges_to(

@@ -10,6 +10,7 @@
 //! An exchange owns all that its next step needs, so parking it is moving it into the gate's table,
 //! and any thread may make the step. Gated and ungated requests take the same steps.
 
+use super::convert;
 use super::dispatch::{self, Done};
 use super::notice::{Notice, Outcome, failed};
 use super::server::{Place, Server};
@@ -17,7 +18,7 @@ use super::sink::Sink;
 use crate::errno::Errno;
 use crate::mutant::{self, Mutant};
 use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
-use crate::ops::{Answer, WriteArgs, Written};
+use crate::ops::{Answer, Caller, WriteArgs, Written};
 use inflight_dio::Buffer;
 use inflight_fuse::abi::{Opcode, WriteFlags};
 use inflight_fuse::channel::uring;
@@ -43,8 +44,8 @@ pub struct Origin {
 pub enum Prepared {
     /// Blocks and memory of a READ.
     Read(read::Prepared),
-    /// A WRITE.
-    Write(WriteArgs, Payload),
+    /// A WRITE, and who writes.
+    Write(WriteArgs, Caller, Payload),
 }
 
 /// What was done.
@@ -359,6 +360,7 @@ fn limit(decision: Decision) -> Option<usize> {
 
 fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Exchange {
     let nodeid = request.header.nodeid;
+    let who = convert::caller(&request.header);
     match request.operation {
         Operation::Read(read) => {
             let sink = origin.sink.as_mut();
@@ -377,7 +379,7 @@ fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Excha
         Operation::Write(write) => {
             let (args, mut data) = write_args(nodeid, write);
             data.truncate(limit.unwrap_or(usize::MAX));
-            Exchange::Prepared(origin, Prepared::Write(args, data))
+            Exchange::Prepared(origin, Prepared::Write(args, who, data))
         }
         _ => {
             let done = dispatch::serve(&origin.server, request);
@@ -416,9 +418,9 @@ fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
                 Err(errno) => origin.fail(errno),
             }
         }
-        Prepared::Write(args, mut data) => {
+        Prepared::Write(args, who, mut data) => {
             data.truncate(limit.unwrap_or(usize::MAX));
-            let written = write(&origin, &args, &data);
+            let written = write(&origin, &args, who, &data);
             // The memory goes back before the answer is sent: a queue's entry needs it.
             drop(data);
             let done = dispatch::written(&origin.server, &args, written);
@@ -427,13 +429,13 @@ fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
     }
 }
 
-fn write(origin: &Origin, args: &WriteArgs, data: &Payload) -> Answer<Written> {
+fn write(origin: &Origin, args: &WriteArgs, who: Caller, data: &Payload) -> Answer<Written> {
     let server = &origin.server;
     let overtaken = || server.fs().stats().writes() > origin.writes_before;
     if mutant::is(Mutant::DropQueuedWrite) && overtaken() {
         return Ok(Written { bytes: data.len(), allocated: false, privileges: false });
     }
-    server.fs().write(args, data.as_slice())
+    server.fs().write_by(who, args, data.as_slice())
 }
 
 fn pipe(origin: Origin, applied: Applied, limit: Option<usize>) -> Exchange {

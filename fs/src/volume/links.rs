@@ -1,7 +1,7 @@
 //! Making, linking, renaming and removing names.
 
 use crate::errno::{Error, Result};
-use crate::image::tables::{Attr, INODE_MAX, InodeRow, NEXT_INODE, Tables, Time};
+use crate::image::tables::{Attr, INODE_MAX, INODES_USED, InodeRow, NEXT_INODE, Tables, Time};
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use crate::volume::names::check_name;
@@ -116,7 +116,7 @@ impl Volume {
         for (name, value) in &new.xattrs {
             tables.xattrs.insert((ino, name.as_slice()), value.as_slice())?;
         }
-        count(tables, 1)?;
+        count(tables, INODES_USED, 1)?;
         let inode = self.inodes.insert(Inode::new(ino, attr, Some(Default::default())));
         let mut st = inode.write();
         st.has_xattrs = Some(!new.xattrs.is_empty());

@@ -4,7 +4,7 @@ use crate::errno::Result;
 use crate::image::BLOCK;
 use crate::image::mkfs::ROOT;
 use crate::image::pins::Run;
-use crate::image::tables::{Attr, INODES_USED, Tables};
+use crate::image::tables::{Attr, FROZEN, INODES_FROZEN, INODES_USED, Tables};
 use crate::image::view::View;
 use crate::mutant::{self, Mutant};
 use crate::volume::Volume;
@@ -112,7 +112,10 @@ impl Volume {
         tables.targets.remove(ino)?;
         tables.orphans.remove(ino)?;
         tables.inodes.remove(ino)?;
-        count(tables, -1)?;
+        count(tables, INODES_USED, -1)?;
+        if inode.read().attr.flags & FROZEN != 0 {
+            count(tables, INODES_FROZEN, -1)?;
+        }
         self.inodes.remove(ino);
         Ok(())
     }
@@ -188,10 +191,10 @@ impl Volume {
     }
 }
 
-/// Adds to the number of inodes in use.
-pub(super) fn count(tables: &mut Tables<'_>, by: i64) -> Result<()> {
-    let used = tables.counters.get(INODES_USED)?.map_or(0, |v| v.value());
-    tables.counters.insert(INODES_USED, used.saturating_add_signed(by))?;
+/// Adds to a counter.
+pub(super) fn count(tables: &mut Tables<'_>, counter: &str, by: i64) -> Result<()> {
+    let n = tables.counters.get(counter)?.map_or(0, |v| v.value());
+    tables.counters.insert(counter, n.saturating_add_signed(by))?;
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! Readers take none: a pin is enough for them. A range is held during device I/O of bounded
 //! length and never while a request is parked.
 
-use parking_lot::{Condvar, Mutex};
+use crate::mutant::{self, Mutant};
+use crate::sync::{Condvar, Mutex};
 use std::ops::Range;
 
 /// The ranges of one file that are being written.
@@ -43,11 +44,15 @@ impl Drop for RangeGuard<'_> {
         if let Some(at) = held.iter().position(|h| *h == self.range) {
             held.swap_remove(at);
         }
-        self.lock.freed.notify_all();
+        if mutant::is(Mutant::WakeOneWaiter) {
+            self.lock.freed.notify_one();
+        } else {
+            self.lock.freed.notify_all();
+        }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "schedules")))]
 mod tests {
     use super::*;
     use std::sync::Barrier;

@@ -14,7 +14,7 @@ use inflight::image::superblock::{SECOND, Superblock};
 use inflight::image::tables::{Extent, InodeRow, split_name_key, split_name_value};
 use inflight::mounted;
 use inflight::ops::acl::Acl;
-use inflight::ops::read::ReadArgs;
+use inflight::ops::read::{Body, ReadArgs};
 use inflight::ops::{Answer, Caller, Fs, Make, SetAttr, WriteArgs};
 use inflight::options::{Options, ReadMode};
 use redb::{ReadableTable as _, StorageBackend as _, TableDefinition};
@@ -88,12 +88,10 @@ static GOOD: LazyLock<MemoryDisk> = LazyLock::new(|| {
 pub fn image(data: &[u8]) {
     let disk = Arc::new(GOOD.fork());
     let mut words = Words(data);
-    if mutate(&disk, &mut words).is_none() {
-        return;
-    }
+    let Some(done) = mutate(&disk, &mut words) else { return };
     let used = Arc::new(disk.fork());
     if let Ok(fs) = open(used.clone()) {
-        use_all(&fs);
+        use_all(&fs, done.owners_are_kept && done.bitmaps_are_kept);
         let _ = mounted::close(&fs);
     }
     let shared: Arc<dyn Disk> = disk.clone();
@@ -104,7 +102,7 @@ pub fn image(data: &[u8]) {
         Outcome::Clean | Outcome::Corrected => {
             assert_eq!(again.found.total(), 0, "{:#?}\nafter {report:#?}", again.found.list);
             let fs = open(disk).expect("a repaired image mounts");
-            use_all(&fs);
+            use_all(&fs, done.owners_are_kept);
             mounted::close(&fs).expect("a repaired image closes");
             let last = fsck::check_on(&shared, &options(false)).expect("check");
             assert_eq!(last.outcome, Outcome::Clean, "{:#?}", last.found.list);
@@ -142,16 +140,27 @@ impl<'a> Words<'a> {
     }
 }
 
-fn mutate(disk: &Arc<MemoryDisk>, words: &mut Words<'_>) -> Option<()> {
+/// What mutations left alone. What a row says with the right checksum is so: an extent that is
+/// made to speak of another file's block is an extent like any other, and a block that the bitmaps
+/// are made to call free is given to the next one.
+struct Mutated {
+    owners_are_kept: bool,
+    bitmaps_are_kept: bool,
+}
+
+fn mutate(disk: &Arc<MemoryDisk>, words: &mut Words<'_>) -> Option<Mutated> {
+    let mut done = Mutated { owners_are_kept: true, bitmaps_are_kept: true };
     for _ in 0..24 {
         let Some(what) = words.byte() else { break };
+        done.owners_are_kept &= !matches!(what % 8, 0 | 4);
+        done.bitmaps_are_kept &= !matches!(what % 8, 0 | 6);
         match what % 8 {
             0 => change_block(disk, words)?,
             1 => change_superblock(disk, words)?,
             table => change_row(disk, table, words)?,
         }
     }
-    Some(())
+    Some(done)
 }
 
 /// Bytes of a block of the database, whose checksum is made right.
@@ -250,7 +259,21 @@ fn make(fs: &Fs, parent: u64, name: &str, mode: u32, target: Option<&[u8]>) -> A
 fn write(fs: &Fs, ino: u64, offset: u64, len: usize) -> Answer<()> {
     let args =
         WriteArgs { ino, offset, direct: false, append: false, cached: false, kill_suidgid: false };
-    fs.write(&args, &vec![ino as u8; len]).map(drop)
+    fs.write(&args, &stamps(ino, offset, len)).map(drop)
+}
+
+/// What a file holds: its number and the offset, over and over.
+fn stamps(ino: u64, offset: u64, len: usize) -> Vec<u8> {
+    let words = offset / 16..(offset + len as u64).div_ceil(16);
+    let all = words.flat_map(|word| [ino.to_le_bytes(), (16 * word).to_le_bytes()].concat());
+    all.skip((offset % 16) as usize).take(len).collect()
+}
+
+/// Fails when `bytes`, read at `offset` of a file, are anything but its own and zeros.
+fn check_own(ino: u64, offset: u64, bytes: &[u8]) {
+    let own = stamps(ino, offset, bytes.len());
+    let foreign = bytes.iter().zip(&own).position(|(byte, own)| *byte != 0 && byte != own);
+    assert_eq!(foreign, None, "inode {ino} shows what is not its own, from byte {offset} on");
 }
 
 fn fill(fs: &Fs) -> Answer<()> {
@@ -269,8 +292,9 @@ fn fill(fs: &Fs) -> Answer<()> {
     Ok(())
 }
 
-/// Walks, reads and writes a little of everything; errors are fine.
-fn use_all(fs: &Fs) {
+/// Walks, reads and writes a little of everything; errors are fine. With `is_judged`, bytes are
+/// checked to be the file's own.
+fn use_all(fs: &Fs, is_judged: bool) {
     let (mut todo, mut seen) = (vec![ROOT], 0);
     while let Some(dir) = todo.pop() {
         let mut entries = Vec::new();
@@ -286,12 +310,12 @@ fn use_all(fs: &Fs) {
             if entry.kind == libc::DT_DIR {
                 todo.push(entry.ino);
             }
-            use_one(fs, entry.ino);
+            use_one(fs, entry.ino, is_judged);
         }
     }
 }
 
-fn use_one(fs: &Fs, ino: u64) {
+fn use_one(fs: &Fs, ino: u64, is_judged: bool) {
     let Ok(entry) = fs.getattr(ino) else { return };
     let caller = Caller::default;
     let _ = (fs.readlink(ino), fs.listxattr(caller(), ino));
@@ -299,7 +323,12 @@ fn use_one(fs: &Fs, ino: u64) {
     if entry.attr.mode & libc::S_IFMT == libc::S_IFREG {
         for offset in [0, 1 << 20, entry.attr.size.saturating_sub(100)] {
             let args = ReadArgs { ino, offset, len: 16 << 10, direct: false, splice: false };
-            let _ = fs.read_prepare(&args, None).and_then(|r| r.apply(fs)).and_then(|r| r.pipe(fs));
+            let read = fs.read_prepare(&args, None).and_then(|r| r.apply(fs));
+            if let Ok(Body::Bytes(bytes)) = read.and_then(|r| r.pipe(fs)).map(|ready| ready.body)
+                && is_judged
+            {
+                check_own(ino, offset, bytes.as_slice());
+            }
         }
         let _ = write(fs, ino, 2000, 3000);
         let _ = fs.setattr(ino, &SetAttr { size: Some(1000), ..SetAttr::default() });

@@ -49,6 +49,19 @@ impl Image {
         image
     }
 
+    /// As [`Image::with_content`], the same bytes each time: the clock of this process stops for it.
+    pub fn reproducible() -> Image {
+        inflight::image::tables::stopped_clock::stop(1_700_000_000);
+        let image = Image { dir: directory() };
+        let identity = Some([[0x11; 16], [0x22; 16]]);
+        let options = MkfsOptions { size: Some(SIZE), identity, ..MkfsOptions::default() };
+        mkfs(&image.path(), &options).expect("mkfs");
+        let fs = image.open(false).expect("open");
+        fill(&fs).expect("fill");
+        mounted::close(&fs).expect("close");
+        image
+    }
+
     /// A copy of `bytes`.
     pub fn of(bytes: &[u8]) -> Image {
         let image = Image { dir: directory() };

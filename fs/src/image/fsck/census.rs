@@ -2,7 +2,7 @@
 //!
 //! An inode costs 9 bytes, a directory 48 more.
 
-use crate::image::tables::{Attr, dtype};
+use crate::image::tables::{Attr, FROZEN, dtype};
 use std::collections::HashMap;
 
 /// All inodes.
@@ -18,6 +18,8 @@ pub struct Census {
     names: Vec<u32>,
     /// Those of them that are directories, in order.
     directories: Vec<Directory>,
+    /// Inodes that are immutable or append-only.
+    pub frozen: u64,
     /// Inodes that were made to repair others.
     added: HashMap<u64, (u8, u32)>,
 }
@@ -49,6 +51,7 @@ impl Census {
             self.highs.push((high, self.lows.len()));
         }
         self.lows.push(ino as u32);
+        self.frozen += u64::from(attr.flags & FROZEN != 0);
         self.kinds.push(dtype(attr.mode));
         self.names.push(0);
         if attr.is_dir() {

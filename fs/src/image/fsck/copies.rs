@@ -144,6 +144,7 @@ mod tests {
             metadata_bytes: sequence << 20,
             state: 0,
             hash_key: [2; 16],
+            commit: None,
             chunks: vec![Chunk { logical: 0, start: 1, blocks: 256 << sequence }],
         };
         superblock.encode()

@@ -4,9 +4,9 @@ use crate::disk::Disk;
 use crate::errno::{Error, Result};
 use crate::image::fsck::claims::Claims;
 use crate::image::fsck::groups::{self, Layout};
-use crate::image::fsck::model::{Model, Trust};
+use crate::image::fsck::model::Model;
 use crate::image::fsck::report::Findings;
-use crate::image::fsck::tolerant::Tolerant;
+use crate::image::fsck::salvage::Salvage;
 use crate::image::fsck::{Progress, doubts, extents, inodes, names, tree};
 use crate::image::guard::guard;
 use crate::image::metastore::{Backend, MetaStore};
@@ -14,7 +14,7 @@ use crate::image::space::Space;
 use crate::image::store::open_database;
 use crate::image::superblock::Superblock;
 use crate::image::tables::Tables;
-use redb::{Database, ReadTransaction, ReadableDatabase as _};
+use redb::{Database, ReadableDatabase as _};
 use std::sync::Arc;
 
 /// Bytes of memory that a database which is only read may use as its cache.
@@ -43,23 +43,7 @@ impl Suspect {
     /// # Errors
     /// When the database refuses.
     pub fn open(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
-        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None, true)
-    }
-
-    /// As [`Suspect::open`], to be read without having been verified.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub fn open_unverified(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
-        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None, false)
-    }
-
-    /// As [`Suspect::open`]; the database sees nothing of blocks without their checksums.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub fn open_strict(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<Suspect> {
-        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), None, false)
+        Suspect::over(MetaStore::salvage(disk.clone(), superblock.clone()), None)
     }
 
     /// As [`Suspect::open`], to be written: the metadata area may grow into what `room` has set
@@ -72,10 +56,13 @@ impl Suspect {
         superblock: &Superblock,
         room: Arc<Space>,
     ) -> Result<Suspect> {
-        Suspect::over(MetaStore::new(disk.clone(), superblock.clone()), Some(room), false)
+        let meta = MetaStore::new(disk.clone(), superblock.clone());
+        // Until it is closed, it is not at the commit that the superblock speaks of.
+        meta.set_mounted(true)?;
+        Suspect::over(meta, Some(room))
     }
 
-    fn over(meta: MetaStore, room: Option<Arc<Space>>, shows_branches: bool) -> Result<Suspect> {
+    fn over(meta: MetaStore, room: Option<Arc<Space>>) -> Result<Suspect> {
         let meta = Arc::new(meta);
         let is_written = room.is_some();
         if let Some(space) = room {
@@ -84,8 +71,8 @@ impl Suspect {
         let db = guard("opening the database", || match is_written {
             true => open_database(&meta),
             false => {
-                let backend = Tolerant { backend: Backend(meta.clone()), shows_branches };
                 let mut builder = Database::builder();
+                let backend = Backend(meta.clone());
                 Ok(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
             }
         })?;
@@ -98,13 +85,13 @@ impl Suspect {
     }
 
     /// Compares every page with the checksum in its parent, and every block with its own. `false`
-    /// when the database contradicts itself beyond what it can repair.
+    /// when the database contradicts itself: what it makes of itself then may be an earlier commit.
     pub fn verify(&mut self, f: &mut Findings) -> bool {
         let verified = self.with("verifying the database", |db| Ok(db.check_integrity()?));
         match &verified {
             Ok(true) => {}
             Ok(false) => {
-                let remedy = "the newest consistent state is kept";
+                let remedy = "the database is written anew";
                 f.error("database", "its pages contradict each other", remedy);
             }
             Err(e) => {
@@ -115,7 +102,7 @@ impl Suspect {
             let problem = "does not have its checksum";
             f.error(format!("metadata block {block}"), problem, "the database is written anew");
         }
-        verified.is_ok()
+        verified.is_ok_and(|is_consistent| is_consistent)
     }
 
     /// Uses the database. After a panic in it, it is leaked: closing it would run the code that
@@ -131,23 +118,16 @@ impl Suspect {
         result
     }
 
-    /// Checks all rows. In doubt `strict` says which blocks belong to which file.
+    /// Checks all rows.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn examine(
-        &mut self,
-        strict: Option<&mut Suspect>,
-        trust: Trust,
-        f: &mut Findings,
-        progress: Progress<'_>,
-    ) -> Result<Examined> {
+    pub fn examine(&mut self, f: &mut Findings, progress: Progress<'_>) -> Result<Examined> {
         let superblock = self.meta.superblock();
-        let begin = |db: &mut Database| Ok(db.begin_read()?);
-        let strict = strict.and_then(|s| s.with("reading the database", begin).ok());
         self.with("reading the database", |db| {
-            let txns = (&db.begin_read()?, strict.as_ref());
-            check_rows(txns, trust, f, &superblock, progress)
+            progress("opening tables");
+            let model = Model::open(&db.begin_read()?, f);
+            check_rows(model, f, &superblock, progress)
         })
     }
 
@@ -193,16 +173,30 @@ impl Drop for Suspect {
     }
 }
 
+/// Checks all rows that can be found without the help of the database.
+///
+/// # Errors
+/// When nothing can be, and those of the disk.
+pub fn salvage(
+    disk: &Arc<dyn Disk>,
+    superblock: &Superblock,
+    f: &mut Findings,
+    progress: Progress<'_>,
+) -> Result<Examined> {
+    guard("looking for what can be read", || {
+        let found = Salvage::collect(disk, superblock, f)?;
+        let model = Model::salvaged(found, f);
+        check_rows(model, f, superblock, progress)
+    })
+}
+
 fn check_rows(
-    (txn, strict): (&ReadTransaction, Option<&ReadTransaction>),
-    trust: Trust,
+    mut m: Model,
     f: &mut Findings,
     superblock: &Superblock,
     progress: Progress<'_>,
 ) -> Result<Examined> {
     let layout = Layout::new(superblock);
-    progress("opening tables");
-    let mut m = Model::open(txn, strict, trust, f);
     progress("checking inodes");
     let mut census = inodes::check(&mut m, f)?;
     progress("checking names");

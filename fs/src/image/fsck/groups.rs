@@ -96,7 +96,7 @@ impl<'m> Recorded<'m> {
         let len = GROUP_BLOCKS.min(self.total - group * GROUP_BLOCKS);
         let index = group / COUNTS_GROUPS;
         let free = match self.count(group) {
-            None if self.model.free.is_lost(&index) => return Ok(Group::Missing),
+            None if self.model.free.is_lost(&index)? => return Ok(Group::Missing),
             free => free.unwrap_or(len),
         };
         let is_even = free == 0 || free == len;

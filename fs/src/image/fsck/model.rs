@@ -4,24 +4,16 @@
 //! Without repair the corrections are thrown away.
 
 use crate::errno::Result;
-use crate::image::fsck::readable::readable;
+use crate::image::fsck::leaves::Leaves;
 use crate::image::fsck::report::Findings;
 use crate::image::fsck::rows::{
     Counters, Extents, Free, Groups, Inodes, Names, Orphans, Row, Targets, Xattrs,
 };
-use crate::image::fsck::table::Table;
+use crate::image::fsck::salvage::Salvage;
+use crate::image::fsck::table::{Source, Table};
 use crate::image::guard::guard;
 use crate::image::tables::Tables;
 use redb::{ReadTransaction, TableHandle as _};
-
-/// How much of what a database says is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Every page was verified.
-    Verified,
-    /// Every row is tried first.
-    Tried,
-}
 
 /// The tables.
 pub struct Model {
@@ -48,33 +40,39 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens every table of `txn`; what says which block is whose comes from `strict`, in which
-    /// nothing is seen of a block that does not have its checksum.
-    pub fn open(
-        txn: &ReadTransaction,
-        strict: Option<&ReadTransaction>,
-        trust: Trust,
-        findings: &mut Findings,
-    ) -> Model {
-        let mut o = Opener { txn: Some(txn), trust, findings, incomplete: false };
-        let (inodes, names, targets) = (o.table(), o.table(), o.table());
-        let (xattrs, orphans, counters) = (o.table(), o.table(), o.table());
-        if trust == Trust::Tried {
-            o.txn = strict;
-        }
-        let (extents, groups, free) = (o.table(), o.table(), o.table());
-        let incomplete = o.incomplete || trust == Trust::Tried;
+    /// Opens every table of a database that was verified.
+    pub fn open(txn: &ReadTransaction, findings: &mut Findings) -> Model {
+        let mut o = Opener { findings, incomplete: false };
+        let mut m = Model {
+            inodes: o.open(txn),
+            names: o.open(txn),
+            extents: o.open(txn),
+            targets: o.open(txn),
+            xattrs: o.open(txn),
+            orphans: o.open(txn),
+            groups: o.open(txn),
+            free: o.open(txn),
+            counters: o.open(txn),
+            incomplete: false,
+        };
+        m.incomplete = o.incomplete;
+        m
+    }
+
+    /// Takes what could be found of every table.
+    pub fn salvaged(found: Salvage, findings: &mut Findings) -> Model {
+        let mut o = Opener { findings, incomplete: false };
         Model {
-            inodes,
-            names,
-            extents,
-            targets,
-            xattrs,
-            orphans,
-            groups,
-            free,
-            counters,
-            incomplete,
+            inodes: o.take(found.inodes),
+            names: o.take(found.names),
+            extents: o.take(found.extents),
+            targets: o.take(found.targets),
+            xattrs: o.take(found.xattrs),
+            orphans: o.take(found.orphans),
+            groups: o.take(found.groups),
+            free: o.take(found.free),
+            counters: o.take(found.counters),
+            incomplete: true,
         }
     }
 
@@ -96,37 +94,32 @@ impl Model {
 }
 
 struct Opener<'a> {
-    txn: Option<&'a ReadTransaction>,
-    trust: Trust,
     findings: &'a mut Findings,
     incomplete: bool,
 }
 
 impl Opener<'_> {
-    fn table<R: Row>(&mut self) -> Table<R> {
+    fn open<R: Row>(&mut self, txn: &ReadTransaction) -> Table<R> {
         let object = format!("table {}", R::TABLE.name());
-        let Some(txn) = self.txn else {
-            let problem = "can only be read from blocks without their checksums";
-            self.findings.error(object, problem, "it is made anew");
-            self.incomplete = true;
-            return Table::new(None, None);
-        };
-        let source = match guard(&object, || Ok(txn.open_table(R::TABLE)?)) {
-            Ok(source) => source,
+        match guard(&object, || Ok(txn.open_table(R::TABLE)?)) {
+            Ok(table) => Table::new(Source::Database(Box::new(table))),
             Err(e) => {
                 self.incomplete = true;
                 self.findings.error(object, e.to_string(), "it is made anew");
-                return Table::new(None, None);
+                Table::new(Source::Nothing)
             }
-        };
-        if self.trust == Trust::Verified {
-            return Table::new(Some(source), None);
         }
-        let (readable, problem) = readable::<R>(&object, &source);
-        if let Some(e) = problem {
-            self.incomplete = true;
-            self.findings.error(object, e.to_string(), "the rows that can be read are kept");
+    }
+
+    fn take<R: Row>(&mut self, leaves: Leaves<R>) -> Table<R> {
+        let object = format!("table {}", R::TABLE.name());
+        if leaves.has_gaps() {
+            let (problem, remedy) = match leaves.len() {
+                0 => ("cannot be read", "it is made anew"),
+                _ => ("is damaged", "the rows that can be read are kept"),
+            };
+            self.findings.error(object, problem, remedy);
         }
-        Table::new(Some(source), Some(readable))
+        Table::new(Source::Leaves(leaves))
     }
 }

@@ -42,7 +42,8 @@ pub fn rebuild(
     superblock: &Superblock,
     examined: &Examined,
 ) -> Result<Superblock> {
-    let empty = Superblock { chunks: Vec::new(), metadata_bytes: 0, ..superblock.clone() };
+    let empty =
+        Superblock { chunks: Vec::new(), metadata_bytes: 0, commit: None, ..superblock.clone() };
     let space = room(examined, Layout::new(superblock), GROWTH.0)?;
     let apart: Arc<dyn Disk> = Arc::new(Apart(writer.clone()));
     let meta = Arc::new(MetaStore::create(apart, empty));

@@ -12,11 +12,24 @@ use std::sync::Arc;
 const GROUPS_OFFERED: usize = 1 << 14;
 
 /// Sets `want` blocks aside, or as many as there are, that nobody has a claim on: neither the
-/// bitmaps as they are, nor the files, nor the metadata area of `layout`.
+/// bitmaps as they are, nor the files, nor the metadata area of `layout`. What a lost bitmap said may
+/// be in use, unless nothing else is left: no file that was found has it.
 ///
 /// # Errors
 /// Those of the database.
 pub fn room(examined: &Examined, layout: Layout<'_>, want: u64) -> Result<Arc<Space>> {
+    let space = unclaimed(examined, layout, true)?;
+    space.reserve(want, None);
+    if space.reserved() > 0 {
+        return Ok(space);
+    }
+    let space = unclaimed(examined, layout, false)?;
+    space.reserve(want, None);
+    Ok(space)
+}
+
+/// The blocks that nobody has a claim on; `shuns_unknown` leaves out what no bitmap speaks of.
+fn unclaimed(examined: &Examined, layout: Layout<'_>, shuns_unknown: bool) -> Result<Arc<Space>> {
     let fixed = layout.fixed();
     let space = Arc::new(Space::new(layout.total, Arc::new(Pins::default())));
     let mut recorded = Recorded::new(&examined.model, layout.total)?;
@@ -27,7 +40,8 @@ pub fn room(examined: &Examined, layout: Layout<'_>, want: u64) -> Result<Arc<Sp
         for group in index * COUNTS_GROUPS..((index + 1) * COUNTS_GROUPS).min(groups) {
             let mut all = Claims::new(layout.total);
             match recorded.group(group)? {
-                Group::Missing => all.add(layout.whole(group)),
+                Group::Missing if shuns_unknown => all.add(layout.whole(group)),
+                Group::Missing => {}
                 Group::Bits(bits) | Group::Contradictory(bits) => {
                     taken_runs(&bits, group, all.len(group)).for_each(|run| all.add(run));
                 }
@@ -49,6 +63,5 @@ pub fn room(examined: &Examined, layout: Layout<'_>, want: u64) -> Result<Arc<Sp
         space.load_counts(index, &counts);
     }
     taken.into_iter().for_each(|run| space.claim(run));
-    space.reserve(want, None);
     Ok(space)
 }

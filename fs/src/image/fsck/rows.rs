@@ -20,6 +20,9 @@ pub trait Row: 'static {
     type DiskKey: redb::Key + 'static;
     /// Value on disk.
     type DiskValue: Value + 'static;
+    /// What a leaf without its checksum still says is believed as far as it passes the checks: what
+    /// is wrong there shows nobody the data of others.
+    const OUTLIVES_DAMAGE: bool = false;
     /// The table.
     const TABLE: TableDefinition<'static, Self::DiskKey, Self::DiskValue>;
 
@@ -41,12 +44,6 @@ pub trait Row: 'static {
         key: &Self::Key,
         value: &Self::Value,
     ) -> Result<(), StorageError>;
-
-    /// Where a key lies among all keys; keys that only differ far behind may share a place.
-    fn place(key: &Self::Key) -> u128;
-
-    /// The first key of a place.
-    fn first_at(place: u128) -> Self::Key;
 }
 
 /// A table whose key begins with the number of an inode.
@@ -90,14 +87,6 @@ macro_rules! keyed_by_number {
         fn lend_key(key: &u64) -> u64 {
             *key
         }
-
-        fn place(key: &u64) -> u128 {
-            (*key).into()
-        }
-
-        fn first_at(place: u128) -> u64 {
-            place.min(u64::MAX.into()) as u64
-        }
     };
 }
 
@@ -122,6 +111,7 @@ macro_rules! bytes {
 }
 
 impl Row for Inodes {
+    const OUTLIVES_DAMAGE: bool = true;
     keyed_by_number!();
     type Value = Attr;
     type DiskValue = &'static [u8];
@@ -141,6 +131,7 @@ impl Row for Inodes {
 }
 
 impl Row for Targets {
+    const OUTLIVES_DAMAGE: bool = true;
     keyed_by_number!();
     bytes!();
     const TABLE: TableDefinition<'static, u64, &'static [u8]> = TARGETS;
@@ -174,6 +165,7 @@ impl Row for Orphans {
 }
 
 impl Row for Names {
+    const OUTLIVES_DAMAGE: bool = true;
     type Key = Vec<u8>;
     type Value = (u64, u8);
     type DiskKey = &'static [u8];
@@ -198,14 +190,6 @@ impl Row for Names {
         (child, kind): &(u64, u8),
     ) -> Result<(), StorageError> {
         table.insert(key.as_slice(), tables::name_value(*child, *kind).as_slice()).map(drop)
-    }
-
-    fn place(key: &Vec<u8>) -> u128 {
-        u128::from_be_bytes(leading(key))
-    }
-
-    fn first_at(place: u128) -> Vec<u8> {
-        place.to_be_bytes().to_vec()
     }
 }
 
@@ -235,17 +219,10 @@ impl Row for Extents {
     ) -> Result<(), StorageError> {
         table.insert(*key, extent.pack()).map(drop)
     }
-
-    fn place((ino, logical): &(u64, u64)) -> u128 {
-        u128::from(*ino) << 64 | u128::from(*logical)
-    }
-
-    fn first_at(place: u128) -> (u64, u64) {
-        ((place >> 64) as u64, place as u64)
-    }
 }
 
 impl Row for Xattrs {
+    const OUTLIVES_DAMAGE: bool = true;
     type Key = (u64, Vec<u8>);
     type Value = Vec<u8>;
     type DiskKey = (u64, &'static [u8]);
@@ -270,16 +247,6 @@ impl Row for Xattrs {
         value: &Vec<u8>,
     ) -> Result<(), StorageError> {
         table.insert((*ino, name.as_slice()), value.as_slice()).map(drop)
-    }
-
-    fn place((ino, name): &(u64, Vec<u8>)) -> u128 {
-        u128::from(*ino) << 64 | u128::from(u64::from_be_bytes(leading(name)))
-    }
-
-    fn first_at(place: u128) -> (u64, Vec<u8>) {
-        let name = (place as u64).to_be_bytes();
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        ((place >> 64) as u64, name.to_vec())
     }
 }
 
@@ -308,15 +275,6 @@ impl Row for Counters {
         n: &u64,
     ) -> Result<(), StorageError> {
         table.insert(name.as_str(), *n).map(drop)
-    }
-
-    fn place(key: &String) -> u128 {
-        key.bytes().next().unwrap_or(0).into()
-    }
-
-    /// Its few rows share a leaf: there is nothing behind one that is lost.
-    fn first_at(place: u128) -> String {
-        char::from(place.min(127) as u8).to_string()
     }
 }
 
@@ -348,12 +306,4 @@ impl OfInode for Xattrs {
     fn first_of(ino: u64) -> (u64, Vec<u8>) {
         (ino, Vec::new())
     }
-}
-
-/// The first `N` bytes of a key; those that are missing are zeros.
-fn leading<const N: usize>(key: &[u8]) -> [u8; N] {
-    let mut bytes = [0; N];
-    let len = key.len().min(N);
-    bytes[..len].copy_from_slice(&key[..len]);
-    bytes
 }

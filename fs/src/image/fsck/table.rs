@@ -4,7 +4,7 @@
 //! in memory only the corrections. So memory grows with what is wrong, not with what there is.
 
 use crate::errno::{Error, Result};
-use crate::image::fsck::readable::Readable;
+use crate::image::fsck::leaves::{self, Leaves};
 use crate::image::fsck::rows::{Lent, OfInode, Row};
 use redb::{ReadOnlyTable, Table as WritableTable};
 use std::collections::BTreeMap;
@@ -15,25 +15,48 @@ use std::ops::Bound::{Included, Unbounded};
 /// A row that is to be written, or, without a value, to be removed.
 pub type Correction<R> = (<R as Row>::Key, Option<<R as Row>::Value>);
 
-/// A table that is read.
-pub type Source<R> = ReadOnlyTable<<R as Row>::DiskKey, <R as Row>::DiskValue>;
+/// Where the rows of a table come from.
+pub enum Source<R: Row> {
+    /// The database gives them.
+    Database(Box<ReadOnlyTable<R::DiskKey, R::DiskValue>>),
+    /// They were found without it.
+    Leaves(Leaves<R>),
+    /// There is no such table.
+    Nothing,
+}
 
-/// Rows that the database has still to give.
-type OpenRange<R> = redb::Range<'static, <R as Row>::DiskKey, <R as Row>::DiskValue>;
+/// Rows that a source has still to give.
+enum OpenRange<'t, R: Row> {
+    Database(Box<redb::Range<'static, R::DiskKey, R::DiskValue>>),
+    Leaves(leaves::From<'t, R>),
+    Nothing,
+}
+
+impl<R: Row> OpenRange<'_, R> {
+    fn next(&mut self) -> Result<Option<Correction<R>>> {
+        let rows = match self {
+            OpenRange::Database(rows) => rows,
+            OpenRange::Leaves(rows) => return rows.next(),
+            OpenRange::Nothing => return Ok(None),
+        };
+        let Some(row) = rows.next() else { return Ok(None) };
+        let (key, value) = row?;
+        let key = R::own_key(key.value());
+        let value = R::own(&key, value.value());
+        Ok(Some((key, value)))
+    }
+}
 
 /// A table and its corrections.
 pub struct Table<R: Row> {
-    /// `None` when it cannot be read at all.
-    source: Option<Source<R>>,
-    /// What of it can be read; `None` when all is believed to.
-    readable: Option<Readable<R::Key>>,
+    source: Source<R>,
     corrections: BTreeMap<R::Key, Option<R::Value>>,
 }
 
 impl<R: Row> Table<R> {
     /// A table as it is.
-    pub fn new(source: Option<Source<R>>, readable: Option<Readable<R::Key>>) -> Table<R> {
-        Table { source, readable, corrections: BTreeMap::new() }
+    pub fn new(source: Source<R>) -> Table<R> {
+        Table { source, corrections: BTreeMap::new() }
     }
 
     /// A row is to have this value.
@@ -52,10 +75,14 @@ impl<R: Row> Table<R> {
     }
 
     /// True when nobody can say whether there was such a row.
-    pub fn is_lost(&self, key: &R::Key) -> bool {
-        match &self.readable {
-            Some(readable) => readable.is_lost(key),
-            None => self.source.is_none(),
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn is_lost(&self, key: &R::Key) -> Result<bool> {
+        match &self.source {
+            Source::Database(_) => Ok(false),
+            Source::Leaves(leaves) => leaves.is_lost(key),
+            Source::Nothing => Ok(true),
         }
     }
 
@@ -75,10 +102,14 @@ impl<R: Row> Table<R> {
     /// # Errors
     /// Those of the database.
     pub fn get_original(&self, key: &R::Key) -> Result<Option<R::Value>> {
-        let readable = self.readable.as_ref().is_none_or(|r| r.holds(key));
-        let Some(source) = self.source.as_ref().filter(|_| readable) else { return Ok(None) };
-        let row = source.get(R::lend_key(key))?;
-        Ok(row.and_then(|row| R::own(key, row.value())))
+        match &self.source {
+            Source::Database(source) => {
+                let row = source.get(R::lend_key(key))?;
+                Ok(row.and_then(|row| R::own(key, row.value())))
+            }
+            Source::Leaves(leaves) => leaves.get(key),
+            Source::Nothing => Ok(None),
+        }
     }
 
     /// All rows as they will be.
@@ -99,8 +130,7 @@ impl<R: Row> Table<R> {
     }
 
     fn original_from(&self, from: Option<R::Key>) -> Original<'_, R> {
-        let stretches = self.readable.as_ref().map(|r| r.stretches());
-        Original { source: self.source.as_ref(), stretches, from, open: None, last: None }
+        Original { source: &self.source, from, open: None, last: None }
     }
 
     /// Writes the corrections to the table that was read.
@@ -135,73 +165,44 @@ impl<R: OfInode> Table<R> {
 
 /// The rows of a table as they are, in order; a row that is malformed has no value.
 pub struct Original<'t, R: Row> {
-    source: Option<&'t Source<R>>,
-    /// First and last keys of what can still be read; `None` stands for everything, once.
-    stretches: Option<std::slice::Iter<'t, (R::Key, R::Key)>>,
-    /// Where the first stretch is entered.
+    source: &'t Source<R>,
     from: Option<R::Key>,
-    /// The stretch that is being read, and its last key.
-    open: Option<(OpenRange<R>, Option<&'t R::Key>)>,
+    open: Option<OpenRange<'t, R>>,
     last: Option<R::Key>,
 }
 
-impl<R: Row> Original<'_, R> {
+impl<'t, R: Row> Original<'t, R> {
     /// The next row.
     ///
     /// # Errors
     /// Those of the database, and when rows are out of order.
     pub fn next(&mut self) -> Result<Option<Correction<R>>> {
-        loop {
-            if self.open.is_none() && !self.enter()? {
-                return Ok(None);
-            }
-            let Some((rows, end)) = &mut self.open else { continue };
-            let Some(row) = rows.next() else {
-                self.open = None;
-                continue;
-            };
-            let (key, value) = row?;
-            let key = R::own_key(key.value());
-            if self.last.as_ref().is_some_and(|last| *last >= key) {
-                return Err(Error::Corrupt("rows are out of order".into()));
-            }
-            // What follows the last row that can be read is not even touched.
-            if end.is_some_and(|end| *end <= key) {
-                self.open = None;
-            }
-            let value = R::own(&key, value.value());
-            self.last = Some(key.clone());
-            return Ok(Some((key, value)));
-        }
-    }
-
-    /// Opens the next stretch; `false` when there is none.
-    fn enter(&mut self) -> Result<bool> {
-        let Some(source) = self.source else { return Ok(false) };
-        let (first, end) = match &mut self.stretches {
-            None => {
-                // The whole table, once.
-                self.source = None;
-                (None, None)
-            }
-            Some(stretches) => {
-                let from = self.from.as_ref();
-                let next = stretches.find(|(_, end)| from.is_none_or(|from| from <= end));
-                let Some((first, end)) = next else { return Ok(false) };
-                (Some(first), Some(end))
-            }
+        let mut rows = match self.open.take() {
+            Some(rows) => rows,
+            None => self.enter()?,
         };
-        let from = self.from.take();
-        let from = from.as_ref().max(first);
-        self.open = Some((open_from::<R>(source, from)?, end));
-        Ok(true)
+        let row = rows.next()?;
+        self.open = Some(rows);
+        let Some((key, value)) = row else { return Ok(None) };
+        if self.last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(Error::Corrupt("rows are out of order".into()));
+        }
+        self.last = Some(key.clone());
+        Ok(Some((key, value)))
     }
-}
 
-/// The rows from `key` on.
-pub fn open_from<R: Row>(source: &Source<R>, key: Option<&R::Key>) -> Result<OpenRange<R>> {
-    let from = key.map_or(Unbounded, |key| Included(R::lend_key(key)));
-    Ok(source.range::<Lent<'_, R::DiskKey>>((from, Unbounded))?)
+    fn enter(&mut self) -> Result<OpenRange<'t, R>> {
+        let from = self.from.take();
+        Ok(match self.source {
+            Source::Database(table) => {
+                let from = from.as_ref().map_or(Unbounded, |key| Included(R::lend_key(key)));
+                let rows = table.range::<Lent<'_, R::DiskKey>>((from, Unbounded))?;
+                OpenRange::Database(Box::new(rows))
+            }
+            Source::Leaves(leaves) => OpenRange::Leaves(leaves.from(from.as_ref())),
+            Source::Nothing => OpenRange::Nothing,
+        })
+    }
 }
 
 /// The rows of a table as they will be, in order.

@@ -8,7 +8,9 @@ use crate::image::fsck::report::Findings;
 use crate::image::fsck::{inodes, names};
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::pins::Run;
-use crate::image::tables::{Attr, INODE_MAX, INODES_USED, NEXT_INODE, dtype, name_hash, name_key};
+use crate::image::tables::{
+    Attr, FROZEN, INODE_MAX, INODES_FROZEN, INODES_USED, NEXT_INODE, dtype, name_hash, name_key,
+};
 use std::collections::BTreeSet;
 
 /// Where repair puts what has no name.
@@ -36,6 +38,7 @@ pub fn check(
 ) -> Result<BTreeSet<u64>> {
     check_next_inode(m, f, census)?;
     check_inodes_used(m, f, census)?;
+    check_inodes_frozen(m, f, census)?;
     let mut tree = Tree { m, f, census, hash_key, lost_found: None };
     let orphans = tree.orphans()?;
     tree.reattach_nameless(&orphans)?;
@@ -280,6 +283,17 @@ fn check_inodes_used(m: &mut Model, f: &mut Findings, census: &Census) -> Result
     Ok(())
 }
 
+/// While it is 0, nobody asks whether a file may be written.
+fn check_inodes_frozen(m: &mut Model, f: &mut Findings, census: &Census) -> Result<()> {
+    let counted = m.counters.get(&INODES_FROZEN.to_owned())?.unwrap_or(0);
+    if counted != census.frozen {
+        let problem = format!("is {counted}, there are {} such inodes", census.frozen);
+        f.error(format!("counter {INODES_FROZEN}"), problem, "it is set");
+        m.counters.set(INODES_FROZEN.to_owned(), census.frozen);
+    }
+    Ok(())
+}
+
 /// Removes the orphans with everything that is theirs, as the next mount would.
 ///
 /// # Errors
@@ -291,7 +305,9 @@ pub fn reclaim(
     orphans: &BTreeSet<u64>,
     claims: &mut Claims,
 ) -> Result<()> {
+    let mut frozen = census.frozen;
     for ino in orphans {
+        frozen -= u64::from(m.inodes.get(ino)?.is_some_and(|attr| attr.flags & FROZEN != 0));
         let problem = "was open without a name when the image was last used";
         f.note(inodes::object(*ino), problem, "it is reclaimed");
         for (key, extent) in m.extents.of_inode(*ino)? {
@@ -308,5 +324,6 @@ pub fn reclaim(
         m.orphans.remove(*ino);
     }
     m.counters.set(INODES_USED.to_owned(), census.len() - orphans.len() as u64);
+    m.counters.set(INODES_FROZEN.to_owned(), frozen);
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The file that redb sees.
 
+use crate::image::BLOCK;
 use crate::image::metastore::MetaStore;
+use crate::image::pages::node::{PAGE_BLOCKS_MAX, leads_to_giants};
+use crate::image::pages::{self, Slot};
 use crate::mutant::{self, Mutant};
 use std::io;
 use std::sync::Arc;
@@ -19,6 +22,19 @@ impl Backend {
     }
 }
 
+/// The header too leads to pages.
+fn check_header(header: &[u8]) -> io::Result<()> {
+    let slots = pages::slots(header);
+    let slots = slots.iter().filter_map(Slot::decode);
+    let mut roots = slots.flat_map(|slot| [slot.user, slot.system]).flatten();
+    match roots.any(|root| root.place.blocks > PAGE_BLOCKS_MAX) {
+        true => Err(io::Error::other(
+            "the header of the database leads to a page of an impossible size",
+        )),
+        false => Ok(()),
+    }
+}
+
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.superblock.read().metadata_bytes)
@@ -31,9 +47,21 @@ impl redb::StorageBackend for Backend {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         match &self.0.overlay {
-            Some(overlay) => overlay.lock().read(&self.0, offset, out),
-            None => self.0.read_bytes(offset, out),
+            Some(overlay) => overlay.lock().read(&self.0, offset, out)?,
+            None => self.0.read_bytes(offset, out)?,
         }
+        if offset == 0 {
+            return check_header(out);
+        }
+        if leads_to_giants(out) {
+            tracing::error!(
+                "{}: metadata block {} leads to pages of impossible sizes",
+                self.0.disk.name().display(),
+                offset / BLOCK
+            );
+            out.fill(0);
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -52,6 +80,25 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.noting_failure(|| self.flush())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_thawed()?;
+        self.noting_failure(|| match &self.0.overlay {
+            Some(overlay) => overlay.lock().write(&self.0, offset, data),
+            None => self.0.write_bytes(offset, data),
+        })
+    }
+}
+
+impl Backend {
+    /// A database that is closed tells nobody that its last words were not written.
+    fn noting_failure(&self, f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        f().inspect_err(|_| self.0.unwritten.store(true, Release))
+    }
+
+    fn flush(&self) -> io::Result<()> {
         self.check_thawed()?;
         let store = &self.0;
         if store.overlay.is_some() {
@@ -68,13 +115,5 @@ impl redb::StorageBackend for Backend {
         // A superblock that names a new piece must find its checksums there.
         let forget = mutant::is(Mutant::ForgetPiece);
         if store.unsaved.load(Acquire) && !forget { store.save() } else { Ok(()) }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check_thawed()?;
-        match &self.0.overlay {
-            Some(overlay) => overlay.lock().write(&self.0, offset, data),
-            None => self.0.write_bytes(offset, data),
-        }
     }
 }

@@ -1,8 +1,10 @@
 //! Blocks of the database: where they are, and whether they are what was written.
 
 use crate::image::BLOCK;
-use crate::image::metastore::sums::{COVERED, checksum, stored, stored_sums};
+use crate::image::metastore::sums::{COVERED, block_at, checksum, stored, stored_sums};
 use crate::image::metastore::{DAMAGED_KEPT, MetaStore, Rotten};
+use crate::image::pages::Place;
+use crate::image::pages::node::PAGE_BLOCKS_MAX;
 use crate::image::superblock::Superblock;
 use std::io;
 use std::ops::Range;
@@ -17,7 +19,39 @@ struct Stretch {
     image: Option<u64>,
 }
 
+/// A page of the database.
+pub struct Page {
+    /// What is there.
+    pub bytes: Vec<u8>,
+    /// All blocks have their checksums.
+    pub is_whole: bool,
+}
+
 impl MetaStore {
+    /// A page that somebody led to; `None` when it cannot be one.
+    ///
+    /// # Errors
+    /// Those of the disk that are not about single blocks.
+    pub fn page(&self, place: Place) -> io::Result<Option<Page>> {
+        let end = place.block.checked_add(place.blocks);
+        let len = self.superblock.read().metadata_bytes / BLOCK;
+        if place.blocks > PAGE_BLOCKS_MAX || end.is_none_or(|end| end > len) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; (place.blocks * BLOCK) as usize];
+        let met = self.damage_met();
+        self.read_blocks(place.block, &mut bytes)?;
+        Ok(Some(Page { bytes, is_whole: self.damage_met() == met }))
+    }
+
+    /// Blocks of the database that have a place in the image.
+    pub fn backed(&self) -> impl Iterator<Item = u64> + use<> {
+        let sb = self.superblock();
+        let len = sb.metadata_bytes / BLOCK;
+        let backed = sb.chunks.into_iter().flat_map(|c| c.logical..c.logical + c.blocks);
+        backed.filter_map(block_at).take_while(move |block| *block < len)
+    }
+
     /// Fills `out` from byte `offset` of the database; what no chunk backs is zeros.
     pub(super) fn read_bytes(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let aligned = offset.is_multiple_of(BLOCK) && out.len().is_multiple_of(BYTES);

@@ -19,6 +19,12 @@ pub fn stored(block: u64) -> u64 {
     block / COVERED * (COVERED + 1) + 1 + block % COVERED
 }
 
+/// The block of the database that lies at block `stored` of the area; `None` for checksums.
+pub fn block_at(stored: u64) -> Option<u64> {
+    let (group, at) = (stored / (COVERED + 1), stored % (COVERED + 1));
+    Some(group * COVERED + at.checked_sub(1)?)
+}
+
 /// Blocks of the area that hold a database of `bytes` bytes.
 pub fn area_blocks(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK).checked_sub(1).map_or(0, |last| stored(last) + 1)
@@ -119,6 +125,11 @@ mod tests {
     fn blocks_and_their_checksums_do_not_share_places() {
         assert_eq!([stored(0), stored(1023), stored(1024)], [1, 1024, 1026]);
         assert_eq!([stored_sums(0), stored_sums(1)], [0, 1025]);
+        assert_eq!([0, 1025].map(block_at), [None; 2]);
+        assert_eq!(
+            [0, 1, 1023, 1024, 5000].map(|b| block_at(stored(b))),
+            [0, 1, 1023, 1024, 5000].map(Some)
+        );
     }
 
     #[test]
