@@ -196,11 +196,6 @@ impl Prepared {
         matches!(self.memory, Memory::Direct(_) | Memory::Whole { .. })
     }
 
-    /// True when the device is read from once: what [`Prepared::into_device_read`] gives away.
-    pub fn is_one_transfer(&self) -> bool {
-        matches!(self.memory, Memory::Whole { .. })
-    }
-
     /// Bytes that will be read.
     pub fn len(&self) -> usize {
         self.plan.len

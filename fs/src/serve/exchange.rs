@@ -11,16 +11,15 @@
 //! and any thread may make the step. Gated and ungated requests take the same steps.
 
 use super::dispatch::{self, Done};
+use super::flight;
 use super::notice::{Notice, Outcome, failed};
 use super::server::{Place, Server};
 use super::sink::Sink;
 use crate::errno::Errno;
 use crate::mutant::{self, Mutant};
-use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
+use crate::ops::read::{self, Body, ReadArgs, Ready};
 use crate::ops::{Answer, WriteArgs, Written};
-use inflight_dio::Buffer;
 use inflight_fuse::abi::{Opcode, WriteFlags};
-use inflight_fuse::channel::uring;
 use inflight_fuse::{Data, Operation, Payload, Reply, Request};
 use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use std::time::Instant;
 
 /// Where a request came from, and where its answer goes.
 pub struct Origin {
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     /// `None` when it was answered.
     sink: Option<Sink>,
     /// With a gate.
@@ -67,12 +66,6 @@ pub enum Exchange {
     Piped(Origin, Ready),
     /// Answered, or never to be; and what the kernel is to be told then.
     Replied(Option<(Arc<Server>, Notice)>),
-}
-
-/// A READ that the device works on.
-pub struct Flight {
-    origin: Origin,
-    pending: Pending,
 }
 
 /// Places of a queue that requests which wait for others leave free.
@@ -125,7 +118,7 @@ impl Origin {
         server
     }
 
-    fn fail(self, errno: Errno) -> Exchange {
+    pub(super) fn fail(self, errno: Errno) -> Exchange {
         self.answer(Reply::Error(errno), failed(errno), ());
         Exchange::Replied(None)
     }
@@ -211,13 +204,17 @@ impl Exchange {
                 self = exchange.without_waiting();
                 continue;
             }
-            let next = match &mut place {
-                Place::Queue(queue) if exchange.is_ring_read(decision) => exchange.take_off(queue),
-                place if wait > place.patience() => return exchange.hand_over(decision),
-                _ => Some(exchange.step(decision)),
+            let exchange = match (&mut place, decision) {
+                (Place::Queue(queue), Decision::Go) => match flight::take_off(exchange, queue) {
+                    Some(exchange) => exchange,
+                    None => return,
+                },
+                _ => exchange,
             };
-            let Some(next) = next else { return };
-            self = next;
+            if wait > place.patience() {
+                return exchange.hand_over(decision);
+            }
+            self = exchange.step(decision);
         }
         if let Self::Replied(Some((server, notice))) = self {
             server.tell(notice, &place);
@@ -261,40 +258,9 @@ impl Exchange {
     }
 
     /// Has a worker make the next step.
-    fn hand_over(self, decision: Decision) {
+    pub(super) fn hand_over(self, decision: Decision) {
         let Some(server) = self.origin().map(|origin| Arc::clone(&origin.server)) else { return };
         server.workers().run(move || self.step(decision).run(Place::Worker));
-    }
-
-    /// Whether the next step is one transfer, which a queue's ring does as well as anybody.
-    fn is_ring_read(&self, decision: Decision) -> bool {
-        let is_one =
-            matches!(self, Self::Prepared(_, Prepared::Read(read)) if read.is_one_transfer());
-        is_one && decision == Decision::Go
-    }
-
-    /// Has the queue's ring read, or a worker where it takes no more. `None` as long as that lasts.
-    fn take_off(self, queue: &mut uring::Queue) -> Option<Exchange> {
-        let Self::Prepared(origin, Prepared::Read(read)) = self else { return Some(self) };
-        let device_read = match read.into_device_read() {
-            Ok(device_read) => device_read,
-            Err(read) => {
-                Self::Prepared(origin, Prepared::Read(read)).hand_over(Decision::Go);
-                return None;
-            }
-        };
-        let server = Arc::clone(&origin.server);
-        let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
-        buffer.set_len(len);
-        let flight = Flight { origin, pending };
-        if let Some((flight, buffer)) = server.depart(queue, flight, buffer, offset) {
-            let own = Arc::clone(&server);
-            server.workers().run(move || {
-                let result = own.fs().io().read_whole(buffer, offset, len);
-                flight.land(result).run(Place::Worker);
-            });
-        }
-        None
     }
 
     /// Makes the next step.
@@ -455,24 +421,4 @@ fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
     };
     origin.answer(Reply::Data(data), Ok(len as u64), plan);
     Exchange::Replied(None)
-}
-
-impl Flight {
-    /// The queue's ring is done. What it left has a worker read again.
-    pub(super) fn arrive(self, landed: (Buffer, std::io::Result<usize>), queue: &mut uring::Queue) {
-        if self.pending.is_satisfied(&landed.1) {
-            return self.land(landed).run(Place::Queue(queue));
-        }
-        let server = Arc::clone(&self.origin.server);
-        server.workers().run(move || self.land(landed).run(Place::Worker));
-    }
-
-    /// The device is done.
-    fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
-        let Flight { origin, pending } = self;
-        match pending.finish(origin.server.fs(), buffer, result) {
-            Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
-            Err(errno) => origin.fail(errno),
-        }
-    }
 }

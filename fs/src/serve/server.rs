@@ -1,7 +1,8 @@
 //! What all requests of a mount share.
 
 use super::convert::Timeouts;
-use super::exchange::{Exchange, Flight, Origin, Wait};
+use super::exchange::{Exchange, Origin, Wait};
+use super::flight::{Direction, Flight};
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
 use super::workers::Workers;
@@ -25,7 +26,7 @@ pub struct Server {
     timeouts: Timeouts,
     /// Answers to OPEN; `None` tells the kernel not to ask again.
     open: Option<OpenFlags>,
-    /// Reads that a queue's ring has, by token; one map for each queue.
+    /// Transfers that a queue's ring has, by token; one map for each queue.
     flights: Vec<Mutex<Flights>>,
 }
 
@@ -131,13 +132,14 @@ impl Server {
         Exchange::Received(origin, request).run(place);
     }
 
-    /// Has the queue's ring read into `buffer` from byte `offset` of the image.
+    /// Has the queue's ring transfer `buffer` from or to byte `offset` of the image.
     ///
     /// Gives both back when it takes no more.
     pub(super) fn depart(
         &self,
         queue: &mut uring::Queue,
         flight: Flight,
+        direction: Direction,
         buffer: Buffer,
         offset: u64,
     ) -> Option<(Flight, Buffer)> {
@@ -148,7 +150,11 @@ impl Server {
         let mut flights = flights.lock();
         flights.last += 1;
         let token = flights.last;
-        match queue.read_at(file, buffer, offset, token) {
+        let queued = match direction {
+            Direction::FromImage => queue.read_at(file, buffer, offset, token),
+            Direction::ToImage => queue.write_at(file, buffer, offset, token),
+        };
+        match queued {
             Ok(()) => {
                 flights.by_token.insert(token, flight);
                 None

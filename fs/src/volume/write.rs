@@ -93,6 +93,47 @@ impl Volume {
         Ok(write)
     }
 
+    /// Begins to write `len` bytes at `offset` into one run of blocks that hold data of the file, which takes nothing and waits
+    /// for nobody. `None` where it is not that, or somebody writes there now: [`Volume::write`] is for everything.
+    ///
+    /// # Errors
+    /// Those of [`Volume::write`] but for want of space.
+    pub fn overwrite<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Write<'a>>> {
+        self.store().check_writable()?;
+        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
+        self.load_extents(inode)?;
+        let blocks = offset / BLOCK..end.div_ceil(BLOCK);
+        let Some(range) = inode.ranges.try_lock(blocks.clone()) else { return Ok(None) };
+        let pieces = {
+            let st = inode.read();
+            let extents = st.extents.as_ref().filter(|_| !st.deleted).ok_or(Errno::ESTALE)?;
+            if len == 0 || end > st.attr.size {
+                return Ok(None);
+            }
+            extents.pieces(blocks.start, blocks.end)
+        };
+        if pieces.iter().any(|piece| piece.written().is_none()) {
+            return Ok(None);
+        }
+        let mut write = Write {
+            volume: self,
+            inode,
+            _range: range,
+            end,
+            data: Vec::new(),
+            zeros: Vec::new(),
+            new: Vec::new(),
+            allocated: Vec::new(),
+        };
+        write.place(&pieces, None, offset)?;
+        Ok((write.data.len() == 1).then_some(write))
+    }
+
     /// Locks the blocks of `[offset, end)` and, when the write begins beyond the end of the file,
     /// everything from there on.
     fn lock_for_write<'a>(&self, inode: &'a Inode, offset: u64, end: u64) -> RangeGuard<'a> {

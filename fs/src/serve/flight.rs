@@ -1,0 +1,130 @@
+//! Device I/O of an exchange that a queue's own ring does, so that the queue's thread waits for nothing and nobody is woken.
+
+use super::dispatch;
+use super::exchange::{Applied, Exchange, Origin, Prepared};
+use super::server::{Place, Server};
+use crate::ops::WriteArgs;
+use crate::ops::overwrite::Overwrite;
+use crate::ops::read::{self, Pending};
+use inflight_dio::Buffer;
+use inflight_fuse::Payload;
+use inflight_fuse::channel::uring::Queue;
+use std::io;
+use std::sync::Arc;
+
+/// An exchange that the device works on.
+pub struct Flight {
+    origin: Origin,
+    work: Work,
+}
+
+enum Work {
+    Read(Pending),
+    Write(WriteArgs, Overwrite),
+}
+
+/// Where a transfer goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    FromImage,
+    ToImage,
+}
+
+/// Has the queue's ring make the next step if that is one transfer. Gives the exchange back if it is not.
+pub(super) fn take_off(exchange: Exchange, queue: &mut Queue) -> Option<Exchange> {
+    match exchange {
+        Exchange::Prepared(origin, Prepared::Read(read)) => read_off(origin, read, queue),
+        Exchange::Prepared(origin, Prepared::Write(args, data)) => {
+            write_off(origin, args, data, queue)
+        }
+        other => Some(other),
+    }
+}
+
+fn read_off(origin: Origin, read: read::Prepared, queue: &mut Queue) -> Option<Exchange> {
+    let device_read = match read.into_device_read() {
+        Ok(device_read) => device_read,
+        Err(read) => return Some(Exchange::Prepared(origin, Prepared::Read(read))),
+    };
+    let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
+    buffer.set_len(len);
+    let server = Arc::clone(&origin.server);
+    let flight = Flight { origin, work: Work::Read(pending) };
+    depart(&server, queue, flight, (Direction::FromImage, buffer, offset));
+    None
+}
+
+fn write_off(
+    origin: Origin,
+    args: WriteArgs,
+    data: Payload,
+    queue: &mut Queue,
+) -> Option<Exchange> {
+    let own = |origin, data| Some(Exchange::Prepared(origin, Prepared::Write(args, data)));
+    let begun = if data.is_whole_buffer() {
+        Overwrite::begin(origin.server.fs(), &args, data.len())
+    } else {
+        None
+    };
+    let Some(overwrite) = begun else { return own(origin, data) };
+    let buffer = match data.into_buffer() {
+        Ok((buffer, _)) => buffer,
+        Err(data) => return own(origin, data),
+    };
+    let (server, offset) = (Arc::clone(&origin.server), overwrite.offset());
+    let flight = Flight { origin, work: Work::Write(args, overwrite) };
+    depart(&server, queue, flight, (Direction::ToImage, buffer, offset));
+    None
+}
+
+/// The ring takes it, or a worker where that takes no more.
+fn depart(
+    server: &Arc<Server>,
+    queue: &mut Queue,
+    flight: Flight,
+    (direction, buffer, offset): (Direction, Buffer, u64),
+) {
+    if let Some((flight, buffer)) = server.depart(queue, flight, direction, buffer, offset) {
+        // As after a transfer of nothing: it is made by who can wait.
+        flight.hand_over((buffer, Ok(0)));
+    }
+}
+
+impl Flight {
+    /// The ring is done. What it left is a worker's.
+    pub(super) fn arrive(self, (buffer, result): (Buffer, io::Result<usize>), queue: &mut Queue) {
+        let is_satisfied = match &self.work {
+            Work::Read(pending) => pending.is_satisfied(&result),
+            Work::Write(_, overwrite) => overwrite.is_satisfied(&result),
+        };
+        match is_satisfied {
+            true => self.land(buffer, result).run(Place::Queue(queue)),
+            false => self.hand_over((buffer, result)),
+        }
+    }
+
+    fn hand_over(self, (buffer, result): (Buffer, io::Result<usize>)) {
+        let server = Arc::clone(&self.origin.server);
+        server.workers().run(move || self.land(buffer, result).run(Place::Worker));
+    }
+
+    fn land(self, mut buffer: Buffer, result: io::Result<usize>) -> Exchange {
+        let Flight { origin, work } = self;
+        let fs = Arc::clone(origin.server.fs());
+        match work {
+            Work::Read(pending) => match pending.finish(&fs, buffer, result) {
+                Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
+                Err(errno) => origin.fail(errno),
+            },
+            Work::Write(args, overwrite) => {
+                // A short transfer cut it; the payload is all there.
+                buffer.set_len(overwrite.len());
+                let written = overwrite.finish(buffer.as_slice(), &result);
+                // The memory goes back before the answer is sent: the queue's entry needs it.
+                drop(buffer);
+                let done = dispatch::written(&origin.server, &args, written);
+                Exchange::Applied(origin, Applied::Done(done))
+            }
+        }
+    }
+}
