@@ -316,6 +316,11 @@ impl Store {
         result
     }
 
+    /// Whether a commit is under way, which changes wait for.
+    pub fn is_committing(&self) -> bool {
+        self.committing.is_locked()
+    }
+
     /// Waits for a commit that is under way.
     ///
     /// # Errors

@@ -35,10 +35,10 @@ impl Fs {
         self.writes_directly(args) || busy()
     }
 
-    /// Whether a change of names in `dirs` may wait: for its commit, or because little is free and small transactions leave
-    /// room for deletes.
+    /// Whether a change of names in `dirs` may wait: for its commit, for one that is under way, or for one that little room
+    /// makes necessary.
     pub fn change_waits(&self, dirs: &[u64]) -> bool {
-        self.settles(dirs) || self.volume.is_tight(1)
+        self.settles(dirs) || self.volume.change_waits()
     }
 
     /// Names in `dirs` were changed.

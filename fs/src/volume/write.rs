@@ -147,21 +147,6 @@ impl Volume {
         }
     }
 
-    /// Whether [`Volume::write`] of `len` bytes may have to wait: for another writer of the same blocks, for a commit, or for a
-    /// deleted file to go. Said beforehand, so a writer that comes in between makes it wait all the same, for one transfer.
-    pub fn write_waits(&self, inode: &Inode, offset: u64, len: usize) -> bool {
-        let end = offset.saturating_add(len as u64);
-        let first = offset.min(inode.read().attr.size) / BLOCK;
-        let blocks = end.div_ceil(BLOCK) - offset / BLOCK;
-        self.is_tight(blocks) || inode.ranges.is_held(&(first..end.div_ceil(BLOCK).max(first + 1)))
-    }
-
-    /// Whether so little is free that a change that takes `blocks` blocks may have to commit first, or wait for room.
-    pub fn is_tight(&self, blocks: u64) -> bool {
-        let space = self.store().space();
-        space.is_low() || space.usage().available < blocks
-    }
-
     /// Allocates `want` blocks in as few runs as possible, all of them or none.
     pub(super) fn allocate(&self, want: u64, goal: Option<u64>) -> Result<Vec<Run>> {
         for _ in 0..=PATIENCE {
