@@ -9,6 +9,7 @@ use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool};
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ pub struct ImageIo {
     direct: Option<Arc<DirectFile>>,
     /// The same open file, for a ring.
     file: Option<Arc<File>>,
+    /// The image through its page cache, for a ring.
+    cached: Option<Arc<File>>,
     engine: Engine,
     pool: Pool,
     pipes: PipePool,
@@ -65,8 +68,10 @@ impl ImageIo {
             opened.inspect_err(warn).ok().map(Arc::new)
         });
         let file = direct.as_ref().map(|direct| direct.file().try_clone()).transpose()?;
+        let cached = disk.descriptor().map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let cached = cached.map(|fd| Arc::new(File::from(fd)));
         let engine = Engine::new(&pool)?;
-        Ok(ImageIo { disk, direct, file: file.map(Arc::new), engine, pool, pipes })
+        Ok(ImageIo { disk, direct, file: file.map(Arc::new), cached, engine, pool, pipes })
     }
 
     /// The buffers.
@@ -107,6 +112,20 @@ impl ImageIo {
     /// The image, opened for O_DIRECT, for a ring.
     pub fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
+    }
+
+    /// The image, opened for its page cache, for a ring.
+    pub fn cached_file(&self) -> Option<&Arc<File>> {
+        self.cached.as_ref()
+    }
+
+    /// Fills `buffer` from byte `offset` of `file` if its page cache has all of that: nothing is waited for (RWF_NOWAIT of
+    /// preadv2(2)). What was copied before something was missing is worth nothing.
+    pub fn read_resident(&self, file: &File, buffer: &mut Buffer, offset: u64) -> bool {
+        let len = buffer.len();
+        let mut memory = [IoSliceMut::new(buffer.as_mut_slice())];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(file, &mut memory, offset, flags) == Ok(len)
     }
 
     /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.

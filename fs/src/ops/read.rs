@@ -19,6 +19,7 @@ use crate::volume::inode::Inode;
 use inflight_dio::Buffer;
 use inflight_splice::direct::{self, Piece};
 use inflight_splice::{FillError, Filled, Filling};
+use std::fs::File;
 use std::sync::Arc;
 
 /// A read.
@@ -220,16 +221,20 @@ impl Prepared {
     /// The device's part, for whoever has it done elsewhere; [`Pending::finish`] goes on.
     ///
     /// # Errors
-    /// The read itself, when it is not one aligned read of the device.
+    /// The read itself, when it is not one read of the image.
     #[allow(clippy::result_large_err, reason = "the read goes on, which is no error")]
-    pub fn into_device_read(self) -> Result<DeviceRead, Prepared> {
+    pub fn into_device_read(self, fs: &Fs) -> Result<DeviceRead, Prepared> {
         let Prepared { inode, plan, way, wanted, memory } = self;
-        match memory {
-            Memory::Whole { buffer, offset, len } => {
+        match (memory, &plan.pieces[..], fs.io.file(), fs.io.cached_file()) {
+            (Memory::Whole { buffer, offset, len }, _, Some(file), _) => {
                 let pending = Pending { inode, plan, way, offset, len };
-                Ok(DeviceRead { pending, buffer, offset, len })
+                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
             }
-            memory => Err(Prepared { inode, plan, way, wanted, memory }),
+            (Memory::One(buffer), &[ReadPiece::Data { offset, len }], _, Some(file)) => {
+                let pending = Pending { inode, plan, way, offset, len };
+                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
+            }
+            (memory, ..) => Err(Prepared { inode, plan, way, wanted, memory }),
         }
     }
 
@@ -249,12 +254,14 @@ impl Prepared {
     }
 }
 
-/// A read that is one aligned read of the image.
+/// A read that is one read of the image: aligned and past its page cache, or through it.
 pub struct DeviceRead {
     /// What waits for it.
     pub pending: Pending,
     /// Where it goes: at least `len` bytes.
     pub buffer: Buffer,
+    /// The image, opened for it.
+    pub file: Arc<File>,
     /// Byte offset in the image.
     pub offset: u64,
     /// Bytes.
@@ -271,6 +278,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether it comes through the image's page cache.
+    pub fn is_cached(&self) -> bool {
+        self.way == Way::Copy
+    }
+
     /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
     pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
         matches!(result, Ok(read) if *read >= self.plan.len)
@@ -289,7 +301,13 @@ impl Pending {
         let mut read = result;
         if !self.is_satisfied(&read) {
             // Interrupted, or short for a reason of its own: the engine has the rules for that.
-            (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len);
+            match self.way {
+                Way::Copy => {
+                    fs.io.read_cached(&self.plan.pieces, &mut buffer)?;
+                    read = Ok(self.plan.len);
+                }
+                _ => (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len),
+            }
         }
         let read = read.map_err(Error::Image)?;
         if read < self.plan.len {

@@ -11,7 +11,7 @@
 //! and any thread may make the step. Gated and ungated requests take the same steps.
 
 use super::dispatch::{self, Done};
-use super::flight;
+use super::flight::{self, TakeOff};
 use super::notice::{Notice, Outcome, failed};
 use super::server::{Place, Server};
 use super::sink::Sink;
@@ -206,8 +206,12 @@ impl Exchange {
             }
             let exchange = match (&mut place, decision) {
                 (Place::Queue(queue), Decision::Go) => match flight::take_off(exchange, queue) {
-                    Some(exchange) => exchange,
-                    None => return,
+                    TakeOff::Stayed(exchange) => exchange,
+                    TakeOff::Landed(exchange) => {
+                        self = exchange;
+                        continue;
+                    }
+                    TakeOff::Flies => return,
                 },
                 _ => exchange,
             };

@@ -9,6 +9,7 @@ use crate::ops::read::{self, Pending};
 use inflight_dio::Buffer;
 use inflight_fuse::Payload;
 use inflight_fuse::channel::uring::Queue;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -30,61 +31,83 @@ pub(super) enum Direction {
     ToImage,
 }
 
-/// Has the queue's ring make the next step if that is one transfer. Gives the exchange back if it is not.
-pub(super) fn take_off(exchange: Exchange, queue: &mut Queue) -> Option<Exchange> {
+/// What the device is to do: `buffer.len()` bytes at byte `offset` of the image.
+pub(super) struct Transfer {
+    pub(super) direction: Direction,
+    pub(super) file: Arc<File>,
+    pub(super) buffer: Buffer,
+    pub(super) offset: u64,
+}
+
+/// What became of an exchange.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub(super) enum TakeOff {
+    /// The next step is not one transfer.
+    Stayed(Exchange),
+    /// That step is made.
+    Landed(Exchange),
+    /// It goes on when the device is done.
+    Flies,
+}
+
+/// Has the queue's ring make the next step if that is one transfer.
+pub(super) fn take_off(exchange: Exchange, queue: &mut Queue) -> TakeOff {
     match exchange {
         Exchange::Prepared(origin, Prepared::Read(read)) => read_off(origin, read, queue),
         Exchange::Prepared(origin, Prepared::Write(args, data)) => {
             write_off(origin, args, data, queue)
         }
-        other => Some(other),
+        other => TakeOff::Stayed(other),
     }
 }
 
-fn read_off(origin: Origin, read: read::Prepared, queue: &mut Queue) -> Option<Exchange> {
-    let device_read = match read.into_device_read() {
+fn read_off(origin: Origin, read: read::Prepared, queue: &mut Queue) -> TakeOff {
+    let device_read = match read.into_device_read(origin.server.fs()) {
         Ok(device_read) => device_read,
-        Err(read) => return Some(Exchange::Prepared(origin, Prepared::Read(read))),
+        Err(read) => return TakeOff::Stayed(Exchange::Prepared(origin, Prepared::Read(read))),
     };
-    let read::DeviceRead { pending, mut buffer, offset, len } = device_read;
+    let read::DeviceRead { pending, mut buffer, file, offset, len } = device_read;
     buffer.set_len(len);
     let server = Arc::clone(&origin.server);
+    // What lies in the page cache is copied from there at once; only the rest has to be waited for.
+    let is_there =
+        pending.is_cached() && server.fs().io().read_resident(&file, &mut buffer, offset);
     let flight = Flight { origin, work: Work::Read(pending) };
-    depart(&server, queue, flight, (Direction::FromImage, buffer, offset));
-    None
+    if is_there {
+        return TakeOff::Landed(flight.land(buffer, Ok(len)));
+    }
+    let direction = Direction::FromImage;
+    depart(&server, queue, flight, Transfer { direction, file, buffer, offset });
+    TakeOff::Flies
 }
 
-fn write_off(
-    origin: Origin,
-    args: WriteArgs,
-    data: Payload,
-    queue: &mut Queue,
-) -> Option<Exchange> {
-    let own = |origin, data| Some(Exchange::Prepared(origin, Prepared::Write(args, data)));
-    let begun = if data.is_whole_buffer() {
-        Overwrite::begin(origin.server.fs(), &args, data.len())
-    } else {
-        None
+fn write_off(origin: Origin, args: WriteArgs, data: Payload, queue: &mut Queue) -> TakeOff {
+    let file = origin.server.fs().io().file().map(Arc::clone);
+    let own =
+        |origin, data| TakeOff::Stayed(Exchange::Prepared(origin, Prepared::Write(args, data)));
+    let begun = match data.is_whole_buffer() {
+        true => Overwrite::begin(origin.server.fs(), &args, data.len()),
+        false => None,
     };
-    let Some(overwrite) = begun else { return own(origin, data) };
+    let Some((overwrite, file)) = begun.zip(file) else { return own(origin, data) };
     let buffer = match data.into_buffer() {
         Ok((buffer, _)) => buffer,
         Err(data) => return own(origin, data),
     };
     let (server, offset) = (Arc::clone(&origin.server), overwrite.offset());
     let flight = Flight { origin, work: Work::Write(args, overwrite) };
-    depart(&server, queue, flight, (Direction::ToImage, buffer, offset));
-    None
+    depart(
+        &server,
+        queue,
+        flight,
+        Transfer { direction: Direction::ToImage, file, buffer, offset },
+    );
+    TakeOff::Flies
 }
 
 /// The ring takes it, or a worker where that takes no more.
-fn depart(
-    server: &Arc<Server>,
-    queue: &mut Queue,
-    flight: Flight,
-    (direction, buffer, offset): (Direction, Buffer, u64),
-) {
-    if let Some((flight, buffer)) = server.depart(queue, flight, direction, buffer, offset) {
+fn depart(server: &Arc<Server>, queue: &mut Queue, flight: Flight, transfer: Transfer) {
+    if let Some((flight, buffer)) = server.depart(queue, flight, transfer) {
         // As after a transfer of nothing: it is made by who can wait.
         flight.hand_over((buffer, Ok(0)));
     }

@@ -2,7 +2,7 @@
 
 use super::convert::Timeouts;
 use super::exchange::{Exchange, Origin, Wait};
-use super::flight::{Direction, Flight};
+use super::flight::{Direction, Flight, Transfer};
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
 use super::workers::Workers;
@@ -132,27 +132,23 @@ impl Server {
         Exchange::Received(origin, request).run(place);
     }
 
-    /// Has the queue's ring transfer `buffer` from or to byte `offset` of the image.
+    /// Has the queue's ring make a transfer.
     ///
-    /// Gives both back when it takes no more.
+    /// Gives the flight and its buffer back when it takes no more.
     pub(super) fn depart(
         &self,
         queue: &mut uring::Queue,
         flight: Flight,
-        direction: Direction,
-        buffer: Buffer,
-        offset: u64,
+        transfer: Transfer,
     ) -> Option<(Flight, Buffer)> {
-        let (Some(flights), Some(file)) = (self.flights.get(queue.number()), self.fs.io().file())
-        else {
-            return Some((flight, buffer));
-        };
+        let Transfer { direction, file, buffer, offset } = transfer;
+        let Some(flights) = self.flights.get(queue.number()) else { return Some((flight, buffer)) };
         let mut flights = flights.lock();
         flights.last += 1;
         let token = flights.last;
         let queued = match direction {
-            Direction::FromImage => queue.read_at(file, buffer, offset, token),
-            Direction::ToImage => queue.write_at(file, buffer, offset, token),
+            Direction::FromImage => queue.read_at(&file, buffer, offset, token),
+            Direction::ToImage => queue.write_at(&file, buffer, offset, token),
         };
         match queued {
             Ok(()) => {
