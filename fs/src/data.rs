@@ -9,6 +9,7 @@ use inflight_dio::{Buffer, DirectError, DirectFile, Engine, Part, Pool, cached_p
 use inflight_splice::PipePool;
 use inflight_splice::direct::{self, Piece, Segment};
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub struct ImageIo {
     direct: Option<Arc<DirectFile>>,
     /// The same open file, for a ring.
     file: Option<Arc<File>>,
-    /// The image without O_DIRECT, for a ring.
+    /// The image through its page cache, for a ring.
     cached: Option<Arc<File>>,
     engine: Engine,
     pool: Pool,
@@ -130,6 +131,15 @@ impl ImageIo {
             }
         }
         2 * pages.0 >= pages.1
+    }
+
+    /// Fills `buffer` from byte `offset` of `file` if its page cache has all of that: nothing is waited for (RWF_NOWAIT of
+    /// preadv2(2)). What was copied before something was missing is worth nothing.
+    pub fn read_resident(&self, file: &File, buffer: &mut Buffer, offset: u64) -> bool {
+        let len = buffer.len();
+        let mut memory = [IoSliceMut::new(buffer.as_mut_slice())];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(file, &mut memory, offset, flags) == Ok(len)
     }
 
     /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.

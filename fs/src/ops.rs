@@ -13,6 +13,7 @@ mod create;
 mod directory;
 mod frozen;
 mod namespace;
+pub mod overwrite;
 mod privileges;
 pub mod read;
 pub mod space;

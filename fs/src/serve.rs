@@ -9,6 +9,7 @@
 mod convert;
 mod dispatch;
 mod exchange;
+mod flight;
 mod notice;
 pub mod server;
 mod sink;

@@ -28,6 +28,11 @@ mod scheduled {
             Mutex(shuttle::sync::Mutex::new(value))
         }
 
+        /// Whether somebody holds it.
+        pub fn is_locked(&self) -> bool {
+            self.0.try_lock().is_err()
+        }
+
         /// Waits until nobody holds it.
         pub fn lock(&self) -> MutexGuard<'_, T> {
             MutexGuard(Some(self.0.lock().expect("a thread of the test panicked")))

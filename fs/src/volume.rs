@@ -13,6 +13,7 @@ pub mod range_lock;
 mod read;
 mod resize;
 mod sync;
+mod waits;
 mod write;
 mod xattrs;
 

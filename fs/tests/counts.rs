@@ -5,6 +5,7 @@ mod common;
 
 use bounds::{Counts, excess, judge};
 use common::{Mount, Place, can_mount, pattern};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -218,6 +219,13 @@ const KINDS: &[(&str, Kind)] = &[
     ("create", |dir| each(dir, "new", |path| drop(File::create_new(path).expect("create")))),
     ("read-direct", |dir| {
         with_one(dir, libc::O_DIRECT, |one| {
+            one.read_exact_at(&mut [0; 4096], 0).expect("read");
+        });
+    }),
+    ("read-cached", |dir| {
+        with_one(dir, 0, |one| {
+            let forget = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            posix_fadvise(one, 0, 0, forget).expect("fadvise");
             one.read_exact_at(&mut [0; 4096], 0).expect("read");
         });
     }),

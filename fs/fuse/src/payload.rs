@@ -83,6 +83,14 @@ impl Payload {
         }
     }
 
+    /// Whether the bytes are those of a pool's buffer, all of it: [`Payload::into_buffer`] loses nothing.
+    pub fn is_whole_buffer(&self) -> bool {
+        match &self.source {
+            Source::Buffer(buffer) => self.start == 0 && self.len == buffer.len(),
+            _ => false,
+        }
+    }
+
     /// The bytes on the heap, copied unless they are there.
     pub fn into_vec(self) -> Vec<u8> {
         match self.source {

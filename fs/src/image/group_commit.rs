@@ -43,6 +43,11 @@ impl GroupCommit {
         commit()
     }
 
+    /// Whether a commit is under way.
+    pub fn is_running(&self) -> bool {
+        self.one.is_locked()
+    }
+
     /// Waits for a commit that is under way.
     pub fn settle(&self) {
         drop(self.one.lock());

@@ -302,9 +302,9 @@ impl Store {
         )
     }
 
-    /// Whether a commit is under way: changes wait for it.
+    /// Whether a commit is under way, which changes wait for.
     pub fn is_committing(&self) -> bool {
-        self.committing.is_locked()
+        self.committing.is_running()
     }
 
     /// Waits for a commit that is under way.

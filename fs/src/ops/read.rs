@@ -19,6 +19,7 @@ use crate::volume::inode::Inode;
 use inflight_dio::Buffer;
 use inflight_splice::direct::{self, Piece};
 use inflight_splice::{FillError, Filled, Filling};
+use std::fs::File;
 use std::sync::Arc;
 
 /// A read.
@@ -224,31 +225,24 @@ impl Prepared {
         Ok(self)
     }
 
-    /// Whether it is one read(2) of the image, which a ring can do: [`Prepared::into_transfer`].
-    pub fn is_one_transfer(&self) -> bool {
-        match &self.memory {
-            Memory::Whole { .. } => true,
-            Memory::One(_) => matches!(self.plan.pieces[..], [ReadPiece::Data { .. }]),
-            _ => false,
-        }
-    }
-
     /// The device's part, for whoever has it done elsewhere; [`Pending::finish`] goes on.
     ///
     /// # Errors
-    /// The read itself, when it is not one read(2).
+    /// The read itself, when it is not one read of the image.
     #[allow(clippy::result_large_err, reason = "the read goes on, which is no error")]
-    pub fn into_transfer(self) -> Result<Transfer, Prepared> {
+    pub fn into_device_read(self, fs: &Fs) -> Result<DeviceRead, Prepared> {
         let Prepared { inode, plan, way, wanted, memory } = self;
-        let (is_direct, buffer, offset, len) = match (memory, &plan.pieces[..]) {
-            (Memory::Whole { buffer, offset, len }, _) => (true, buffer, offset, len),
-            (Memory::One(buffer), &[ReadPiece::Data { offset, len }]) => {
-                (false, buffer, offset, len)
+        match (memory, &plan.pieces[..], fs.io.file(), fs.io.cached_file()) {
+            (Memory::Whole { buffer, offset, len }, _, Some(file), _) => {
+                let pending = Pending { inode, plan, way, offset, len };
+                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
             }
-            (memory, _) => return Err(Prepared { inode, plan, way, wanted, memory }),
-        };
-        let pending = Pending { inode, plan, way, is_direct, offset, len };
-        Ok(Transfer { pending, is_direct, buffer, offset, len })
+            (Memory::One(buffer), &[ReadPiece::Data { offset, len }], _, Some(file)) => {
+                let pending = Pending { inode, plan, way, offset, len };
+                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
+            }
+            (memory, ..) => Err(Prepared { inode, plan, way, wanted, memory }),
+        }
     }
 
     /// Reads.
@@ -267,14 +261,14 @@ impl Prepared {
     }
 }
 
-/// A read that is one read(2) of the image.
-pub struct Transfer {
+/// A read that is one read of the image: aligned and past its page cache, or through it.
+pub struct DeviceRead {
     /// What waits for it.
     pub pending: Pending,
-    /// Whether it takes O_DIRECT; the page cache otherwise.
-    pub is_direct: bool,
     /// Where it goes: at least `len` bytes.
     pub buffer: Buffer,
+    /// The image, opened for it.
+    pub file: Arc<File>,
     /// Byte offset in the image.
     pub offset: u64,
     /// Bytes.
@@ -286,27 +280,19 @@ pub struct Pending {
     inode: Arc<Inode>,
     plan: ReadPlan,
     way: Way,
-    is_direct: bool,
     offset: u64,
     len: usize,
 }
 
 impl Pending {
+    /// Whether it comes through the image's page cache.
+    pub fn is_cached(&self) -> bool {
+        self.way == Way::Copy
+    }
+
     /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
     pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
         matches!(result, Ok(read) if *read >= self.plan.len)
-    }
-
-    /// The read, here and now.
-    pub fn read(&self, fs: &Fs, mut buffer: Buffer) -> (Buffer, std::io::Result<usize>) {
-        if self.is_direct {
-            return fs.io.read_whole(buffer, self.offset, self.len);
-        }
-        let read = fs.io.read_cached(&self.plan.pieces, &mut buffer).map_err(|e| match e {
-            Error::Image(e) => e,
-            other => std::io::Error::other(other),
-        });
-        (buffer, read.map(|()| self.len))
     }
 
     /// Goes on when the device has read `result` bytes into `buffer`.
@@ -322,7 +308,13 @@ impl Pending {
         let mut read = result;
         if !self.is_satisfied(&read) {
             // Interrupted, or short for a reason of its own: the engine has the rules for that.
-            (buffer, read) = self.read(fs, buffer);
+            match self.way {
+                Way::Copy => {
+                    fs.io.read_cached(&self.plan.pieces, &mut buffer)?;
+                    read = Ok(self.plan.len);
+                }
+                _ => (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len),
+            }
         }
         let read = read.map_err(Error::Image)?;
         if read < self.plan.len {

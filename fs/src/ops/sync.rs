@@ -26,24 +26,19 @@ impl Fs {
         self.dirsync || dirs.iter().any(flagged)
     }
 
-    /// Whether a change would wait for the flushes of a commit that is under way.
-    pub fn is_committing(&self) -> bool {
-        self.volume.store().is_committing()
-    }
-
     /// Whether a write of `len` bytes may wait for more than short locks: for the device, for another writer, for room.
     pub fn write_waits(&self, args: &WriteArgs, len: usize) -> bool {
         let busy = || match self.inode(args.ino) {
             Ok(inode) => self.volume.write_waits(&inode, args.offset, len),
             Err(_) => false,
         };
-        self.writes_directly(args, len) || self.is_committing() || busy()
+        self.writes_directly(args, len) || busy()
     }
 
-    /// Whether a change of names in `dirs` may wait: for a commit, its own or one that is under way, or because
-    /// little is free and small transactions leave room for deletes.
+    /// Whether a change of names in `dirs` may wait: for its commit, for one that is under way, or for one that little room
+    /// makes necessary.
     pub fn change_waits(&self, dirs: &[u64]) -> bool {
-        self.is_committing() || self.settles(dirs) || self.volume.is_tight(1)
+        self.settles(dirs) || self.volume.change_waits()
     }
 
     /// Names in `dirs` were changed.

@@ -54,8 +54,7 @@ pub(super) fn outcome(reply: &Reply) -> Outcome {
 /// What serving `request` may have to wait for.
 pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
     let ino = request.header.nodeid;
-    let device = |waits: bool| if waits { Wait::Device } else { Wait::Nothing };
-    let settles = |dirs: &[u64]| device(fs.change_waits(dirs));
+    let settles = |dirs: &[u64]| if fs.change_waits(dirs) { Wait::Device } else { Wait::Nothing };
     match &request.operation {
         Operation::Fsync(_)
         | Operation::Fsyncdir(_)
@@ -76,7 +75,6 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
                 _ => Wait::Nothing,
             }
         }
-        Operation::Setattr(_) => device(fs.is_committing()),
         Operation::Mknod { .. }
         | Operation::Mkdir(_)
         | Operation::Symlink { .. }

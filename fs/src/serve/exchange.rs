@@ -12,16 +12,15 @@
 
 use super::convert;
 use super::dispatch::{self, Done};
+use super::flight::{self, TakeOff};
 use super::notice::{Notice, Outcome, failed};
 use super::server::{Place, Server};
 use super::sink::Sink;
 use crate::errno::Errno;
 use crate::mutant::{self, Mutant};
-use crate::ops::read::{self, Body, Pending, ReadArgs, Ready};
+use crate::ops::read::{self, Body, ReadArgs, Ready};
 use crate::ops::{Answer, Caller, WriteArgs, Written};
-use inflight_dio::Buffer;
 use inflight_fuse::abi::{Opcode, WriteFlags};
-use inflight_fuse::channel::uring;
 use inflight_fuse::{Data, Operation, Payload, Reply, Request};
 use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use std::time::Instant;
 
 /// Where a request came from, and where its answer goes.
 pub struct Origin {
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     /// `None` when it was answered.
     sink: Option<Sink>,
     /// With a gate.
@@ -68,12 +67,6 @@ pub enum Exchange {
     Piped(Origin, Ready),
     /// Answered, or never to be; and what the kernel is to be told then.
     Replied(Option<(Arc<Server>, Notice)>),
-}
-
-/// A READ that the device works on.
-pub struct Flight {
-    origin: Origin,
-    pending: Pending,
 }
 
 /// Places of a queue that requests which wait for others leave free.
@@ -129,7 +122,7 @@ impl Origin {
         server
     }
 
-    fn fail(self, errno: Errno) -> Exchange {
+    pub(super) fn fail(self, errno: Errno) -> Exchange {
         self.answer(Reply::Error(errno), failed(errno), ());
         Exchange::Replied(None)
     }
@@ -215,18 +208,24 @@ impl Exchange {
                 self = exchange.without_waiting();
                 continue;
             }
-            let next = match &mut place {
-                Place::Queue(queue) if exchange.is_ring_read(decision) => exchange.take_off(queue),
-                place if wait > place.patience() => return exchange.hand_over(decision),
-                _ => {
-                    if wait > Wait::Nothing || exchange.moves_data() {
-                        exchange.let_others_receive();
+            let exchange = match (&mut place, decision) {
+                (Place::Queue(queue), Decision::Go) => match flight::take_off(exchange, queue) {
+                    TakeOff::Stayed(exchange) => exchange,
+                    TakeOff::Landed(exchange) => {
+                        self = exchange;
+                        continue;
                     }
-                    Some(exchange.step(decision))
-                }
+                    TakeOff::Flies => return,
+                },
+                _ => exchange,
             };
-            let Some(next) = next else { return };
-            self = next;
+            if wait > place.patience() {
+                return exchange.hand_over(decision);
+            }
+            if wait > Wait::Nothing || exchange.moves_data() {
+                exchange.let_others_receive();
+            }
+            self = exchange.step(decision);
         }
         if let Self::Replied(Some((server, notice))) = self {
             server.tell(notice, &place);
@@ -240,7 +239,7 @@ impl Exchange {
         }
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
-            Self::Prepared(origin, Prepared::Write(args, data)) => {
+            Self::Prepared(origin, Prepared::Write(args, _, data)) => {
                 let waits = origin.server.fs().write_waits(args, data.len());
                 if waits { Wait::Device } else { Wait::Nothing }
             }
@@ -253,7 +252,7 @@ impl Exchange {
     /// Whether the next step moves file data that may be large, or not in memory.
     fn moves_data(&self) -> bool {
         match self {
-            Self::Prepared(_, Prepared::Write(_, data)) => data.len() > WRITE_SMALL,
+            Self::Prepared(_, Prepared::Write(_, _, data)) => data.len() > WRITE_SMALL,
             Self::Prepared(..) | Self::Applied(_, Applied::Read(_)) | Self::Piped(..) => true,
             _ => false,
         }
@@ -285,42 +284,9 @@ impl Exchange {
     }
 
     /// Has a worker make the next step.
-    fn hand_over(self, decision: Decision) {
+    pub(super) fn hand_over(self, decision: Decision) {
         let Some(server) = self.origin().map(|origin| Arc::clone(&origin.server)) else { return };
         server.workers().run(move || self.step(decision).run(Place::Worker));
-    }
-
-    /// Whether the next step is one transfer, which a queue's ring does as well as anybody.
-    fn is_ring_read(&self, decision: Decision) -> bool {
-        let is_one =
-            matches!(self, Self::Prepared(_, Prepared::Read(read)) if read.is_one_transfer());
-        is_one && decision == Decision::Go
-    }
-
-    /// Has the queue's ring read, or a worker where it takes no more. `None` as long as that lasts.
-    fn take_off(self, queue: &mut uring::Queue) -> Option<Exchange> {
-        let Self::Prepared(origin, Prepared::Read(read)) = self else { return Some(self) };
-        let transfer = match read.into_transfer() {
-            Ok(transfer) => transfer,
-            Err(read) => {
-                Self::Prepared(origin, Prepared::Read(read)).hand_over(Decision::Go);
-                return None;
-            }
-        };
-        let server = Arc::clone(&origin.server);
-        let read::Transfer { pending, is_direct, mut buffer, offset, len } = transfer;
-        buffer.set_len(len);
-        let io = server.fs().io();
-        let file = if is_direct { io.file() } else { io.cached_file() };
-        let flight = Flight { origin, pending };
-        if let Some((flight, buffer)) = server.depart(queue, flight, file, buffer, offset) {
-            let own = Arc::clone(&server);
-            server.workers().run(move || {
-                let result = flight.pending.read(own.fs(), buffer);
-                flight.land(result).run(Place::Worker);
-            });
-        }
-        None
     }
 
     /// Makes the next step.
@@ -482,24 +448,4 @@ fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
     };
     origin.answer(Reply::Data(data), Ok(len as u64), plan);
     Exchange::Replied(None)
-}
-
-impl Flight {
-    /// The queue's ring is done. What it left has a worker read again.
-    pub(super) fn arrive(self, landed: (Buffer, std::io::Result<usize>), queue: &mut uring::Queue) {
-        if self.pending.is_satisfied(&landed.1) {
-            return self.land(landed).run(Place::Queue(queue));
-        }
-        let server = Arc::clone(&self.origin.server);
-        server.workers().run(move || self.land(landed).run(Place::Worker));
-    }
-
-    /// The device is done.
-    fn land(self, (buffer, result): (Buffer, std::io::Result<usize>)) -> Exchange {
-        let Flight { origin, pending } = self;
-        match pending.finish(origin.server.fs(), buffer, result) {
-            Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
-            Err(errno) => origin.fail(errno),
-        }
-    }
 }

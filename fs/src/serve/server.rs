@@ -1,7 +1,8 @@
 //! What all requests of a mount share.
 
 use super::convert::Timeouts;
-use super::exchange::{Exchange, Flight, Origin, Wait};
+use super::exchange::{Exchange, Origin, Wait};
+use super::flight::{Direction, Flight, Transfer};
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
 use super::stale::Stale;
@@ -14,7 +15,6 @@ use inflight_fuse::{Notification, Operation, Request};
 use inflight_gate::{Gate, Subject};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -28,7 +28,7 @@ pub struct Server {
     timeouts: Timeouts,
     /// Answers to OPEN; `None` tells the kernel not to ask again.
     open: Option<OpenFlags>,
-    /// Reads that a queue's ring has, by token; one map for each queue.
+    /// Transfers that a queue's ring has, by token; one map for each queue.
     flights: Vec<Mutex<Flights>>,
 }
 
@@ -138,24 +138,25 @@ impl Server {
         Exchange::Received(origin, request).run(place);
     }
 
-    /// Has the queue's ring read into `buffer` from byte `offset` of `file`.
+    /// Has the queue's ring make a transfer.
     ///
-    /// Gives both back when it takes no more, or there is no file.
+    /// Gives the flight and its buffer back when it takes no more.
     pub(super) fn depart(
         &self,
         queue: &mut uring::Queue,
         flight: Flight,
-        file: Option<&Arc<File>>,
-        buffer: Buffer,
-        offset: u64,
+        transfer: Transfer,
     ) -> Option<(Flight, Buffer)> {
-        let (Some(flights), Some(file)) = (self.flights.get(queue.number()), file) else {
-            return Some((flight, buffer));
-        };
+        let Transfer { direction, file, buffer, offset } = transfer;
+        let Some(flights) = self.flights.get(queue.number()) else { return Some((flight, buffer)) };
         let mut flights = flights.lock();
         flights.last += 1;
         let token = flights.last;
-        match queue.read_at(file, buffer, offset, token) {
+        let queued = match direction {
+            Direction::FromImage => queue.read_at(&file, buffer, offset, token),
+            Direction::ToImage => queue.write_at(&file, buffer, offset, token),
+        };
+        match queued {
             Ok(()) => {
                 flights.by_token.insert(token, flight);
                 None

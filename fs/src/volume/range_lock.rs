@@ -25,6 +25,16 @@ impl RangeLock {
         RangeGuard { lock: self, range }
     }
 
+    /// Holds `range`, unless somebody else writes a block of it now.
+    pub fn try_lock(&self, range: Range<u64>) -> Option<RangeGuard<'_>> {
+        let mut held = self.held.lock();
+        if held.iter().any(|h| h.start < range.end && range.start < h.end) {
+            return None;
+        }
+        held.push(range.clone());
+        Some(RangeGuard { lock: self, range })
+    }
+
     /// Whether somebody writes a block of `range` now.
     pub fn is_held(&self, range: &Range<u64>) -> bool {
         self.held.lock().iter().any(|h| h.start < range.end && range.start < h.end)
@@ -63,6 +73,7 @@ mod tests {
         let lock = RangeLock::default();
         let a = lock.lock(0..4);
         let _b = lock.lock(4..8);
+        assert!(lock.try_lock(3..5).is_none() && lock.try_lock(8..9).is_some());
         assert!(lock.is_held(&(3..4)) && lock.is_held(&(7..9)) && !lock.is_held(&(8..9)));
         let (entered, barrier) = (AtomicBool::new(false), Barrier::new(2));
         std::thread::scope(|s| {

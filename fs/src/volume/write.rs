@@ -93,6 +93,47 @@ impl Volume {
         Ok(write)
     }
 
+    /// Begins to write `len` bytes at `offset` into one run of blocks that hold data of the file, which takes nothing and waits
+    /// for nobody. `None` where it is not that, or somebody writes there now: [`Volume::write`] is for everything.
+    ///
+    /// # Errors
+    /// Those of [`Volume::write`] but for want of space.
+    pub fn overwrite<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Write<'a>>> {
+        self.store().check_writable()?;
+        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
+        self.load_extents(inode)?;
+        let blocks = offset / BLOCK..end.div_ceil(BLOCK);
+        let Some(range) = inode.ranges.try_lock(blocks.clone()) else { return Ok(None) };
+        let pieces = {
+            let st = inode.read();
+            let extents = st.extents.as_ref().filter(|_| !st.deleted).ok_or(Errno::ESTALE)?;
+            if len == 0 || end > st.attr.size {
+                return Ok(None);
+            }
+            extents.pieces(blocks.start, blocks.end)
+        };
+        if pieces.iter().any(|piece| piece.written().is_none()) {
+            return Ok(None);
+        }
+        let mut write = Write {
+            volume: self,
+            inode,
+            _range: range,
+            end,
+            data: Vec::new(),
+            zeros: Vec::new(),
+            new: Vec::new(),
+            allocated: Vec::new(),
+        };
+        write.place(&pieces, None, offset)?;
+        Ok((write.data.len() == 1).then_some(write))
+    }
+
     /// Locks the blocks of `[offset, end)` and, when the write begins beyond the end of the file,
     /// everything from there on.
     fn lock_for_write<'a>(&self, inode: &'a Inode, offset: u64, end: u64) -> RangeGuard<'a> {
@@ -104,21 +145,6 @@ impl Volume {
                 return guard;
             }
         }
-    }
-
-    /// Whether [`Volume::write`] of `len` bytes may have to wait: for another writer of the same blocks, for a commit, or for a
-    /// deleted file to go. Said beforehand, so a writer that comes in between makes it wait all the same, for one transfer.
-    pub fn write_waits(&self, inode: &Inode, offset: u64, len: usize) -> bool {
-        let end = offset.saturating_add(len as u64);
-        let first = offset.min(inode.read().attr.size) / BLOCK;
-        let blocks = end.div_ceil(BLOCK) - offset / BLOCK;
-        self.is_tight(blocks) || inode.ranges.is_held(&(first..end.div_ceil(BLOCK).max(first + 1)))
-    }
-
-    /// Whether so little is free that a change that takes `blocks` blocks may have to commit first, or wait for room.
-    pub fn is_tight(&self, blocks: u64) -> bool {
-        let space = self.store().space();
-        space.is_low() || space.usage().available < blocks
     }
 
     /// Allocates `want` blocks in as few runs as possible, all of them or none.

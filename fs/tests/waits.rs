@@ -1,0 +1,141 @@
+//! What must not be done where waiting is not allowed: on the thread of a core's queue.
+
+mod common;
+
+use inflight::disk::{Disk, MemoryDisk};
+use inflight::image::mkfs;
+use inflight::mounted;
+use inflight::ops::{Caller, Fs, Make, WriteArgs};
+use inflight::options::Options;
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+/// A disk whose flushes wait until they are let go.
+#[derive(Debug)]
+struct SlowDisk {
+    memory: MemoryDisk,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_stopped: bool,
+    waiting: usize,
+}
+
+impl SlowDisk {
+    fn stop(&self, is_stopped: bool) {
+        self.state.lock().is_stopped = is_stopped;
+        self.changed.notify_all();
+    }
+
+    fn wait_for_a_flush(&self) {
+        let mut state = self.state.lock();
+        let none = |state: &mut State| state.waiting == 0;
+        let waited = self.changed.wait_while_for(&mut state, none, PATIENCE);
+        assert!(!waited.timed_out(), "nobody flushes");
+    }
+}
+
+impl Disk for SlowDisk {
+    fn name(&self) -> &Path {
+        self.memory.name()
+    }
+
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.memory.write(offset, data)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        self.changed.wait_while(&mut state, |state| state.is_stopped);
+        state.waiting -= 1;
+        self.memory.sync()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.memory.discard(offset, len)
+    }
+}
+
+fn at(ino: u64, offset: u64) -> WriteArgs {
+    let (direct, append, cached, kill_suidgid) = (false, false, false, false);
+    WriteArgs { ino, offset, direct, append, cached, kill_suidgid }
+}
+
+fn make(fs: &Fs, name: &[u8]) -> u64 {
+    let (mode, target, security) = (libc::S_IFREG | 0o644, None, &[][..]);
+    let make = Make { caller: ME, parent: 1, name, mode, umask: 0, rdev: 0, target, security };
+    fs.make(&make).expect("make").ino
+}
+
+fn with_slow_disk(mib: u64, test: impl FnOnce(&SlowDisk, &Fs)) {
+    let memory = MemoryDisk::new(mib << 20);
+    let (state, changed) = (Mutex::default(), Condvar::new());
+    let disk = Arc::new(SlowDisk { memory, state, changed });
+    let own: Arc<dyn Disk> = Arc::<SlowDisk>::clone(&disk);
+    mkfs::format(&own, &mkfs::MkfsOptions::default(), mib << 8).expect("mkfs");
+    let fs = mounted::open_on(own, &Options { slabs: 1, ..Options::default() }).expect("open");
+    test(&disk, &fs);
+    mounted::close(&fs).expect("close");
+}
+
+#[test]
+fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
+    with_slow_disk(64, |disk, fs| {
+        let ino = make(fs, b"f");
+        fs.write(&at(ino, 0), &[7; 8192]).expect("write");
+        let waits = || {
+            let (there, new) = (at(ino, 0), at(ino, 8192));
+            (fs.change_waits(&[1]), fs.write_waits(&new, 4096), fs.write_waits(&there, 4096))
+        };
+        assert_eq!(waits(), (false, false, false));
+        disk.stop(true);
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| fs.syncfs());
+            disk.wait_for_a_flush();
+            assert_eq!(waits(), (true, true, false));
+            assert_eq!(fs.lookup(1, b"f").expect("lookup").ino, ino);
+            assert_eq!(fs.getattr(ino).expect("getattr").attr.size, 8192);
+            fs.write(&at(ino, 0), &[8; 4096]).expect("an overwrite");
+            assert!(!commit.is_finished());
+            disk.stop(false);
+            commit.join().expect("a thread").expect("a commit");
+        });
+        assert_eq!(waits(), (false, false, false));
+    });
+}
+
+#[test]
+fn on_a_full_image_changes_may_have_to_wait() {
+    with_slow_disk(16, |_, fs| {
+        let ino = make(fs, b"f");
+        let mut offset = 0;
+        while fs.write(&at(ino, offset), &[7; 65_536]).is_ok() {
+            offset += 65_536;
+        }
+        assert!(fs.write_waits(&at(ino, offset), 65_536));
+        assert!(fs.change_waits(&[1]));
+    });
+}
