@@ -111,7 +111,9 @@ fn pages_that_the_answer_does_not_depend_on_stay_cached() {
         file.read_exact_at(&mut bytes, 0).expect("read");
         assert!(bytes == pattern(1 << 20, 1));
     }
-    assert_eq!(reads(), before, "what was in memory was read again");
+    // Each round would read it again. That somebody drops the caches of the whole machine meanwhile may happen, not ten times.
+    let again = reads() - before;
+    assert!(again < 10, "what was in memory was read again: {again} requests");
     drop(file);
     mount.umount();
 }
