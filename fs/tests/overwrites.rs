@@ -77,7 +77,7 @@ fn the_range_is_held_until_the_end() {
         // The device took a part of it: the rest is written then.
         let kill = WriteArgs { kill_suidgid: true, ..at(ino, 0) };
         let whole = Overwrite::begin(fs, &kill, 4096).expect("an overwrite");
-        let written = whole.finish(&pattern(4096, 7), &Ok(512)).expect("written");
+        let written = whole.finish(ROOT, &pattern(4096, 7), &Ok(512)).expect("written");
         assert_eq!((written.bytes, written.allocated, written.privileges), (4096, false, true));
         drop(first);
         assert!(Overwrite::begin(fs, &at(ino, 4096), 8192).is_some(), "it was let go");

@@ -1,10 +1,9 @@
 //! A direct write into blocks that the file has, as one transfer that somebody else does: a queue's ring.
 
 use crate::errno::Error;
-use crate::image::tables::Attr;
 use crate::mutant::{self, Mutant};
 use crate::ops::write::{WriteArgs, Written};
-use crate::ops::{APPEND, Answer, Fs};
+use crate::ops::{APPEND, Answer, Caller, Fs};
 use crate::volume::Write;
 use crate::volume::inode::Inode;
 use std::sync::Arc;
@@ -41,9 +40,7 @@ impl Overwrite {
         }
         let inode = fs.inode(args.ino).ok()?;
         fs.check_write(&inode, args).ok()?;
-        // What the writer of a set-group-ID file takes away depends on who it is: Fs::write_by.
-        let is_special = |attr: &Attr| attr.flags & APPEND != 0 || attr.mode & libc::S_ISGID != 0;
-        if is_special(&inode.read().attr) {
+        if inode.read().attr.flags & APPEND != 0 {
             return None;
         }
         let held = Held::new((Arc::clone(fs), inode), |(fs, inode)| {
@@ -67,8 +64,13 @@ impl Overwrite {
     /// Goes on when the device has taken `result` of the `payload`; what it did not take is written again, which waits.
     ///
     /// # Errors
-    /// Those of [`Fs::write`].
-    pub fn finish(mut self, payload: &[u8], result: &std::io::Result<usize>) -> Answer<Written> {
+    /// Those of [`Fs::write_by`].
+    pub fn finish(
+        mut self,
+        who: Caller,
+        payload: &[u8],
+        result: &std::io::Result<usize>,
+    ) -> Answer<Written> {
         let (fs, inode) = self.held.borrow_owner();
         let (fs, inode) = (Arc::clone(fs), Arc::clone(inode));
         if !self.is_satisfied(result) {
@@ -78,7 +80,8 @@ impl Overwrite {
             Some(write) => write.finish(),
             None => Err(Error::Corrupt("a write was finished twice".into())),
         })?;
-        let privileges = fs.drop_privileges(&inode, self.args.kill_suidgid)?;
+        let mut privileges = fs.drop_privileges(&inode, self.args.kill_suidgid)?;
+        privileges |= fs.drop_group(who, &self.args, &inode)?;
         fs.stats.wrote(true, self.len);
         Ok(Written { bytes: self.len, allocated: false, privileges })
     }

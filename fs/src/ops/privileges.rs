@@ -37,13 +37,22 @@ impl Fs {
     /// As for [`Fs::write`].
     pub fn write_by(&self, caller: Caller, args: &WriteArgs, payload: &[u8]) -> Answer<Written> {
         let mut written = self.write(args, payload)?;
-        if args.kill_suidgid && !args.cached {
-            let inode = self.inode(args.ino)?;
-            if inode.read().attr.mode & libc::S_ISGID != 0 {
-                written.privileges |= self.drop_privileges_by(caller, &inode)?;
-            }
-        }
+        written.privileges |= self.drop_group(caller, args, &self.inode(args.ino)?)?;
         Ok(written)
+    }
+
+    /// What a write takes away from a file because of who writes; true when the mode changed.
+    pub(super) fn drop_group(
+        &self,
+        caller: Caller,
+        args: &WriteArgs,
+        inode: &Arc<Inode>,
+    ) -> Answer<bool> {
+        let has_bit = inode.read().attr.mode & libc::S_ISGID != 0;
+        if !(args.kill_suidgid && !args.cached && has_bit) {
+            return Ok(false);
+        }
+        self.drop_privileges_by(caller, inode)
     }
 
     fn drop_privileges_to(

@@ -21,7 +21,7 @@ pub struct Flight {
 
 enum Work {
     Read(Pending),
-    Write(WriteArgs, Overwrite),
+    Write(WriteArgs, Caller, Overwrite),
 }
 
 /// Where a transfer goes.
@@ -101,7 +101,7 @@ fn write_off(
         Err(data) => return own(origin, data),
     };
     let (server, offset) = (Arc::clone(&origin.server), overwrite.offset());
-    let flight = Flight { origin, work: Work::Write(args, overwrite) };
+    let flight = Flight { origin, work: Work::Write(args, who, overwrite) };
     depart(
         &server,
         queue,
@@ -124,7 +124,7 @@ impl Flight {
     pub(super) fn arrive(self, (buffer, result): (Buffer, io::Result<usize>), queue: &mut Queue) {
         let is_satisfied = match &self.work {
             Work::Read(pending) => pending.is_satisfied(&result),
-            Work::Write(_, overwrite) => overwrite.is_satisfied(&result),
+            Work::Write(_, _, overwrite) => overwrite.is_satisfied(&result),
         };
         match is_satisfied {
             true => self.land(buffer, result).run(Place::Queue(queue)),
@@ -145,10 +145,10 @@ impl Flight {
                 Ok(applied) => Exchange::Applied(origin, Applied::Read(applied)),
                 Err(errno) => origin.fail(errno),
             },
-            Work::Write(args, overwrite) => {
+            Work::Write(args, who, overwrite) => {
                 // A short transfer cut it; the payload is all there.
                 buffer.set_len(overwrite.len());
-                let written = overwrite.finish(buffer.as_slice(), &result);
+                let written = overwrite.finish(who, buffer.as_slice(), &result);
                 // The memory goes back before the answer is sent: the queue's entry needs it.
                 drop(buffer);
                 let done = dispatch::written(&origin.server, &args, written);
