@@ -4,6 +4,7 @@ mod common;
 
 use common::{Place, can_mount, ok, text};
 use inflight_gate::{Client, Outcome};
+use nix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,13 +87,19 @@ fn the_kernel_flushes_the_times_of_a_users_files() {
         .spawn();
     let mut holder = Holder(holder.expect("tee"));
     let mut echo = BufReader::new(holder.0.stdout.take().expect("a pipe"));
-    for line in ["first\n", "second\n"] {
+    for line in ["first\n", "second\n", "third\n"] {
         holder.0.stdin.as_mut().expect("a pipe").write_all(line.as_bytes()).expect("write");
         let mut said = String::new();
         echo.read_line(&mut said).expect("a line");
         assert_eq!(said, line);
+        // Within one tick of its clock the kernel has no new times to flush.
+        let coarse = || clock_gettime(ClockId::CLOCK_REALTIME_COARSE).expect("a clock");
+        let tick = coarse();
+        while coarse() == tick {
+            std::thread::yield_now();
+        }
     }
-    // The first line was written to the file before the second one was read.
+    // The second line was written to the file before the third one was read, and a tick after the file was made.
     nix::unistd::sync();
     // The user's own flush would come with close(2), which is still to come.
     let mut gate = Client::connect(socket.as_ref()).expect("the gate");
