@@ -158,6 +158,11 @@ pub fn check(m: &Model, f: &mut Findings, layout: Layout<'_>, claims: &Claims) -
     while let Some((group, _)) = beyond.next()? {
         f.error(format!("group {group}"), "lies beyond the end of the image", "the row is dropped");
     }
+    let mut beyond = m.free.rows_from(Some(claims.groups().div_ceil(COUNTS_GROUPS)));
+    while let Some((index, _)) = beyond.next()? {
+        let problem = "count groups that lie beyond the end of the image";
+        f.error(format!("numbers of free blocks, row {index}"), problem, "the row is dropped");
+    }
     differences.report(f);
     Ok(())
 }

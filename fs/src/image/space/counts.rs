@@ -108,7 +108,10 @@ impl Counts {
 
     /// Takes a row from the database, before anything was taken out of the allocator.
     pub fn decode(&mut self, index: u64, row: &[u8]) {
-        let first = (index * COUNTS_GROUPS) as usize;
+        // A row of groups that the filesystem does not have is fsck's to drop.
+        let Some(first) = index.checked_mul(COUNTS_GROUPS).map(|first| first as usize) else {
+            return;
+        };
         for (i, bytes) in row.chunks_exact(2).enumerate() {
             let group = first + i;
             if group >= self.disk.len() {
