@@ -19,6 +19,7 @@ pub mod read;
 pub mod space;
 pub mod stats;
 mod sync;
+pub mod ways;
 mod write;
 mod xattr;
 

@@ -2,7 +2,7 @@
 
 use crate::image::space::Usage;
 use crate::ops::Fs;
-use crate::ops::read::Way;
+use crate::ops::ways::Way;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

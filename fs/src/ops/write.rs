@@ -1,8 +1,6 @@
 //! write.
 
-use crate::ops::read::LARGE;
 use crate::ops::{APPEND, Answer, Fs};
-use crate::options::WriteMode;
 use crate::volume::inode::Inode;
 use std::sync::Arc;
 
@@ -44,15 +42,6 @@ impl Fs {
             return self.append_cached(&inode, args, payload);
         }
         self.put(&inode, args, payload)
-    }
-
-    /// Whether the payload of a write goes past the image's page cache.
-    pub fn writes_directly(&self, args: &WriteArgs, len: usize) -> bool {
-        match self.options.write {
-            WriteMode::Direct => true,
-            WriteMode::Buffered => false,
-            WriteMode::Auto => args.direct || len >= LARGE,
-        }
     }
 
     /// Writes what was found to be allowed.
