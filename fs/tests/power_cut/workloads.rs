@@ -198,7 +198,7 @@ pub fn mapped() -> Vec<Workload> {
         Fallocate("a", Alloc::ZeroKeep, 0, 16_384),
     ];
     for (i, op) in before.into_iter().enumerate() {
-        let ops = vec![op, Open("a"), Store("@", 100, 9900), Store("@", 12_288, 5000)];
+        let ops = [op, Open("a"), Store("@", 100, 9900), Store("@", 12_288, 5000)];
         let pages = [4, 0, 3, 1, 2].map(page);
         let ops = [&ops[..], &pages, &[Fsync("@"), Unlink("a"), Sync]].concat();
         all.push(Workload { name: format!("mapped/holes/{i}"), ops, unmount: i == 1 });
