@@ -69,6 +69,7 @@ mod loan;
 mod mapping;
 mod pool;
 mod ring;
+pub mod sync;
 
 pub use buffer::Buffer;
 pub use engine::{
