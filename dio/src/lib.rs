@@ -70,6 +70,7 @@ mod loan;
 mod mapping;
 mod pool;
 mod ring;
+pub mod sync;
 
 pub use buffer::Buffer;
 pub use cachestat::cached_pages;

@@ -32,7 +32,8 @@ fn lookups(fs: &Fs, names: u64, seed: u64, times: &mut Histogram<u64>) {
         let name = format!("file{}", (seed + i).wrapping_mul(2_654_435_761) % names);
         let begun = Instant::now();
         let entry = fs.lookup(ROOT, name.as_bytes()).expect("lookup");
-        times.saturating_record(begun.elapsed().as_nanos() as u64);
+        // Not saturating_record: that ends where the histogram does, at 2 us, and does not make it longer.
+        times.record(begun.elapsed().as_nanos() as u64).expect("it grows");
         fs.forget(entry.ino, 1);
     }
 }

@@ -15,7 +15,7 @@ pub mod mounted;
 pub mod ops;
 pub mod options;
 pub mod serve;
-pub mod sync;
 pub mod volume;
 
+pub use inflight_dio::sync;
 pub use inflight_splice::mutant;

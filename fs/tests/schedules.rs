@@ -2,6 +2,7 @@
 //!
 //! Threads run one at a time, and each lock is a chance for another one to go on. A schedule that fails is printed, and
 //! shuttle plays it again.
+#![allow(unsafe_code)] // one planted defect
 
 use inflight::errno::Result;
 use inflight::image::group_commit::GroupCommit;
@@ -10,6 +11,7 @@ use inflight::mutant::{self, Mutant};
 use inflight::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use inflight::sync::{Condvar, Mutex};
 use inflight::volume::range_lock::RangeLock;
+use inflight_dio::{Pool, PoolConfig, Registration};
 use shuttle::thread;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 /// Schedules of each test.
 const SCHEDULES: usize = 20_000;
 
+/// The defect of a caller: it writes to a buffer that it gave back.
+const WRITE_LATE: &str = "write-after-give";
 /// The defect of a caller: the map of blocks is let go before what it said is pinned.
 const PINS_LATE: &str = "pin-after-unlock";
 
@@ -26,11 +30,16 @@ fn defect() -> Option<String> {
 
 /// Explores `test`; in a process that was started for a defect, with it.
 fn explore(test: impl Fn() + Send + Sync + 'static) {
-    if let Some(name) = defect().filter(|name| name != PINS_LATE) {
+    explore_some(SCHEDULES, test);
+}
+
+/// As [`explore`], so many schedules.
+fn explore_some(schedules: usize, test: impl Fn() + Send + Sync + 'static) {
+    if let Some(name) = defect().filter(|name| ![PINS_LATE, WRITE_LATE].contains(&&**name)) {
         let found = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
         mutant::choose(*found.expect("the name of a mutant"));
     }
-    shuttle::check_random(test, SCHEDULES);
+    shuttle::check_random(test, schedules);
 }
 
 fn spawn(tasks: Vec<Box<dyn FnOnce() + Send>>) {
@@ -140,6 +149,40 @@ fn a_pinned_block_is_not_given_away() {
     });
 }
 
+/// Buffers of all sizes: each is somebody's alone until it is given back, and then the slab is whole again.
+#[test]
+fn a_buffer_is_one_users_alone() {
+    let writes_late = defect().is_some_and(|name| name == WRITE_LATE);
+    // Each maps a slab of its own.
+    explore_some(SCHEDULES / 2, move || {
+        let (huge, registration) = (false, Registration::Off);
+        let config = PoolConfig { slabs: 1, huge, registration };
+        let pool = Pool::new(config).expect("a slab");
+        let user = |id: u8, len: usize| {
+            let pool = pool.clone();
+            let task: Box<dyn FnOnce() + Send> = Box::new(move || {
+                let mut buffer = pool.take(len);
+                buffer.as_mut_slice().fill(id);
+                thread::yield_now();
+                assert!(buffer.as_slice().iter().all(|byte| *byte == id), "somebody wrote to it");
+                let first = buffer.as_mut_slice().as_mut_ptr();
+                drop(buffer);
+                if writes_late {
+                    thread::yield_now();
+                    // SAFETY: the slab is mapped for as long as the pool is, and threads run one at a time.
+                    unsafe { first.write(id) };
+                }
+            });
+            task
+        };
+        spawn(vec![user(1, 4096), user(2, 5000), user(3, 4096)]);
+        assert_eq!(pool.report().in_use, 0);
+        let fallbacks = pool.report().fallbacks;
+        drop(pool.take(2 << 20));
+        assert_eq!(pool.report().fallbacks, fallbacks, "the slab is whole again");
+    });
+}
+
 /// Whatever was done before the call of a commit is durable when it returns.
 #[test]
 fn a_commit_covers_what_was_done_before_it_was_asked_for() {
@@ -170,6 +213,7 @@ fn a_commit_covers_what_was_done_before_it_was_asked_for() {
 fn defects_are_found() {
     let proofs = [
         (Mutant::WakeOneWaiter.name(), "a_range_that_is_free_waits_for_no_other"),
+        (WRITE_LATE, "a_buffer_is_one_users_alone"),
         (PINS_LATE, "a_pinned_block_is_not_given_away"),
         (Mutant::JoinRunningCommit.name(), "a_commit_covers_what_was_done_before_it_was_asked_for"),
     ];

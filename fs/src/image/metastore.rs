@@ -9,7 +9,7 @@
 //! Opening a database writes to it: a crash is repaired, flags are set. Over a disk that was
 //! opened for reading, all of that stays in memory and the image keeps every byte.
 //!
-//! Lock order: `growing`, `writing`, the superblock, `plans`, `sums`; `saving` before the superblock.
+//! Lock order: `growing`, `writing`, the superblock, `plans`, `sums`; `saving` and `flushing` before the superblock.
 
 mod backend;
 mod blocks;
@@ -60,6 +60,8 @@ pub struct MetaStore {
     /// Shared by writers of blocks; whoever doubts a block takes it alone.
     writing: RwLock<()>,
     sums: Mutex<Sums>,
+    /// Serialises writing checksums, so that none overwrites a newer one.
+    flushing: Mutex<()>,
     /// Where parts of the area are to be that are not backed yet.
     plans: Mutex<Vec<Chunk>>,
     /// The database may write where nothing is backed and nothing is planned.
@@ -101,6 +103,7 @@ impl MetaStore {
             unsaved: false.into(),
             writing: RwLock::new(()),
             sums: Mutex::default(),
+            flushing: Mutex::default(),
             plans: Mutex::default(),
             unplanned: true.into(),
             space: OnceLock::new(),

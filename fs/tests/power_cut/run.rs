@@ -118,6 +118,7 @@ pub fn chosen(seed: u64, of_three: usize) -> Vec<Workload> {
     all.extend(workloads::of_two());
     all.extend(workloads::of_three(&mut rng, of_three));
     all.extend(workloads::growth());
+    all.extend(workloads::mapped());
     if let Some(names) = asked() {
         all.retain(|workload| names.split(',').any(|name| workload.name == name));
         assert!(!all.is_empty(), "there is no workload {names}");

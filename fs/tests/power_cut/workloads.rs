@@ -161,6 +161,51 @@ pub fn of_three(rng: &mut ChaCha8Rng, count: usize) -> Vec<Workload> {
     all
 }
 
+/// Stores to a mapping of a file, and pages that come late, in any order, and some not before the power goes: around each
+/// operation that the kernel does not wait with until they came.
+pub fn mapped() -> Vec<Workload> {
+    let waits = |op: &Op| match *op {
+        Write(path, ..) | WriteDirect(path, ..) | Fallocate(path, ..) => ["a", "@"].contains(&path),
+        CopyRange(from, _, to, ..) => [from, to].contains(&"a"),
+        Open(_) | Close | Tmpfile => true,
+        // The rest of a page that is cut in its middle comes over what the disk did not cut yet: a mix of more versions of
+        // a sector than the reference knows, and no promise.
+        Truncate("a", size) => size % 4096 != 0 && size < 10_000,
+        _ => false,
+    };
+    let page = |page| WriteBack("@", page);
+    let mut all = Vec::new();
+    for (i, op) in OPS.iter().enumerate().filter(|(_, op)| !waits(op)) {
+        let stored = [Open("a"), Store("@", 100, 9900)];
+        let orders = [[2, 0, 1], [1, 2, 0], [0, 2, 1]];
+        let [first, second, third] = orders[i % 3].map(page);
+        // fsync(2) waits for all pages, then asks; syncfs(2) waits for them and asks nothing.
+        let fsync = vec![*op, first, second, third, Fsync("@")];
+        let between = vec![first, *op, second, Tick, Store("@", 12_288, 5000), third, page(3)];
+        let between = [between, vec![page(4), Fdatasync("@")]].concat();
+        let syncfs = vec![first, Store("@", 0, 4096), second, *op, third, page(0)];
+        let ends = [fsync, between, syncfs];
+        for (which, end) in ends.into_iter().enumerate().filter(|(which, _)| (which + i) % 3 < 2) {
+            let ops = [&stored[..], &end].concat();
+            all.push(Workload { name: format!("mapped/{i}/{which}"), ops, unmount: which == 2 });
+        }
+    }
+    // Pages over holes and over blocks that were only reserved.
+    let before = [
+        Truncate("a", 20_000),
+        Fallocate("a", Alloc::Grow, 8000, 20_000),
+        Fallocate("a", Alloc::Punch, 100, 8000),
+        Fallocate("a", Alloc::ZeroKeep, 0, 16_384),
+    ];
+    for (i, op) in before.into_iter().enumerate() {
+        let ops = [op, Open("a"), Store("@", 100, 9900), Store("@", 12_288, 5000)];
+        let pages = [4, 0, 3, 1, 2].map(page);
+        let ops = [&ops[..], &pages, &[Fsync("@"), Unlink("a"), Sync]].concat();
+        all.push(Workload { name: format!("mapped/holes/{i}"), ops, unmount: i == 1 });
+    }
+    all
+}
+
 /// So many and so large attributes that the metadata area must grow, three times over.
 pub fn growth() -> Vec<Workload> {
     const NAMES: [&str; 8] =

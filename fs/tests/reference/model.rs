@@ -42,6 +42,8 @@ pub struct Model {
     /// The file that is open.
     pub held: Option<Ino>,
     next: Ino,
+    /// Pages that were stored to and did not come yet.
+    dirty: BTreeMap<(Ino, u64), Arc<Vec<u8>>>,
     /// Operations so far: what is written depends on it.
     serial: u32,
 }
@@ -97,7 +99,7 @@ impl Default for Model {
         let root =
             Node::new(Kind::Dir { names: BTreeMap::new(), parent: ROOT }, libc::S_IFDIR | 0o755, 2);
         let nodes = BTreeMap::from([(ROOT, Arc::new(root))]);
-        Model { nodes, held: None, next: ROOT + 1, serial: 0 }
+        Model { nodes, held: None, next: ROOT + 1, dirty: BTreeMap::new(), serial: 0 }
     }
 }
 
@@ -159,6 +161,18 @@ impl Model {
                 let bytes = (at..at + len).map(|i| op::stamp(self.serial, i)).collect();
                 let ino = self.find(path)?;
                 self.write(ino, at, bytes)
+            }
+            Op::Store(path, at, len) => self.store(path, at, len),
+            Op::WriteBack(path, page) => {
+                let ino = self.find(path)?;
+                let content = self.nodes[&ino].content().ok_or(Errno::EINVAL)?;
+                let left = (content.len() as u64).saturating_sub(page * BLOCK).min(BLOCK);
+                match self.dirty.remove(&(ino, page)) {
+                    Some(bytes) if left > 0 => {
+                        self.write(ino, page * BLOCK, bytes[..left as usize].to_vec())
+                    }
+                    _ => Ok(()),
+                }
             }
             Op::Truncate(path, size) => self.truncate(path, size),
             Op::Fallocate(path, how, at, len) => self.fallocate(path, how, at, len),
@@ -402,6 +416,20 @@ impl Model {
             let touched = at as u64 / BLOCK..(end as u64).div_ceil(BLOCK);
             blocks.extend(touched.map(|block| (block, true)));
         })
+    }
+
+    fn store(&mut self, path: Path, at: u64, len: u64) -> Result<()> {
+        let ino = self.find(path)?;
+        let content = self.nodes[&ino].content().ok_or(Errno::EINVAL)?;
+        let size = content.len() as u64;
+        for page in op::pages(at, len) {
+            let from = (page * BLOCK).min(size) as usize;
+            let clean = content[from..(from + BLOCK as usize).min(content.len())].to_vec();
+            let old = self.dirty.get(&(ino, page)).map_or(clean, |page| page.to_vec());
+            let new = op::stored(self.serial, old, page, (at, len), size).ok_or(Errno::EFAULT)?;
+            self.dirty.insert((ino, page), Arc::new(new));
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, path: Path, size: u64) -> Result<()> {

@@ -61,6 +61,10 @@ pub enum Op {
     Write(Path, u64, u64),
     /// As `Write`, asked for with O_DIRECT.
     WriteDirect(Path, u64, u64),
+    /// Path, offset, length: stores to a mapping, of which the server hears nothing until the pages come.
+    Store(Path, u64, u64),
+    /// A page that was stored to comes, as a WRITE from the kernel's page cache.
+    WriteBack(Path, u64),
     Truncate(Path, u64),
     Fallocate(Path, Alloc, u64, u64),
     /// From, its offset, to, its offset, length.
@@ -92,6 +96,30 @@ impl Op {
 pub fn stamp(serial: u32, at: u64) -> u8 {
     let word = (at / 16).wrapping_mul(0x9E37_79B9).wrapping_add(u64::from(serial) * 0x85EB_CA6B);
     ((word >> 7) ^ at) as u8 | 1
+}
+
+/// What a page of a mapped file holds after stores to `at..at + len`: `old` is the page as it was. `None` for stores
+/// behind the last page that the file has, which are SIGBUS.
+pub fn stored(
+    serial: u32,
+    mut old: Vec<u8>,
+    page: u64,
+    (at, len): (u64, u64),
+    size: u64,
+) -> Option<Vec<u8>> {
+    if page * 4096 >= size {
+        return None;
+    }
+    old.resize(4096, 0);
+    for i in at.max(page * 4096)..(at + len).min((page + 1) * 4096).min(size) {
+        old[(i % 4096) as usize] = stamp(serial, i);
+    }
+    Some(old)
+}
+
+/// The pages that stores to `at..at + len` touch.
+pub fn pages(at: u64, len: u64) -> std::ops::Range<u64> {
+    at / 4096..(at + len).div_ceil(4096)
 }
 
 /// The target of a symlink at `path`.

@@ -7,11 +7,13 @@ use inflight::errno::Errno;
 use inflight::image::mkfs::ROOT;
 use inflight::image::open;
 use inflight::image::store::Recovery;
+use inflight::ops::read::{Body, ReadArgs};
 use inflight::ops::{Caller, Fs, Make, SetAttr, Unnamed, WriteArgs};
 use inflight::options::Options;
 use inflight::volume::Volume;
 use inflight_dio::{Pool, PoolConfig};
 use inflight_splice::PipePool;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Buffers and pipes, made once for any number of filesystems.
@@ -35,6 +37,8 @@ impl Default for Data {
 pub struct Player {
     pub fs: Fs,
     held: Option<u64>,
+    /// The kernel's page cache, as far as it was stored to.
+    dirty: BTreeMap<(u64, u64), Vec<u8>>,
     serial: u32,
 }
 
@@ -49,7 +53,7 @@ impl Player {
         let volume = Volume::open(store).map_err(|e| e.to_string())?;
         let io = ImageIo::new(disk, data.pool.clone(), data.pipes.clone());
         let fs = Fs::new(volume, io.map_err(|e| e.to_string())?, Options::default());
-        Ok(Player { fs, held: None, serial: 0 })
+        Ok(Player { fs, held: None, dirty: BTreeMap::new(), serial: 0 })
     }
 
     /// As `open`, going on where another player stopped after `serial` operations.
@@ -96,6 +100,8 @@ impl Player {
             }
             Op::Write(path, at, len) => self.write(path, at, len, false),
             Op::WriteDirect(path, at, len) => self.write(path, at, len, true),
+            Op::Store(path, at, len) => self.store(path, at, len),
+            Op::WriteBack(path, page) => self.write_back(path, page),
             Op::Truncate(path, size) => {
                 let set = SetAttr { size: Some(size), ..SetAttr::default() };
                 fs.setattr(self.find(path)?, &set).map(drop)
@@ -197,6 +203,55 @@ impl Player {
         let written = self.fs.write(&args, &bytes)?;
         assert_eq!(written.bytes, bytes.len(), "a write is whole or an error");
         Ok(())
+    }
+
+    fn store(&mut self, path: Path, at: u64, len: u64) -> Result<()> {
+        let ino = self.find(path)?;
+        let size = self.size(ino)?;
+        let mut pages = Vec::new();
+        for page in op::pages(at, len) {
+            let old = match self.dirty.get(&(ino, page)) {
+                Some(page) => page.clone(),
+                None => self.read(ino, page * 4096, 4096)?,
+            };
+            let new = op::stored(self.serial, old, page, (at, len), size).ok_or(Errno::EFAULT)?;
+            pages.push(((ino, page), new));
+        }
+        self.dirty.extend(pages);
+        Ok(())
+    }
+
+    /// As the kernel does: whole pages, but nothing behind the end of the file.
+    fn write_back(&mut self, path: Path, page: u64) -> Result<()> {
+        let ino = self.find(path)?;
+        let left = self.size(ino)?.saturating_sub(page * 4096).min(4096) as usize;
+        let Some(bytes) = self.dirty.remove(&(ino, page)).filter(|_| left > 0) else {
+            return Ok(());
+        };
+        let args = WriteArgs {
+            ino,
+            offset: page * 4096,
+            direct: false,
+            append: false,
+            cached: true,
+            kill_suidgid: false,
+        };
+        let written = self.fs.write(&args, &bytes[..left])?;
+        assert_eq!(written.bytes, left, "a write is whole or an error");
+        Ok(())
+    }
+
+    fn size(&self, ino: u64) -> Result<u64> {
+        let attr = self.fs.getattr(ino)?.attr;
+        if attr.is_file() { Ok(attr.size) } else { Err(Errno::EINVAL) }
+    }
+
+    fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let args = ReadArgs { ino, offset, len, direct: false, splice: false };
+        match self.fs.read_prepare(&args, None)?.apply(&self.fs)?.pipe(&self.fs)?.body {
+            Body::Bytes(bytes) => Ok(bytes.as_slice().to_vec()),
+            Body::Pipe(_) => unreachable!("nobody asked for a pipe"),
+        }
     }
 
     fn copy(&self, (from, at): (Path, u64), (to, to_at): (Path, u64), len: u64) -> Result<()> {

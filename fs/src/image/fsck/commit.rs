@@ -3,16 +3,17 @@
 use crate::errno::Result;
 use crate::image::fsck::walk::{Blocks, Met, Walk};
 use crate::image::metastore::MetaStore;
-use crate::image::pages::node::{Definition, Leaf};
+use crate::image::pages::node::{Definition, Leaf, PAGE_BLOCKS_MAX};
 use crate::image::pages::vacancy::{Vacancy, page_list};
 use crate::image::pages::{self, Link, Place, REGION_PAGES, Slot};
 use crate::image::tables::{Attr, COUNTERS, EXTENTS, INODES, InodeRow, NAMES, NEXT_INODE};
 use redb::TableHandle as _;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Commits that are compared when nothing says which one is the newest.
-const CANDIDATES_MAX: usize = 32;
+/// When nothing says which commit is the newest: levels that all candidates are compared by, and how many of them go on
+/// to the next comparison.
+const ROUNDS: [(usize, usize); 3] = [(1, 1024), (2, 32), (usize::MAX, 1)];
 
 /// Key and value of a row, as stored.
 type Line = (Vec<u8>, Vec<u8>);
@@ -72,8 +73,8 @@ impl Definitions {
 /// The pages that a commit has in use, as redb's allocator wrote them down.
 #[derive(Debug)]
 pub struct Live {
-    /// Number of a region and its row.
-    regions: Vec<(u64, Vec<u8>)>,
+    /// The row of each region.
+    regions: BTreeMap<u64, Vec<u8>>,
     /// Pages that only earlier commits use.
     given_up: Blocks,
 }
@@ -92,13 +93,13 @@ impl Live {
         let unreachable = ["data_pages_unreachable", "system_pages_unreachable"];
         let [data, own] = unreachable.map(|name| system.rows(walk, name));
         let (Some(state), Some(data), Some(own)) = (state, data?, own?) else { return Ok(None) };
-        let mut live = Live { regions: Vec::new(), given_up: Blocks::default() };
+        let mut live = Live { regions: BTreeMap::new(), given_up: Blocks::default() };
         let mut is_current = false;
         for (key, row) in state {
             match key.split_first() {
                 Some((&REGION, region)) => {
                     let Some(region) = region.first_chunk::<4>() else { return Ok(None) };
-                    live.regions.push((u32::from_le_bytes(*region).into(), row));
+                    live.regions.insert(u32::from_le_bytes(*region).into(), row);
                 }
                 Some((&TRANSACTION, _)) => is_current = row == slot.transaction.to_le_bytes(),
                 _ => {}
@@ -106,23 +107,30 @@ impl Live {
         }
         for (_, pages) in data.into_iter().chain(own) {
             let Some(pages) = page_list(&pages) else { return Ok(None) };
+            if pages.iter().any(|place| place.blocks > PAGE_BLOCKS_MAX) {
+                return Ok(None);
+            }
             for place in pages {
                 live.given_up.insert(place);
             }
         }
-        live.regions.sort();
         Ok(is_current.then_some(live))
     }
 
-    /// Blocks in use, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = u64> + '_ {
-        let regions = self.regions.iter().filter_map(|(n, row)| Some((*n, Vacancy::decode(row)?)));
-        let used = regions.flat_map(|(region, vacancy)| {
-            let pages = vacancy.pages.min(REGION_PAGES);
-            let used = (0..pages).filter(move |index| vacancy.is_used(*index));
-            used.map(move |index| 1 + region * REGION_PAGES + index)
-        });
-        used.filter(|block| !self.given_up.contains(*block))
+    /// Blocks in use that have a place in the image, in order: however much the notes make up, there are no more.
+    pub fn blocks(&self, meta: &MetaStore) -> impl Iterator<Item = u64> + '_ {
+        let mut current: Option<(u64, Option<Vacancy<'_>>)> = None;
+        meta.backed().filter(move |block| {
+            let Some(page) = block.checked_sub(1) else { return false };
+            let region = page / REGION_PAGES;
+            if current.as_ref().is_none_or(|(held, _)| *held != region) {
+                let row = self.regions.get(&region);
+                current = Some((region, row.and_then(|row| Vacancy::decode(row))));
+            }
+            let vacancy = current.as_ref().and_then(|(_, vacancy)| vacancy.as_ref());
+            let is_used = vacancy.is_some_and(|vacancy| vacancy.is_used(page % REGION_PAGES));
+            is_used && !self.given_up.contains(*block)
+        })
     }
 }
 
@@ -151,7 +159,7 @@ pub fn newest(meta: &MetaStore) -> Result<Option<(Slot, bool)>> {
 pub fn blocks_in_use(meta: &MetaStore) -> Result<Option<u64>> {
     let Some((slot, _)) = newest(meta)? else { return Ok(None) };
     let live = Live::read(&mut Walk::new(meta), &slot)?;
-    Ok(live.map(|live| live.blocks().count() as u64))
+    Ok(live.map(|live| live.blocks(meta).count() as u64))
 }
 
 /// The commit at which the image was unmounted, unless it was mounted since.
@@ -187,20 +195,18 @@ fn search(meta: &MetaStore) -> Result<Option<Slot>> {
         let Some(leaf) = Leaf::new(&page.bytes, None, None) else { continue };
         let Some(checksum) = leaf.checksum().filter(|_| is_root(&leaf)) else { continue };
         let slot = Slot { user: Some(Link { place, checksum }), system: None, transaction: 0 };
-        let (missing, _) = judge(meta, &slot, 2)?;
-        roots.push((missing, slot));
+        roots.push(slot);
     }
-    roots.sort_by_key(|(missing, _)| *missing);
-    roots.truncate(CANDIDATES_MAX);
-    let mut best = None;
-    for (_, slot) in roots {
-        let (missing, age) = judge(meta, &slot, usize::MAX)?;
-        let rank = (Reverse(missing), age);
-        if best.as_ref().is_none_or(|(other, _)| rank > *other) {
-            best = Some((rank, slot));
+    for (levels, most) in ROUNDS {
+        let mut ranked = Vec::new();
+        for slot in roots {
+            let (missing, age) = judge(meta, &slot, levels)?;
+            ranked.push((missing, Reverse(age), slot));
         }
+        ranked.sort_by_key(|(missing, age, _)| (*missing, *age));
+        roots = ranked.into_iter().take(most).map(|(_, _, slot)| slot).collect();
     }
-    Ok(best.map(|(_, slot)| slot))
+    Ok(roots.pop())
 }
 
 /// Whether a leaf can be all of a tree of tables.

@@ -108,7 +108,7 @@ impl Salvage {
     fn adopt(&mut self, meta: &MetaStore, live: &Live, walk: &Walk<'_>) -> Result<()> {
         let superblock = meta.superblock();
         let (mut next, mut unknown) = (0, Vec::new());
-        for block in live.blocks() {
+        for block in live.blocks(meta) {
             if block < next || walk.reached.contains(block) {
                 continue;
             }

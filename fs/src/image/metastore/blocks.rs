@@ -177,12 +177,17 @@ impl MetaStore {
             .try_for_each(|group| self.back(stored_sums(group), stored_sums(group) + 1))
     }
 
-    /// Writes the checksums that changed.
+    /// Writes the checksums that changed. Whoever reads a block meanwhile does not wait for that.
     pub(super) fn flush_sums(&self) -> io::Result<()> {
-        self.sums.lock().flush(|group, bytes| {
+        let _one = self.flushing.lock();
+        let dirty = self.sums.lock().dirty();
+        for group in dirty {
+            let Some(bytes) = self.sums.lock().encode(group) else { continue };
             let image = self.locate(stored_sums(group)).ok_or(io::ErrorKind::NotFound)?;
-            self.disk.write(image * BLOCK, bytes)
-        })
+            self.disk.write(image * BLOCK, &bytes)?;
+            self.sums.lock().written(group, &bytes);
+        }
+        Ok(())
     }
 
     pub(super) fn set_sum(&self, block: u64, sum: u32) -> io::Result<()> {

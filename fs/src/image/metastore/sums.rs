@@ -78,16 +78,22 @@ impl Sums {
         self.dirty.insert(group);
     }
 
-    /// Writes what changed; a block that could not be written stays changed.
-    pub fn flush(&mut self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
-        while let Some(group) = self.dirty.first().copied() {
-            if let Some(sums) = self.groups.get(&group) {
-                let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-                write(group, &bytes)?;
-            }
+    /// Groups whose blocks of checksums are to be written.
+    pub fn dirty(&self) -> Vec<u64> {
+        self.dirty.iter().copied().collect()
+    }
+
+    /// The block of checksums of a group that is to be written.
+    pub fn encode(&self, group: u64) -> Option<Vec<u8>> {
+        let sums = self.groups.get(&group).filter(|_| self.dirty.contains(&group))?;
+        Some(sums.iter().flat_map(|sum| sum.to_le_bytes()).collect())
+    }
+
+    /// A block of checksums was written; it is still to be written when it has changed since.
+    pub fn written(&mut self, group: u64, bytes: &[u8]) {
+        if self.encode(group).is_some_and(|now| now == bytes) {
             self.dirty.remove(&group);
         }
-        Ok(())
     }
 
     fn group(
@@ -142,16 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_written_is_written_later() {
+    fn what_changes_while_it_is_written_is_written_again() {
         let mut sums = Sums::default();
         sums.set(3, 9, |_, _| Ok(())).expect("set");
-        assert!(sums.flush(|_, _| Err(io::Error::other("no"))).is_err());
-        let mut written = Vec::new();
-        sums.flush(|group, bytes| {
-            written.push((group, bytes[12]));
-            Ok(())
-        })
-        .expect("flush");
-        assert_eq!(written, [(0, 9)]);
+        assert_eq!(sums.dirty(), [0]);
+        let bytes = sums.encode(0).expect("dirty");
+        assert_eq!(bytes[12], 9);
+        sums.set(4, 7, |_, _| Ok(())).expect("set");
+        sums.written(0, &bytes);
+        assert_eq!(sums.dirty(), [0], "it is not what was written");
+        let bytes = sums.encode(0).expect("dirty");
+        sums.written(0, &bytes);
+        assert_eq!((sums.dirty(), sums.encode(0)), (vec![], None));
     }
 }
