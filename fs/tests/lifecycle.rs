@@ -33,6 +33,23 @@ fn after_umount8_the_next_user_waits_for_the_old_server() {
 }
 
 #[test]
+fn a_server_in_the_background_is_a_session_of_its_own() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(16);
+    let mount = place.mount("transport=uring", &[]);
+    let server = Pid::from_raw(mount.server());
+    assert_eq!(nix::unistd::getsid(Some(server)), Ok(server));
+    // Kernels without CONFIG_SCHED_AUTOGROUP have no such file.
+    if let Ok(group) = fs::read_to_string(format!("/proc/{server}/autogroup")) {
+        let is_root = nix::unistd::geteuid().is_root();
+        assert!(group.trim().ends_with(if is_root { "nice -10" } else { "nice 0" }), "{group}");
+    }
+    mount.umount();
+}
+
+#[test]
 fn sigterm_unmounts_and_everything_is_there() {
     if !can_mount() {
         return;

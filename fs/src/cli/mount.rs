@@ -61,6 +61,8 @@ pub(super) fn run(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Resul
         return in_background(args, verbose, no_wait);
     }
     if let Some(parent) = args.report {
+        // Ctrl-C and the end of this terminal are not for the server.
+        nix::unistd::setsid().context("cannot leave the session of the terminal")?;
         go_with(parent)?;
     }
     match (open_log(args).and_then(|log| serve(args, log)), args.report.is_some()) {
@@ -173,8 +175,6 @@ fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result
     }
     command.arg(absolute(&args.image)?).arg(&args.mountpoint);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    // Its own group: Ctrl-C in this terminal is not for the server.
-    command.process_group(0);
     let mut child = command.spawn().context("cannot start the server")?;
     let mut said = String::new();
     // Standard output ends when the server lets go of it, which is when the mount answers.

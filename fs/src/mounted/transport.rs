@@ -183,6 +183,19 @@ fn queues(options: &Options) -> Result<uring::Prepared, String> {
     uring::Prepared::new(&config).map_err(|e| e.to_string())
 }
 
+/// Gives a server that has a session of its own the weight that its queues want ([`uring::Config::nice`]) against other
+/// sessions too, where it is allowed: with autogroups (sched(7)) threads are weighed within their session only, and then
+/// sessions against each other. A stat from another session took 26 us without it and 10 with it.
+fn outweigh() {
+    if nix::unistd::getsid(None) != Ok(nix::unistd::getpid()) {
+        return;
+    }
+    let nice = uring::Config::default().nice.to_string();
+    if let Err(e) = std::fs::write("/proc/self/autogroup", nice) {
+        tracing::debug!("the server's autogroup keeps its nice value: {e}");
+    }
+}
+
 fn over_queues(
     server: &Arc<Server>,
     request: &MountRequest,
@@ -197,6 +210,7 @@ fn over_queues(
     server.connect(Box::new(channel.clone()));
     match prepared.start(&channel, &agreed, Arc::new(Front(Arc::clone(server)))) {
         Ok(queues) => {
+            outweigh();
             let unregistered = match queues.unregistered() {
                 Some(errno) => format!("; its buffers cannot be registered: {}", errno.desc()),
                 None => String::new(),
