@@ -14,10 +14,13 @@ use anyhow::{Context as _, bail, ensure};
 use inflight_fuse::channel::{Channel, Config, pair};
 use inflight_fuse::mount::MountOptions;
 use inflight_gate::proxy::{Agreement, Ended, MESSAGE_EXTRA, Proxy};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::intercept::{Catcher, MountCall};
 use crate::watch::{self, Watcher};
 use crate::{FrontArgs, mountpoint, options};
 
@@ -40,14 +43,23 @@ pub struct Front {
     socket: PathBuf,
     options: MountOptions,
     max_write: u32,
+    intercept: bool,
     server: Vec<OsString>,
+}
+
+/// The server's and the kernel's end of the connection between proxy and server.
+struct Ends {
+    theirs: OwnedFd,
+    kernel: pair::Kernel,
+    config: Config,
 }
 
 impl Front {
     /// # Errors
     /// What cannot be meant.
     pub fn new(arguments: FrontArgs) -> anyhow::Result<Front> {
-        let FrontArgs { socket, options: text, max_request, mountpoint, server } = arguments;
+        let FrontArgs { socket, options: text, intercept, max_request, mountpoint, server } =
+            arguments;
         let name = server[0].display().to_string();
         ensure!(
             server.iter().skip(1).any(|word| replaced(word, b"").is_some()),
@@ -66,6 +78,7 @@ impl Front {
             socket: socket.unwrap_or_else(own),
             options,
             max_write: max_request << 10,
+            intercept,
             server,
         })
     }
@@ -83,26 +96,79 @@ impl Front {
     }
 
     fn serve(&self, watcher: &mut Watcher, signals: &Signals) -> anyhow::Result<()> {
+        let ends = self.ends()?;
+        if !self.intercept {
+            let (mount, proxy) = self.mount(ends.kernel, ends.config, &self.options, watcher)?;
+            let place = format!("/dev/fd/{}", ends.theirs.as_raw_fd());
+            let process = self.start(place.as_ref(), &ends.theirs, &[])?;
+            watcher.tell("server", process.id())?;
+            drop(ends.theirs);
+            return self.follow(mount, proxy, process, signals);
+        }
+        let (catcher, mut process) = self.start_caught()?;
+        watcher.tell("server", process.id())?;
+        let mounted = self.wait_for_mount(&catcher, &mut process, signals).and_then(|call| {
+            let made = self.mount(ends.kernel, ends.config, &call.options, watcher);
+            if made.is_err() {
+                catcher.refuse(&call, Errno::EPERM);
+            }
+            let made = made?;
+            catcher.grant(&call, &ends.theirs).context("hand the socket to the server")?;
+            Ok(made)
+        });
+        drop(ends.theirs);
+        match mounted {
+            Ok((mount, proxy)) => {
+                let close = move || catcher.close();
+                std::thread::Builder::new().name("gate-mounts".to_owned()).spawn(close)?;
+                self.follow(mount, proxy, process, signals)
+            }
+            Err(error) => {
+                drop(catcher);
+                end(process);
+                Err(error)
+            }
+        }
+    }
+
+    fn ends(&self) -> anyhow::Result<Ends> {
         let message_max = self.max_write as usize + MESSAGE_EXTRA;
         let (theirs, ours) = pair::sockets(message_max).with_context(|| {
             format!("sockets for messages of {message_max} bytes; try a smaller --max-request")
         })?;
         let config = Config { max_write: self.max_write, ..Config::plain()? };
         let kernel = pair::Kernel::new(ours, config.pool.clone(), message_max);
-        let (device, number) = mountpoint::make(&self.mountpoint, &self.options)?;
+        Ok(Ends { theirs, kernel, config })
+    }
+
+    /// Mounts, and starts the proxy.
+    fn mount(
+        &self,
+        kernel: pair::Kernel,
+        config: Config,
+        options: &MountOptions,
+        watcher: &mut Watcher,
+    ) -> anyhow::Result<(Mounted<'_>, Proxy)> {
+        let (device, number) = mountpoint::make(&self.mountpoint, options)?;
         let mount = Mounted { at: &self.mountpoint, number };
         watcher.tell("device", &mount.number)?;
         let device = Channel::device(device, config)?;
         let proxy = Proxy::start(device, kernel, &self.socket, self.max_write)?;
-        let mut process = self.start(theirs)?;
-        watcher.tell("server", process.id())?;
-        let ended = match self.begin(&proxy, &mut process, signals) {
-            Ok(agreement) => {
-                self.announce(&agreement);
-                Ok(follow(&proxy, &mount, signals))
-            }
-            Err(error) => Err(error),
-        };
+        Ok((mount, proxy))
+    }
+
+    /// Serves until one end is over.
+    fn follow(
+        &self,
+        mount: Mounted<'_>,
+        proxy: Proxy,
+        mut process: Child,
+        signals: &Signals,
+    ) -> anyhow::Result<()> {
+        let ended = self.begin(&proxy, &mut process, signals).map(|agreement| {
+            self.announce(&agreement);
+            follow(&proxy, &mount, signals)
+        });
         // An unmounted server has its connection closed and ends by itself; others are dead to the kernel now.
         drop(mount);
         drop(proxy);
@@ -118,22 +184,63 @@ impl Front {
         self.server[0].display().to_string()
     }
 
-    /// Starts the server, with `socket` as its device.
-    fn start(&self, socket: OwnedFd) -> anyhow::Result<Child> {
-        let place = format!("/dev/fd/{}", socket.as_raw_fd());
-        let words = self
-            .server
-            .iter()
-            .map(|word| replaced(word, place.as_bytes()).unwrap_or_else(|| word.clone()));
+    /// Starts the server with `place` for its mount point. It inherits `socket`.
+    fn start(&self, place: &OsStr, socket: &OwnedFd, more: &[String]) -> anyhow::Result<Child> {
+        let place = place.as_bytes();
+        let words =
+            self.server.iter().map(|word| replaced(word, place).unwrap_or_else(|| word.clone()));
         // No other process is started while it may be inherited.
-        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("fcntl(F_SETFD)")?;
+        fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).context("fcntl(F_SETFD)")?;
         Command::new(std::env::current_exe().context("our own path")?)
-            .args(["launch", "--parent", &std::process::id().to_string(), "--"])
+            .args(["launch", "--parent", &std::process::id().to_string()])
+            .args(more)
+            .arg("--")
             .args(words)
             .stdin(Stdio::null())
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {}", self.name()))
+    }
+
+    /// Starts the server so that its mount(2) is caught.
+    fn start_caught(&self) -> anyhow::Result<(Catcher, Child)> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (theirs, ours) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+        let more = ["--listener".to_owned(), theirs.as_raw_fd().to_string()];
+        let process = self.start(self.mountpoint.as_os_str(), &theirs, &more)?;
+        drop(theirs);
+        let caught = Catcher::receive(&ours);
+        match caught {
+            Ok(catcher) => Ok((catcher, process)),
+            Err(error) => {
+                end(process);
+                Err(error).context("no mount(2) of a server can be caught here")
+            }
+        }
+    }
+
+    /// Waits until the server calls mount(2).
+    fn wait_for_mount(
+        &self,
+        catcher: &Catcher,
+        process: &mut Child,
+        signals: &Signals,
+    ) -> anyhow::Result<MountCall> {
+        let begun = Instant::now();
+        while begun.elapsed() < START && signals.count() == 0 {
+            match catcher.wait(SLICE) {
+                Ok(Some(call)) => return Ok(call),
+                Ok(None) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    let status = ended_within(process, END);
+                    let status = status.map_or_else(String::new, |status| format!(" ({status})"));
+                    bail!("{} ended{status} before it mounted", self.name());
+                }
+                Err(error) => return Err(error).context("wait for the server's mount(2)"),
+            }
+        }
+        ensure!(signals.count() == 0, "interrupted before {} mounted", self.name());
+        bail!("{} has not mounted within {START:?}", self.name())
     }
 
     /// Waits until the server has answered INIT.
@@ -166,9 +273,14 @@ impl Front {
         let status =
             status.map_or_else(|| "closed its device".to_owned(), |it| format!("ended ({it})"));
         format!(
-            "{} {status} before it answered INIT; does it take /dev/fd/N for a mount point, as servers of \
-             libfuse 3.3 and later do?",
-            self.name()
+            "{} {status} before it answered INIT; {}",
+            self.name(),
+            match self.intercept {
+                true => "see what it said",
+                false =>
+                    "does it take /dev/fd/N for a mount point, as servers of libfuse 3.3 and later do? \
+                          Others need --intercept",
+            }
         )
     }
 

@@ -16,6 +16,9 @@ pub struct LaunchArgs {
     /// Process of the proxy.
     #[arg(long)]
     parent: i32,
+    /// Socket over which a listener for its mount(2) is sent.
+    #[arg(long)]
+    listener: Option<i32>,
     /// The server and its arguments.
     #[arg(last = true, required = true)]
     server: Vec<OsString>,
@@ -26,6 +29,10 @@ pub fn run(arguments: &LaunchArgs) -> anyhow::Result<()> {
     set_pdeathsig(Signal::SIGTERM).context("prctl(PR_SET_PDEATHSIG)")?;
     // Where the proxy ended before that, there is nobody to serve.
     ensure!(getppid().as_raw() == arguments.parent, "the proxy is gone");
+    if let Some(socket) = arguments.listener {
+        crate::intercept::install(socket).context("seccomp(2) with a listener (Linux 5.9)")?;
+        nix::unistd::close(socket)?;
+    }
     let (program, rest) = arguments.server.split_first().context("no command")?;
     let error = Command::new(program).args(rest).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))

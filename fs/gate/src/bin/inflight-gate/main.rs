@@ -1,6 +1,7 @@
 //! `inflight-gate`: a gate in front of any FUSE server.
 
 mod front;
+mod intercept;
 mod launch;
 mod mountpoint;
 mod options;
@@ -46,6 +47,10 @@ struct FrontArgs {
     /// Mount options, comma separated: ro, allow_other, default_permissions, max_read=N, fsname=S, ...
     #[arg(short, long, value_name = "OPTIONS", default_value = "")]
     options: String,
+    /// The server mounts by itself, on MOUNTPOINT, which `{}` stands for then: its mount(2) is caught. For what
+    /// does not take /dev/fd/N: servers of libfuse 2, those that call fusermount (in Go), ntfs-3g.
+    #[arg(long)]
+    intercept: bool,
     /// Most bytes of data in one request, in KiB.
     #[arg(long, value_name = "KIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(128..=1024))]
