@@ -54,6 +54,7 @@ pub mod cli;
 mod client;
 mod error;
 mod log;
+pub mod proxy;
 mod request;
 mod rule;
 mod server;

@@ -16,9 +16,22 @@ pub struct Times {
     pub arrived: u64,
     /// When each phase was reached, in the order of [`Phase::ALL`]; before any parking there.
     pub phases: [Option<u64>; 4],
+    /// When the answer of a server behind the proxy came; before any parking there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replied: Option<u64>,
     /// When its answer was about to be sent, so that all that the answer causes is later (or when it was
     /// dropped).
     pub done: Option<u64>,
+}
+
+impl Times {
+    /// Notes that `phase` was reached.
+    pub(super) fn reach(&mut self, phase: Phase, now_ns: u64) {
+        match self.phases.get_mut(phase as usize) {
+            Some(time) => *time = Some(now_ns),
+            None => self.replied = Some(now_ns),
+        }
+    }
 }
 
 /// One stay of a request at the gate.

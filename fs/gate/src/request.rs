@@ -27,11 +27,16 @@ pub enum Phase {
     Applied,
     /// The reply's data is in a pipe and not yet spliced into /dev/fuse.
     Piped,
+    /// The server's answer has come to the proxy and not yet gone to the kernel.
+    Replied,
 }
 
 impl Phase {
-    /// All phases, in order.
+    /// Phases of a server that has the gate built in, in order.
     pub const ALL: [Phase; 4] = [Phase::Received, Phase::Prepared, Phase::Applied, Phase::Piped];
+
+    /// Phases of a server behind the [proxy](crate::proxy), which sees no more of it, in order.
+    pub const PROXY: [Phase; 2] = [Phase::Received, Phase::Replied];
 
     /// The name that rules and logs use.
     pub fn name(self) -> &'static str {
@@ -40,6 +45,7 @@ impl Phase {
             Phase::Prepared => "prepared",
             Phase::Applied => "applied",
             Phase::Piped => "piped",
+            Phase::Replied => "replied",
         }
     }
 }
@@ -95,7 +101,7 @@ pub enum Decision {
     /// Answer with this errno (positive). At `received` nothing is done; later, what was done stays.
     Fail(i32),
     /// Do and answer at most this many bytes. At `received` and `prepared` a WRITE writes no more than
-    /// that; at `applied` and `piped` only the reply is cut.
+    /// that; later only the reply is cut.
     Short(u32),
     /// Never answer. The requester waits until the connection is aborted.
     Drop,

@@ -30,6 +30,7 @@ type Waiting = Box<dyn Passage>;
 pub struct Gate {
     socket: PathBuf,
     resolve: Resolve,
+    phases: &'static [Phase],
     start_ns: u64,
     listener: UnixListener,
     state: Mutex<State>,
@@ -73,10 +74,23 @@ impl Gate {
     /// # Errors
     /// The socket is in use, is another kind of file, has too long a path, or cannot be made.
     pub fn listen(socket: &Path, resolve: Resolve) -> Result<Arc<Gate>, GateError> {
+        Gate::listen_for(socket, resolve, &Phase::ALL)
+    }
+
+    /// As [`Gate::listen`], for a server whose requests pass these phases: a rule at another one is refused.
+    ///
+    /// # Errors
+    /// As [`Gate::listen`].
+    pub fn listen_for(
+        socket: &Path,
+        resolve: Resolve,
+        phases: &'static [Phase],
+    ) -> Result<Arc<Gate>, GateError> {
         let listener = server::bind(socket)?;
         let gate = Arc::new(Gate {
             socket: socket.to_owned(),
             resolve,
+            phases,
             start_ns: monotonic_ns(),
             listener,
             state: Mutex::default(),
@@ -103,7 +117,7 @@ impl Gate {
         let now_ns = gate.now_ns();
         let seq = request.ticket().seq();
         if let Some(record) = state.log.open(seq) {
-            record.times.phases[phase as usize] = Some(now_ns);
+            record.times.reach(phase, now_ns);
         }
         let (rule, due_ns) = match state.acting(request.ticket().subject(), phase) {
             None => return Some((request, Decision::Go)),
@@ -212,6 +226,12 @@ impl Gate {
 
     pub(super) fn arm(&self, rule: Rule, connection: u64) -> Result<u64, GateError> {
         let opcode = rule.check()?;
+        if !self.phases.contains(&rule.phase) {
+            let phases: Vec<_> = self.phases.iter().map(|phase| phase.name()).collect();
+            let text =
+                format!("this server has no phase '{}'; it has {}", rule.phase, phases.join(", "));
+            return Err(GateError::BadRule(text));
+        }
         let ino = match &rule.path {
             Some(path) => {
                 let found = (self.resolve)(Path::new(path));

@@ -82,7 +82,54 @@ impl Link for Socket {
     }
 }
 
-/// An answer or a notification of a server, as it came.
+/// One message of a server, as it came. It is an answer or a notification unless the server spliced
+/// it: a socket takes 16 pipe buffers at a time (`splice_to_socket` in fs/splice.c), and each time
+/// makes a message of its own.
+#[derive(Debug)]
+pub struct Part {
+    head: [u8; size_of::<OutHeader>()],
+    head_len: usize,
+    data: Payload,
+}
+
+impl Part {
+    /// The header that it begins with, if it is the beginning of something.
+    pub fn header(&self) -> Option<OutHeader> {
+        (self.head_len == self.head.len())
+            .then(|| OutHeader::read_from_bytes(&self.head).ok())
+            .flatten()
+    }
+
+    /// Its bytes, in two pieces.
+    pub fn slices(&self) -> [&[u8]; 2] {
+        [&self.head[..self.head_len], self.data.as_slice()]
+    }
+
+    /// Number of bytes; never 0.
+    pub fn len(&self) -> usize {
+        self.head_len + self.data.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole that it is.
+    ///
+    /// # Errors
+    /// The part itself when it has another length than its header says.
+    pub fn into_answer(self) -> Result<Answer, Part> {
+        match self.header() {
+            Some(header) if header.len as usize == self.len() => {
+                Ok(Answer { header, data: self.data })
+            }
+            _ => Err(self),
+        }
+    }
+}
+
+/// An answer or a notification of a server.
 #[derive(Debug)]
 pub struct Answer {
     header: OutHeader,
@@ -90,12 +137,17 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// One that was put together: a header and what follows it.
+    pub fn new(header: OutHeader, data: Payload) -> Answer {
+        Answer { header, data }
+    }
+
     /// Its header. With a `unique` of 0 it is a notification and `error` its code.
     pub fn header(&self) -> OutHeader {
         self.header
     }
 
-    /// What follows the header, page-aligned.
+    /// What follows the header; page-aligned if it came in one message.
     pub fn data(&self) -> &[u8] {
         self.data.as_slice()
     }
@@ -145,8 +197,18 @@ impl Kernel {
     /// The next answer or notification; `None` when the server is gone.
     ///
     /// # Errors
-    /// recvmsg(2); EBADMSG for what is shorter than a header or has another length than it says.
+    /// recvmsg(2); EBADMSG for what is shorter than a header or has another length than it says,
+    /// which the answers of a server that splices may: see [`Kernel::receive_part`].
     pub fn receive(&self) -> io::Result<Option<Answer>> {
+        let answer = self.receive_part()?.map(Part::into_answer).transpose();
+        answer.map_err(|_| Errno::EBADMSG.into())
+    }
+
+    /// The next message, whatever is in it; `None` when the server is gone.
+    ///
+    /// # Errors
+    /// recvmsg(2); EMSGSIZE for what is longer than the messages agreed upon.
+    pub fn receive_part(&self) -> io::Result<Option<Part>> {
         let mut head = [0; size_of::<OutHeader>()];
         let mut buffer: Buffer = self.pool.try_take(self.message_max)?;
         buffer.set_len(self.message_max);
@@ -157,15 +219,12 @@ impl Kernel {
                 got => break got?,
             }
         };
-        let header = OutHeader::read_from_bytes(&head).map_err(|_| Errno::EBADMSG)?;
-        match len {
-            0 => return Ok(None),
-            len if len < head.len() || header.len as usize != len => {
-                return Err(Errno::EBADMSG.into());
-            }
-            _ => buffer.set_len(len - head.len()),
+        if len == 0 {
+            return Ok(None);
         }
-        Ok(Some(Answer { header, data: buffer.into() }))
+        let head_len = len.min(head.len());
+        buffer.set_len(len - head_len);
+        Ok(Some(Part { head, head_len, data: buffer.into() }))
     }
 
     /// Ends the connection: the server's receivers say closed, and [`Kernel::receive`] ends.
