@@ -22,7 +22,7 @@ pub mod umount;
 mod waiting;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use inflight_gate::cli as gate;
+use inflight_gate::{cli as gate, fault};
 use std::process::ExitCode;
 
 /// A FUSE filesystem in one image file.
@@ -55,6 +55,8 @@ enum Command {
     Stat(stat::StatArgs),
     /// Park and release requests of a mount made with --gate.
     Gate(gate::GateArgs),
+    /// Make requests of a mount made with --gate fail, wait or get lost; cut its power.
+    Fault(fault::FaultArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
     /// Print the manual page.
@@ -97,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Fault(args) => fault::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Manual => completions::manual(Cli::command()).map(|()| ExitCode::SUCCESS),
     };

@@ -4,6 +4,7 @@
 //! people mount. A disk without a file descriptor cannot be spliced from nor opened with O_DIRECT,
 //! so only the copied ways serve it.
 
+mod cuttable;
 #[cfg(feature = "testing")]
 mod faulty;
 mod file;
@@ -13,6 +14,7 @@ mod recorder;
 #[cfg(feature = "testing")]
 mod volatile;
 
+pub use cuttable::CuttableDisk;
 #[cfg(feature = "testing")]
 pub use faulty::{Call, Fault, FaultyDisk, Plan};
 pub use file::{FileDisk, open_image};
@@ -73,6 +75,12 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Those of [`Disk::sync`]: what can still arrive must do so first.
     fn distrust(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// A power cut: what was written and not flushed is gone, in bytes, and every call fails with EIO from now on. `None` when
+    /// this disk cannot lose what it was given.
+    fn cut(&self) -> Option<u64> {
+        None
     }
 
     /// The file behind it, for splice(2) and for a second open with O_DIRECT. `None` when every

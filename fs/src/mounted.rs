@@ -1,14 +1,15 @@
 //! A mount from start to end: image, operations, gate, transport, and everything closed again.
 
 mod mountpoint;
+mod outage;
 mod transport;
 
 pub use mountpoint::remount;
 
 use crate::data::ImageIo;
-use crate::disk::Disk;
+use crate::disk::{CuttableDisk, Disk};
 use crate::errno::Error;
-use crate::image::open::{self, OpenError};
+use crate::image::open::{self, Access, Locked, OpenError};
 use crate::image::store::{Recovery, Store};
 use crate::ops::Fs;
 use crate::options::Options;
@@ -17,6 +18,7 @@ use crate::volume::Volume;
 use inflight_dio::{Pool, PoolConfig};
 use inflight_gate::{Gate, GateError};
 use inflight_splice::PipePool;
+use outage::Outage;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +74,7 @@ pub struct Mounted {
     server: Arc<Server>,
     gate: Option<Arc<Gate>>,
     request: MountRequest,
+    outage: Outage,
 }
 
 impl Mounted {
@@ -94,7 +97,11 @@ impl Mounted {
             Ok(transport) => {
                 mountpoint::apply_readahead(&request.mountpoint, &request.options);
                 mountpoint::apply_atime(&request.mountpoint, &request.options);
-                Ok(Mounted { transport, server, gate, request })
+                let outage = Outage::default();
+                if let Some(gate) = &gate {
+                    outage.offer(gate, &fs, &request.mountpoint);
+                }
+                Ok(Mounted { transport, server, gate, request, outage })
             }
             Err(error) => Err(give_up(&fs, gate, error)),
         }
@@ -105,12 +112,25 @@ impl Mounted {
         self.server.fs()
     }
 
-    /// Serves until the filesystem is unmounted, then commits and closes the image.
+    /// Serves until the filesystem is unmounted, then commits and closes the image. After a power cut on request it may be
+    /// mounted again, and goes on.
     ///
     /// # Errors
     /// The image could not be closed, or the transport ended otherwise than by unmounting.
-    pub fn run(self) -> Result<(), MountError> {
-        let Mounted { transport, server, gate, request } = self;
+    pub fn run(mut self) -> Result<(), MountError> {
+        loop {
+            let (request, outage) = (self.request.clone(), self.outage.clone());
+            match self.run_once() {
+                ended if !outage.comes_back() => return ended,
+                Ok(()) => {}
+                Err(e) => tracing::info!("after the power cut: {e}"),
+            }
+            self = Mounted::start(request)?;
+        }
+    }
+
+    fn run_once(self) -> Result<(), MountError> {
+        let Mounted { transport, server, gate, request, .. } = self;
         let fs = server.fs();
         let (stop, stopped) = mpsc::channel::<()>();
         let committer = {
@@ -153,7 +173,11 @@ fn give_up(fs: &Fs, gate: Option<Arc<Gate>>, error: MountError) -> MountError {
 
 /// Opens an image for use; the caller closes it with [`close`].
 pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
-    operations(open::open(image, !options.read_only)?, options)
+    let access = if options.read_only { Access::Read } else { Access::Write };
+    let Locked { disk, lock } = open::locked(image, access)?;
+    let disk: Arc<dyn Disk> =
+        if options.power_cut { Arc::new(CuttableDisk::new(disk)) } else { disk };
+    operations(open::open_on(disk, Some(lock))?, options)
 }
 
 /// As [`open`], for a disk that nobody else uses.

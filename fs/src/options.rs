@@ -78,6 +78,8 @@ pub struct Options {
     pub direct_io: bool,
     /// The kernel asks for every open and close instead of remembering that it need not.
     pub open_messages: bool,
+    /// Writes are kept back until they are flushed, so that `inflight fault S power-cut` can lose them.
+    pub power_cut: bool,
     /// Server threads.
     pub threads: usize,
     /// read_ahead_kb of the mount, KiB.
@@ -116,6 +118,7 @@ impl Default for Options {
             writeback: true,
             direct_io: false,
             open_messages: false,
+            power_cut: false,
             threads: (2 * cores).max(4),
             max_readahead: 1024,
             attr_timeout: FOREVER,
@@ -144,6 +147,7 @@ const NAMES: &[&str] = &[
     "nowriteback",
     "direct_io",
     "open_messages",
+    "power_cut",
     "threads=",
     "max_readahead=",
     "attr_timeout=",
@@ -203,6 +207,7 @@ impl Options {
             "nowriteback" => self.writeback = false,
             "direct_io" => self.direct_io = true,
             "open_messages" => self.open_messages = true,
+            "power_cut" | "power-cut" => self.power_cut = true,
             "nosubtype" => self.subtype = false,
             "noatime" => self.atime = Atime::Never,
             "nodiratime" => self.atime = Atime::NoDirectories,

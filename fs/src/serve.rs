@@ -2,6 +2,7 @@
 //!
 //! * [`exchange`]: a request on its way is a value that makes one step after the other.
 //! * `dispatch`: which operation a request asks for, and what its answer looks like.
+//! * `lessons`: what the gate learns of names.
 //! * [`server`]: what all requests of a mount share; a handler of inflight-fuse's channels.
 //! * `stale`: inodes that the kernel is to ask about again, gathered.
 //! * [`workers`]: threads for what has to wait, so that those that take requests never do.
@@ -10,6 +11,7 @@ mod convert;
 mod dispatch;
 mod exchange;
 mod flight;
+mod lessons;
 mod notice;
 pub mod server;
 mod sink;

@@ -54,7 +54,7 @@ pub enum Command {
         /// Bytes.
         bytes: u32,
     },
-    /// Never answer a parked request; its caller waits until the connection is aborted.
+    /// Do not answer a parked request: until its rule ends or it is released, and then with EIO.
     Drop {
         /// Its id.
         id: u64,
@@ -146,10 +146,10 @@ impl ParkArgs {
             len: self.len,
             nth: self.nth,
             count: self.count,
-            phase: self.phase,
             action,
             ttl_ms: self.life.as_millis() as u64,
             detached: true,
+            ..Rule::at(self.phase)
         }
     }
 }
@@ -203,8 +203,12 @@ pub fn run(args: GateArgs) -> anyhow::Result<()> {
 fn list(out: &mut impl Write, listing: &Listing) -> anyhow::Result<()> {
     for info in &listing.rules {
         let rule = serde_json::to_string(&info.rule)?;
-        let (id, parked, left_s) = (info.id, info.parked, info.left_ms / 1000);
-        writeln!(out, "rule {id}: {parked} parked, {left_s} s left, {rule}")?;
+        let (id, parked) = (info.id, info.parked);
+        let left = match info.rule.ttl_ms {
+            super::TTL_UNBOUNDED_MS => "until opened".to_owned(),
+            _ => format!("{} s left", info.left_ms / 1000),
+        };
+        writeln!(out, "rule {id}: {parked} parked, {left}, {rule}")?;
     }
     if listing.parked.is_empty() {
         writeln!(out, "nothing is parked")?;

@@ -95,7 +95,7 @@ impl Client {
     /// # Errors
     /// The rule is refused, or the server is gone.
     pub fn park(&mut self, rule: Rule) -> Result<u64, GateError> {
-        match self.ask(&Request::Park { rule }, Duration::ZERO)? {
+        match self.ask(&Request::Park { rule: Box::new(rule) }, Duration::ZERO)? {
             Answer::Rule { rule } => Ok(rule),
             other => Err(unexpected(&other)),
         }
@@ -189,7 +189,7 @@ impl Client {
         self.released(&Request::Short { id, bytes })
     }
 
-    /// Never answers a parked request.
+    /// Does not answer a parked request until its rule ends or it is released, and then with EIO.
     ///
     /// # Errors
     /// It is not parked, or the server is gone.
@@ -211,6 +211,17 @@ impl Client {
     /// The server is gone.
     pub fn open(&mut self) -> Result<u64, GateError> {
         self.released(&Request::Open)
+    }
+
+    /// Asks the server behind the gate something that is not the gate's business, and may take up to `bound`.
+    ///
+    /// # Errors
+    /// It does not know what is asked, refuses, or is gone.
+    pub fn ask_server(&mut self, what: &str, bound: Duration) -> Result<String, GateError> {
+        match self.ask(&Request::Ask { what: what.to_owned() }, bound)? {
+            Answer::Told { text } => Ok(text),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Records that finished after the first `since`, up to `max`; waits up to `follow` for one.

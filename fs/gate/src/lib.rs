@@ -46,14 +46,19 @@
 //! call run outside it.
 //!
 //! * [`wire`] documents the control protocol (JSON lines on a Unix socket).
-//! * [`Client`] speaks it; [`cli`] is `inflight gate SOCKET ...`.
+//! * [`Client`] speaks it; [`cli`] is `inflight gate SOCKET ...`, [`fault`] is `inflight fault SOCKET ...`.
 //! * A watchdog removes a rule when its time is up or its connection closes, and releases what it
 //!   parked. Such a release is logged as [`ReleasedBy::Watchdog`] and voids a test's verdict.
 
+mod chance;
 pub mod cli;
 mod client;
+pub mod errno;
 mod error;
+pub mod fault;
+mod kind;
 mod log;
+mod names;
 pub mod proxy;
 mod request;
 mod rule;
@@ -66,7 +71,8 @@ pub mod wire;
 pub use client::{Client, Listing, LogPage, Wait};
 pub use error::GateError;
 pub use log::{Hold, Outcome, Record, Times};
+pub use names::Names;
 pub use request::{Decision, Phase, ReleasedBy, Subject};
-pub use rule::{Action, Rule, TTL_DEFAULT_MS, TTL_MAX_MS};
-pub use table::{Gate, Resolve};
+pub use rule::{Action, MILLION, Rule, TTL_DEFAULT_MS, TTL_MAX_MS, TTL_UNBOUNDED_MS};
+pub use table::{Ask, Gate, Resolve};
 pub use ticket::{Passage, Ticket};

@@ -1,5 +1,6 @@
 //! What the gate knows of a request: who asks for what, how far it got, how it goes on.
 
+use inflight_fuse::Name;
 use inflight_fuse::abi::Opcode;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,10 @@ pub struct Subject {
     pub uid: u32,
     /// New size in bytes of a SETATTR that changes it.
     pub size: Option<u64>,
+    /// Names that a request by name is about, each with its directory: two of a rename.
+    pub names: Vec<(u64, Name)>,
+    /// Of an FSYNC: it is fdatasync(2).
+    pub data_only: bool,
 }
 
 impl Default for Subject {
@@ -89,6 +94,8 @@ impl Default for Subject {
             pid: 0,
             uid: 0,
             size: None,
+            names: Vec::new(),
+            data_only: false,
         }
     }
 }

@@ -2,13 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{GateError, Phase, Subject};
+use super::chance::Chance;
+use super::kind::{self, Kind};
+use super::names::{Names, Shape};
+use super::{GateError, Phase, Subject, errno};
 use inflight_fuse::abi::Opcode;
 
 /// Life of a rule that does not say otherwise, in milliseconds.
 pub const TTL_DEFAULT_MS: u64 = 10_000;
-/// Longest life of a rule, in milliseconds.
+/// Longest life of a rule that holds requests, in milliseconds.
 pub const TTL_MAX_MS: u64 = 600_000;
+/// Life of a rule that lasts until somebody ends it. Not for rules that hold requests.
+pub const TTL_UNBOUNDED_MS: u64 = u64::MAX;
+/// The whole of a probability, of which rules name parts.
+pub const MILLION: u32 = 1_000_000;
 
 /// What a rule does with a request that it matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,17 +26,28 @@ pub enum Action {
     Park,
     /// Hold it for this many milliseconds.
     Delay(u64),
-    /// Let it go on at once with an errno as its answer.
-    Fail(i32),
+    /// Let it go on at once with an errno as its answer; JSON may name it, as in `{"fail":"EIO"}`.
+    Fail(#[serde(deserialize_with = "errno::deserialize")] i32),
     /// Let it go on at once with at most this many bytes.
     Short(u32),
+    /// Do not answer it. When the rule ends, or somebody releases the request, its answer is EIO, as that of
+    /// a disk that timed out.
+    Drop,
+}
+
+impl Action {
+    /// Whether a request that is acted on waits for a person, or for the end of the rule.
+    pub fn holds(self) -> bool {
+        matches!(self, Action::Park | Action::Drop)
+    }
 }
 
 /// Which requests are stopped, and where. Every field that is set must match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Opcode by name, e.g. `read`; see [`Opcode::TABLE`].
+    /// Kinds of requests by name, separated by commas, e.g. `read,write`: those of [`Opcode::TABLE`], and
+    /// `fdatasync` for what the opcode calls `fsync`, which then means fsync(2) alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<String>,
     /// Node id.
@@ -38,6 +56,21 @@ pub struct Rule {
     /// Path below the mount's root, looked up once, when the rule is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Path below the mount's root, or a pattern of such paths, compared when a request comes: the file need
+    /// not exist yet. `*` and `?` do not match a slash, `**` does. Without a slash it is compared with the last
+    /// part of the path alone. A file has the names under which the kernel has looked it up; one that was
+    /// unlinked keeps its last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glob: Option<String>,
+    /// Process (or thread) that asks. Write-back and readahead by the kernel are nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// User that asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Name of the thread that asks, as in /proc/PID/comm: at most 15 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
     /// First byte of a range that the request must overlap (default 0 when `len` is set).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
@@ -47,15 +80,26 @@ pub struct Rule {
     /// The first matching request that is acted on, counted from 1 (default 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nth: Option<u64>,
+    /// Of the matching requests from `nth` on, act on the first of each so many; without `nth`, on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// Of those, act with this probability, in millionths, 1 to [`MILLION`]. Needs `seed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millionths: Option<u32>,
+    /// What the choices of `millionths` begin with: the same seed chooses the same matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// How many requests are acted on (default: all).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// Where the request is stopped.
+    #[serde(default = "phase_default")]
     pub phase: Phase,
     /// What is done with it.
     #[serde(default)]
     pub action: Action,
-    /// Life of the rule in milliseconds, 1 to [`TTL_MAX_MS`].
+    /// Life of the rule in milliseconds, 1 to [`TTL_MAX_MS`]; longer, up to [`TTL_UNBOUNDED_MS`], for a rule
+    /// whose action does not hold requests.
     #[serde(default = "ttl_default")]
     pub ttl_ms: u64,
     /// Whether the rule outlives the connection that made it.
@@ -67,6 +111,10 @@ fn ttl_default() -> u64 {
     TTL_DEFAULT_MS
 }
 
+fn phase_default() -> Phase {
+    Phase::Received
+}
+
 impl Rule {
     /// A rule that parks every request at `phase`; narrow it with the other methods.
     pub fn at(phase: Phase) -> Rule {
@@ -74,9 +122,16 @@ impl Rule {
             op: None,
             ino: None,
             path: None,
+            glob: None,
+            pid: None,
+            uid: None,
+            comm: None,
             offset: None,
             len: None,
             nth: None,
+            every: None,
+            millionths: None,
+            seed: None,
             count: None,
             phase,
             action: Action::Park,
@@ -100,6 +155,12 @@ impl Rule {
     /// Only requests on the file that has this path now.
     pub fn path(mut self, path: impl Into<String>) -> Rule {
         self.path = Some(path.into());
+        self
+    }
+
+    /// Only requests on files whose path, when they come, matches this pattern; see [`Rule::glob`](Self#structfield.glob).
+    pub fn glob(mut self, pattern: impl Into<String>) -> Rule {
+        self.glob = Some(pattern.into());
         self
     }
 
@@ -139,51 +200,90 @@ impl Rule {
         self
     }
 
-    /// Checks everything that can be checked without a filesystem, and looks the opcode up.
+    /// Checks everything that can be checked without a filesystem, and prepares it for use.
     ///
     /// # Errors
     /// [`GateError::UnknownOp`] and [`GateError::BadRule`].
-    pub(super) fn check(&self) -> Result<Option<Opcode>, GateError> {
-        let bad = |text: String| Err(GateError::BadRule(text));
-        if self.ttl_ms == 0 || self.ttl_ms > TTL_MAX_MS {
+    pub(super) fn arm(self) -> Result<Armed, GateError> {
+        self.check_numbers().map_err(GateError::BadRule)?;
+        let kinds = self.op.as_deref().map(kind::list).transpose()?.unwrap_or_default();
+        let ranged = self.offset.is_some() || self.len.is_some();
+        if let Some(kind) = kinds.iter().find(|kind| ranged && !has_range(kind.opcode)) {
+            return Err(GateError::BadRule(format!(
+                "'{}' requests have no byte range",
+                kind.opcode
+            )));
+        }
+        let shape = self.glob.as_deref().map(Shape::new).transpose()?;
+        let chance = match (self.millionths, self.seed) {
+            (Some(millionths), Some(seed)) => Some(Chance::new(millionths, seed)),
+            _ => None,
+        };
+        let ino = self.ino;
+        Ok(Armed {
+            rule: self,
+            kinds,
+            shape,
+            chance,
+            ino,
+            owner: None,
+            ends_ns: 0,
+            matched: 0,
+            acted: 0,
+        })
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
+        let bad = |text: String| Err(text);
+        if self.ttl_ms == 0 || self.action.holds() && self.ttl_ms > TTL_MAX_MS {
             return bad(format!("ttl_ms is {}, must be 1 to {TTL_MAX_MS}", self.ttl_ms));
         }
-        if self.nth == Some(0) || self.count == Some(0) {
-            return bad("nth and count start at 1".to_owned());
+        if [self.nth, self.count, self.every].contains(&Some(0)) {
+            return bad("nth, every and count start at 1".to_owned());
         }
         if self.len == Some(0) {
             return bad("a range of 0 bytes overlaps nothing".to_owned());
         }
-        if self.ino.is_some() && self.path.is_some() {
-            return bad("give ino or path, not both".to_owned());
+        let files = [self.ino.is_some(), self.path.is_some(), self.glob.is_some()];
+        if files.iter().filter(|given| **given).count() > 1 {
+            return bad("give ino, path or glob, not two of them".to_owned());
+        }
+        if self.comm.as_ref().is_some_and(|comm| comm.len() > COMM_MAX) {
+            return bad(format!("comm has at most {COMM_MAX} bytes"));
+        }
+        match (self.millionths, self.seed) {
+            (Some(0), _) => return bad("a probability of 0 never acts".to_owned()),
+            (Some(parts), _) if parts > MILLION => {
+                return bad(format!("a probability has at most {MILLION} millionths"));
+            }
+            (Some(_), None) => return bad("a probability needs a seed".to_owned()),
+            _ => {}
         }
         match self.action {
             Action::Delay(ms) if ms == 0 || ms > TTL_MAX_MS => {
-                return bad(format!("delay is {ms} ms, must be 1 to {TTL_MAX_MS}"));
+                bad(format!("delay is {ms} ms, must be 1 to {TTL_MAX_MS}"))
             }
             Action::Fail(errno) if !(1..4096).contains(&errno) => {
-                return bad(format!("errno is {errno}, must be 1 to 4095"));
+                bad(format!("errno is {errno}, must be 1 to 4095"))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        let number = self.op.as_deref().map(opcode).transpose()?;
-        let ranged = self.offset.is_some() || self.len.is_some();
-        if let Some(number) = number
-            && ranged
-            && !has_range(number)
-        {
-            return bad(format!("'{number}' requests have no byte range"));
-        }
-        Ok(number)
     }
 }
+
+/// Longest name of a thread: TASK_COMM_LEN of linux/sched.h less its terminator.
+const COMM_MAX: usize = 15;
 
 /// A rule in force: the rule, resolved, with its counters.
 #[derive(Debug)]
 pub(super) struct Armed {
     pub rule: Rule,
-    /// Opcode that must match.
-    pub opcode: Option<Opcode>,
+    /// Kinds of which one must match; none when all do.
+    pub kinds: Vec<Kind>,
+    /// What a path must match.
+    pub shape: Option<Shape>,
+    /// Decides which of the matches are acted on.
+    pub chance: Option<Chance>,
     /// Node that must match, from `ino` or `path`.
     pub ino: Option<u64>,
     /// Connection that made the rule; `None` when detached.
@@ -198,23 +298,34 @@ pub(super) struct Armed {
 
 impl Armed {
     /// Whether this rule acts on the request that now reaches `phase`. Counts the match.
-    pub fn take(&mut self, subject: &Subject, phase: Phase) -> bool {
-        if phase != self.rule.phase || !self.matches(subject) {
+    pub fn take(&mut self, subject: &Subject, phase: Phase, names: &Names) -> bool {
+        if phase != self.rule.phase || !self.matches(subject, names) {
             return false;
         }
         self.matched += 1;
-        let due = self.matched >= self.rule.nth.unwrap_or(1);
         let left = self.rule.count.is_none_or(|count| self.acted < count);
-        if due && left {
-            self.acted += 1;
-        }
-        due && left
+        let acts = left && self.is_due() && self.chance.as_mut().is_none_or(Chance::falls);
+        self.acted += u64::from(acts);
+        acts
     }
 
-    fn matches(&self, subject: &Subject) -> bool {
-        self.opcode.is_none_or(|opcode| is_meant(opcode, subject.opcode))
+    /// Whether the match that was counted last is one of those that are meant.
+    fn is_due(&self) -> bool {
+        let every = self.rule.every.unwrap_or(1);
+        let first = self.rule.nth.unwrap_or(every);
+        self.matched >= first && (self.matched - first).is_multiple_of(every)
+    }
+
+    /// The cheap comparisons first: the last ones read /proc and put paths together.
+    fn matches(&self, subject: &Subject, names: &Names) -> bool {
+        let rule = &self.rule;
+        (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.is_meant(subject)))
             && self.ino.is_none_or(|ino| ino == subject.ino)
+            && rule.uid.is_none_or(|uid| uid == subject.uid)
             && self.overlaps(subject)
+            && rule.pid.is_none_or(|pid| kind::is_of_process(subject.pid, pid))
+            && rule.comm.as_ref().is_none_or(|comm| kind::is_called(subject.pid, comm))
+            && self.shape.as_ref().is_none_or(|shape| names.is_like(subject, shape))
     }
 
     fn overlaps(&self, subject: &Subject) -> bool {
@@ -233,26 +344,6 @@ impl Armed {
         };
         from < end && from.saturating_add(len) > start
     }
-}
-
-/// Whether a rule that names `named` means a request of the kind `came`: the kernel sends copies as
-/// COPY_FILE_RANGE_64 first (fuse.h, since 7.45), and whoever names the older one means both.
-fn is_meant(named: Opcode, came: Opcode) -> bool {
-    named == came || named == Opcode::COPY_FILE_RANGE && came == Opcode::COPY_FILE_RANGE_64
-}
-
-/// The opcode of a name.
-///
-/// # Errors
-/// [`GateError::UnknownOp`] with the nearest names.
-fn opcode(name: &str) -> Result<Opcode, GateError> {
-    name.parse().map_err(|_| {
-        let distance = |known: &str| strsim::damerau_levenshtein(known, &name.to_lowercase());
-        let mut near: Vec<_> = Opcode::TABLE.iter().map(|(_, n)| (distance(n), *n)).collect();
-        near.sort_unstable();
-        let nearest: Vec<_> = near.iter().take(3).map(|(_, name)| *name).collect();
-        GateError::UnknownOp { name: name.to_owned(), nearest: nearest.join(", ") }
-    })
 }
 
 /// Whether requests of this kind carry a byte range, which a rule's range can overlap.
@@ -276,9 +367,14 @@ mod tests {
     use super::*;
 
     fn armed(rule: Rule) -> Armed {
-        let opcode = rule.check().unwrap();
-        let ino = rule.ino;
-        Armed { rule, opcode, ino, owner: None, ends_ns: 0, matched: 0, acted: 0 }
+        rule.arm().unwrap()
+    }
+
+    /// As [`Armed::take`], where no names are known.
+    impl Armed {
+        fn takes(&mut self, subject: &Subject, phase: Phase) -> bool {
+            self.take(subject, phase, &Names::default())
+        }
     }
 
     fn read(offset: u64, len: u64) -> Subject {
@@ -288,11 +384,11 @@ mod tests {
     #[test]
     fn a_range_matches_what_overlaps_it_and_nothing_else() {
         let mut rule = armed(Rule::at(Phase::Received).op("read").range(4096, 4096));
-        assert!(!rule.take(&read(0, 4096), Phase::Received), "ends where the range starts");
-        assert!(rule.take(&read(0, 4097), Phase::Received));
-        assert!(rule.take(&read(8191, 1), Phase::Received));
-        assert!(!rule.take(&read(8192, 1), Phase::Received));
-        assert!(!rule.take(&read(4096, 1), Phase::Applied), "another phase");
+        assert!(!rule.takes(&read(0, 4096), Phase::Received), "ends where the range starts");
+        assert!(rule.takes(&read(0, 4097), Phase::Received));
+        assert!(rule.takes(&read(8191, 1), Phase::Received));
+        assert!(!rule.takes(&read(8192, 1), Phase::Received));
+        assert!(!rule.takes(&read(4096, 1), Phase::Applied), "another phase");
     }
 
     #[test]
@@ -300,36 +396,36 @@ mod tests {
         let mut rule = Rule::at(Phase::Received);
         rule.offset = Some(8192);
         let mut rule = armed(rule);
-        assert!(rule.take(&read(u64::MAX - 1, 4096), Phase::Received));
-        assert!(!rule.take(&read(0, 8192), Phase::Received));
+        assert!(rule.takes(&read(u64::MAX - 1, 4096), Phase::Received));
+        assert!(!rule.takes(&read(0, 8192), Phase::Received));
     }
 
     #[test]
     fn setattr_matches_a_range_by_its_new_size() {
         let mut rule = armed(Rule::at(Phase::Received).range(0, 4096));
         let mut truncate = Subject { opcode: Opcode::SETATTR, ..Subject::default() };
-        assert!(!rule.take(&truncate, Phase::Received), "a chmod has no size");
+        assert!(!rule.takes(&truncate, Phase::Received), "a chmod has no size");
         truncate.size = Some(100);
-        assert!(rule.take(&truncate, Phase::Received));
+        assert!(rule.takes(&truncate, Phase::Received));
         truncate.size = Some(4096);
-        assert!(!rule.take(&truncate, Phase::Received));
+        assert!(!rule.takes(&truncate, Phase::Received));
     }
 
     #[test]
     fn a_copy_is_meant_however_the_kernel_sends_it() {
         let mut rule = armed(Rule::at(Phase::Received).op("copy_file_range"));
         for opcode in [Opcode::COPY_FILE_RANGE, Opcode::COPY_FILE_RANGE_64] {
-            assert!(rule.take(&Subject { opcode, ..read(0, 1) }, Phase::Received));
+            assert!(rule.takes(&Subject { opcode, ..read(0, 1) }, Phase::Received));
         }
         let mut new = armed(Rule::at(Phase::Received).op("copy_file_range_64"));
         let old = Subject { opcode: Opcode::COPY_FILE_RANGE, ..read(0, 1) };
-        assert!(!new.take(&old, Phase::Received));
+        assert!(!new.takes(&old, Phase::Received));
     }
 
     #[test]
     fn nth_and_count_select_a_window_of_matches() {
         let mut rule = armed(Rule::at(Phase::Received).nth(2).count(2));
-        let taken: Vec<_> = (0..5).map(|_| rule.take(&read(0, 1), Phase::Received)).collect();
+        let taken: Vec<_> = (0..5).map(|_| rule.takes(&read(0, 1), Phase::Received)).collect();
         assert_eq!(taken, [false, true, true, false, false]);
     }
 
@@ -342,21 +438,107 @@ mod tests {
             (base().nth(0), "start at 1"),
             (base().range(0, 0), "0 bytes"),
             (base().op("lookup").range(0, 1), "'lookup' requests have no byte range"),
-            (base().ino(1).path("/a"), "not both"),
+            (base().ino(1).path("/a"), "not two"),
+            (base().path("/a").glob("b"), "not two"),
+            (base().glob("a["), "a["),
+            (base().action(Action::Drop).ttl_ms(TTL_UNBOUNDED_MS), "ttl_ms is"),
+            (Rule { millionths: Some(5), ..base() }, "needs a seed"),
+            (Rule { every: Some(0), ..base() }, "start at 1"),
             (base().action(Action::Fail(0)), "errno is 0"),
             (base().action(Action::Delay(0)), "delay is 0"),
             (base().op("reed"), "nearest: read"),
         ] {
-            let error = rule.check().unwrap_err().to_string();
+            let error = rule.arm().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
     }
 
     #[test]
     fn an_unknown_name_gets_the_nearest() {
-        let text = opcode("raed").unwrap_err().to_string();
+        let text = kind::list("raed").unwrap_err().to_string();
         assert!(text.starts_with("unknown request 'raed'; nearest: read,"), "{text}");
-        assert_eq!(opcode("FUSE_READ").unwrap(), Opcode::READ);
-        assert_eq!(opcode("Copy-File-Range").unwrap(), Opcode::COPY_FILE_RANGE);
+        assert_eq!(kind::list("FUSE_READ").unwrap()[0].opcode, Opcode::READ);
+        assert_eq!(kind::list("Copy-File-Range").unwrap()[0].opcode, Opcode::COPY_FILE_RANGE);
+    }
+
+    #[test]
+    fn every_counts_from_the_nth_match() {
+        let taken = |rule: Rule| -> Vec<u64> {
+            let mut rule = armed(rule);
+            (1..=9).filter(|_| rule.takes(&read(0, 1), Phase::Received)).collect()
+        };
+        let every = |nth| Rule { every: Some(3), nth, ..Rule::at(Phase::Received) };
+        assert_eq!(taken(every(None)), [3, 6, 9]);
+        assert_eq!(taken(every(Some(1))), [1, 4, 7]);
+        assert_eq!(taken(every(Some(2)).count(2)), [2, 5]);
+    }
+
+    #[test]
+    fn the_same_seed_chooses_the_same_matches() {
+        let chosen = |seed| -> Vec<u32> {
+            let rule =
+                Rule { millionths: Some(250_000), seed: Some(seed), ..Rule::at(Phase::Received) };
+            let mut rule = armed(rule);
+            (0..400).filter(|_| rule.takes(&read(0, 1), Phase::Received)).collect()
+        };
+        assert_eq!(chosen(7), chosen(7));
+        assert_ne!(chosen(7), chosen(8));
+        // 100 expected, sigma 8.7.
+        assert!((50..150).contains(&chosen(7).len()), "{}", chosen(7).len());
+    }
+
+    #[test]
+    fn fdatasync_is_apart_from_fsync() {
+        let sync = |data_only| Subject { opcode: Opcode::FSYNC, data_only, ..Subject::default() };
+        for (ops, full, data) in [
+            ("fsync", true, false),
+            ("fdatasync", false, true),
+            ("read,fsync, fdatasync", true, true),
+        ] {
+            let mut rule = armed(Rule::at(Phase::Received).op(ops));
+            assert_eq!(rule.takes(&sync(false), Phase::Received), full, "{ops}");
+            assert_eq!(rule.takes(&sync(true), Phase::Received), data, "{ops}");
+        }
+    }
+
+    #[test]
+    fn who_asks_is_compared() {
+        let us = std::process::id();
+        let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let subject = Subject { pid: us, uid: 7, ..read(0, 1) };
+        let of = |rule: Rule| armed(rule).takes(&subject, Phase::Received);
+        let base = || Rule::at(Phase::Received);
+        assert!(of(Rule { pid: Some(us), uid: Some(7), ..base() }));
+        assert!(of(Rule { comm: Some(comm.trim_end().to_owned()), ..base() }));
+        assert!(!of(Rule { pid: Some(us + 1), ..base() }));
+        assert!(!of(Rule { uid: Some(8), ..base() }));
+        assert!(!of(Rule { comm: Some("nobody".to_owned()), ..base() }));
+    }
+
+    #[test]
+    fn a_thread_is_of_its_process() {
+        let rule = Rule { pid: Some(std::process::id()), ..Rule::at(Phase::Received) };
+        // It is asked about while it lives.
+        let (held, hold) = std::sync::mpsc::channel::<()>();
+        let (told, tell) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _ = told.send(nix::unistd::gettid().as_raw() as u32);
+            let _ = hold.recv();
+        });
+        let subject = Subject { pid: tell.recv().unwrap(), ..read(0, 1) };
+        assert!(armed(rule).takes(&subject, Phase::Received));
+        drop(held);
+        let _ = thread.join();
+    }
+
+    #[test]
+    fn json_names_errnos() {
+        let rule: Rule =
+            serde_json::from_str(r#"{"op":"write","action":{"fail":"ENOSPC"}}"#).unwrap();
+        assert_eq!(rule.action, Action::Fail(28));
+        let rule: Rule = serde_json::from_str(r#"{"action":{"fail":5}}"#).unwrap();
+        assert_eq!((rule.action, rule.phase), (Action::Fail(5), Phase::Received));
+        let wrong = serde_json::from_str::<Rule>(r#"{"action":{"fail":"EWRONG"}}"#).unwrap_err();
+        assert!(wrong.to_string().contains("EWRONG"), "{wrong}");
     }
 }

@@ -125,7 +125,7 @@ fn answer(
             Ok(Answer::Hello { version: VERSION, pid: std::process::id(), start_ns })
         }
         Request::Hello { version } => Err(GateError::Version { server: VERSION, client: version }),
-        Request::Park { rule } => Ok(Answer::Rule { rule: gate.arm(rule, connection)? }),
+        Request::Park { rule } => Ok(Answer::Rule { rule: gate.arm(*rule, connection)? }),
         Request::List => Ok(Answer::List {
             rules: gate.rules(),
             parked: gate.parked(None),
@@ -155,6 +155,7 @@ fn answer(
             gate.open_all(ReleasedBy::Client);
             released(count)
         }
+        Request::Ask { what } => Ok(Answer::Told { text: gate.ask(&what)? }),
         Request::Log { since, max, follow_ms } => {
             let bound = Duration::from_millis(follow_ms.min(WAIT_MAX_MS));
             wait_until(gate, stream, bound, |state| state.finished_total() > since);

@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex};
 
 use super::log::{Hold, Log, Outcome, Record};
+use super::names::Names;
 use super::rule::{Action, Armed, Rule};
 use super::wire::{ParkedInfo, RuleInfo};
 use super::{Decision, GateError, Passage, Phase, ReleasedBy, Subject, Ticket, server, watchdog};
 
 /// Finds the node id of a path below the mount's root. Called outside every lock of the gate.
 pub type Resolve = Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
+
+/// Answers what a client asks of the server behind the gate, in the words of that server; `None` when it does not know the
+/// question. Called outside every lock of the gate.
+pub type Ask = Box<dyn Fn(&str) -> Option<Result<String, String>> + Send + Sync>;
 
 /// Most rules at one time: a leaking client gets an error instead of a slow mount.
 const RULES_MAX: usize = 1024;
@@ -31,6 +37,7 @@ pub struct Gate {
     socket: PathBuf,
     resolve: Resolve,
     phases: &'static [Phase],
+    ask: OnceLock<Ask>,
     start_ns: u64,
     listener: UnixListener,
     state: Mutex<State>,
@@ -50,6 +57,7 @@ pub(super) struct State {
     watchdog_releases: u64,
     closed: bool,
     log: Log,
+    names: Names,
 }
 
 struct Parked {
@@ -59,6 +67,14 @@ struct Parked {
     due_ns: Option<u64>,
     subject: Subject,
     request: Waiting,
+    /// It is not to be answered; its record is closed.
+    dropped: bool,
+}
+
+/// A request that goes on.
+struct Going {
+    request: Waiting,
+    dropped: bool,
 }
 
 impl std::fmt::Debug for Gate {
@@ -91,6 +107,7 @@ impl Gate {
             socket: socket.to_owned(),
             resolve,
             phases,
+            ask: OnceLock::new(),
             start_ns: monotonic_ns(),
             listener,
             state: Mutex::default(),
@@ -119,23 +136,39 @@ impl Gate {
         if let Some(record) = state.log.open(seq) {
             record.times.reach(phase, now_ns);
         }
-        let (rule, due_ns) = match state.acting(request.ticket().subject(), phase) {
+        let (rule, due_ns, drops) = match state.acting(request.ticket().subject(), phase) {
             None => return Some((request, Decision::Go)),
             Some((_, Action::Fail(errno))) => return Some((request, Decision::Fail(errno))),
             Some((_, Action::Short(bytes))) => return Some((request, Decision::Short(bytes))),
-            Some((rule, Action::Park)) => (rule, None),
-            Some((rule, Action::Delay(ms))) => (rule, Some(now_ns + ms * 1_000_000)),
+            Some((rule, Action::Park)) => (rule, None, false),
+            Some((rule, Action::Drop)) => (rule, None, true),
+            Some((rule, Action::Delay(ms))) => (rule, Some(now_ns + ms * 1_000_000), false),
         };
         request.parks();
         let subject = request.ticket().subject().clone();
         let request = Box::new(request);
-        state.park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, request });
+        let dropped = false;
+        state
+            .park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, request, dropped });
+        if drops {
+            state.give_up(seq, now_ns);
+        }
         drop(state);
         gate.changed.notify_all();
         if due_ns.is_some() {
             gate.alarm.notify_all();
         }
         None
+    }
+
+    /// Gives answers to what clients ask of the server itself; the first one who does so counts.
+    pub fn answer_with(&self, ask: Ask) {
+        let _ = self.ask.set(ask);
+    }
+
+    /// Learns or forgets names of nodes, which rules with a pattern need.
+    pub fn learn(&self, change: impl FnOnce(&mut Names)) {
+        change(&mut self.state.lock().names);
     }
 
     /// Removes every rule and releases every parked request.
@@ -225,22 +258,22 @@ impl Gate {
     }
 
     pub(super) fn arm(&self, rule: Rule, connection: u64) -> Result<u64, GateError> {
-        let opcode = rule.check()?;
-        if !self.phases.contains(&rule.phase) {
+        let mut armed = rule.arm()?;
+        if !self.phases.contains(&armed.rule.phase) {
             let phases: Vec<_> = self.phases.iter().map(|phase| phase.name()).collect();
-            let text =
-                format!("this server has no phase '{}'; it has {}", rule.phase, phases.join(", "));
+            let text = format!(
+                "this server has no phase '{}'; it has {}",
+                armed.rule.phase,
+                phases.join(", ")
+            );
             return Err(GateError::BadRule(text));
         }
-        let ino = match &rule.path {
-            Some(path) => {
-                let found = (self.resolve)(Path::new(path));
-                Some(found.ok_or_else(|| GateError::NoSuchPath(path.clone()))?)
-            }
-            None => rule.ino,
-        };
-        let ends_ns = self.now_ns() + rule.ttl_ms * 1_000_000;
-        let owner = (!rule.detached).then_some(connection);
+        if let Some(path) = &armed.rule.path {
+            let found = (self.resolve)(Path::new(path));
+            armed.ino = Some(found.ok_or_else(|| GateError::NoSuchPath(path.clone()))?);
+        }
+        armed.ends_ns = self.now_ns().saturating_add(armed.rule.ttl_ms.saturating_mul(1_000_000));
+        armed.owner = (!armed.rule.detached).then_some(connection);
         let mut state = self.state.lock();
         if state.closed {
             return Err(GateError::Closed);
@@ -250,7 +283,7 @@ impl Gate {
         }
         state.last_rule += 1;
         let id = state.last_rule;
-        state.rules.insert(id, Armed { rule, opcode, ino, owner, ends_ns, matched: 0, acted: 0 });
+        state.rules.insert(id, armed);
         drop(state);
         self.alarm.notify_all();
         Ok(id)
@@ -290,12 +323,25 @@ impl Gate {
     pub(super) fn decide(&self, seq: u64, decision: Decision) -> Result<u64, GateError> {
         let now_ns = self.now_ns();
         let mut state = self.state.lock();
+        if decision == Decision::Drop {
+            let known = state.give_up(seq, now_ns);
+            drop(state);
+            self.changed.notify_all();
+            return if known { Ok(1) } else { Err(GateError::NoSuchRequest(seq)) };
+        }
         let going = state.release(&[seq], ReleasedBy::Client, now_ns);
         drop(state);
         if going.is_empty() {
             return Err(GateError::NoSuchRequest(seq));
         }
         Ok(self.let_go(going, decision))
+    }
+
+    /// Has the server behind the gate answer a question of its own.
+    pub(super) fn ask(&self, what: &str) -> Result<String, GateError> {
+        let answer = self.ask.get().and_then(|ask| ask(what));
+        let unknown = || GateError::Refused(format!("this server does not know '{what}'"));
+        answer.ok_or_else(unknown)?.map_err(GateError::Refused)
     }
 
     pub(super) fn rules(&self) -> Vec<RuleInfo> {
@@ -376,10 +422,15 @@ impl Gate {
     }
 
     /// Lets requests go on, each on a thread of its own: one may block on what another one does.
-    fn let_go(&self, going: Vec<Waiting>, decision: Decision) -> u64 {
+    /// What was dropped fails, unless more was said than that it may go.
+    fn let_go(&self, going: Vec<Going>, decision: Decision) -> u64 {
         let count = going.len() as u64;
-        for go in going {
-            run_elsewhere(go, decision);
+        for Going { request, dropped } in going {
+            let decision = match decision {
+                Decision::Go if dropped => Decision::Fail(Errno::EIO as i32),
+                other => other,
+            };
+            run_elsewhere(request, decision);
         }
         self.changed.notify_all();
         count
@@ -392,8 +443,9 @@ impl Gate {
 
 impl State {
     pub(super) fn parked_count(&self, rule: Option<u64>) -> u64 {
-        let of_rule = |parked: &&Parked| rule.is_none_or(|rule| parked.rule == rule);
-        self.parked.values().filter(of_rule).count() as u64
+        let held =
+            |parked: &&Parked| !parked.dropped && rule.is_none_or(|rule| parked.rule == rule);
+        self.parked.values().filter(held).count() as u64
     }
 
     pub(super) fn is_finished(&self, seq: u64) -> bool {
@@ -406,8 +458,10 @@ impl State {
 
     /// The first rule that acts on the request, in the order in which they were made.
     fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, Action)> {
-        let mut rules = self.rules.iter_mut();
-        rules.find_map(|(&id, armed)| armed.take(subject, phase).then_some((id, armed.rule.action)))
+        let State { rules, names, .. } = self;
+        rules.iter_mut().find_map(|(&id, armed)| {
+            armed.take(subject, phase, names).then_some((id, armed.rule.action))
+        })
     }
 
     fn park(&mut self, seq: u64, parked: Parked) {
@@ -418,13 +472,21 @@ impl State {
         self.parked.insert(seq, parked);
     }
 
+    /// A parked request is not to be answered. `false` when there is none of that number.
+    fn give_up(&mut self, seq: u64, now_ns: u64) -> bool {
+        let Some(parked) = self.parked.get_mut(&seq) else { return false };
+        (parked.dropped, parked.due_ns) = (true, None);
+        self.log.finish(seq, Outcome::Dropped, now_ns);
+        true
+    }
+
     fn parked_by(&self, rule: u64) -> Vec<u64> {
         let of_rule = self.parked.iter().filter(|(_, parked)| parked.rule == rule);
         of_rule.map(|(&seq, _)| seq).collect()
     }
 
     /// Takes requests out of the table and logs who did it. The caller runs them outside the lock.
-    fn release(&mut self, seqs: &[u64], by: ReleasedBy, now_ns: u64) -> Vec<Waiting> {
+    fn release(&mut self, seqs: &[u64], by: ReleasedBy, now_ns: u64) -> Vec<Going> {
         let mut going = Vec::new();
         for &seq in seqs {
             let Some(parked) = self.parked.remove(&seq) else { continue };
@@ -435,7 +497,7 @@ impl State {
                 hold.released = Some(now_ns);
                 hold.by = Some(by);
             }
-            going.push(parked.request);
+            going.push(Going { request: parked.request, dropped: parked.dropped });
         }
         going
     }
@@ -445,7 +507,7 @@ impl State {
         by: ReleasedBy,
         now_ns: u64,
         over: impl Fn(&Armed) -> bool,
-    ) -> Vec<Waiting> {
+    ) -> Vec<Going> {
         let rules = self.rules.iter().filter(|(_, armed)| over(armed));
         let ids: Vec<u64> = rules.map(|(&id, _)| id).collect();
         let mut going = Vec::new();

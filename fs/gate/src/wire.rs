@@ -58,7 +58,7 @@ pub enum Request {
     /// Makes a rule.
     Park {
         /// The rule.
-        rule: Rule,
+        rule: Box<Rule>,
     },
     /// Asks for rules and parked requests.
     List,
@@ -102,7 +102,7 @@ pub enum Request {
         /// Bytes.
         bytes: u32,
     },
-    /// Never answers a parked request.
+    /// Does not answer a parked request until its rule ends or it is released, and then with EIO.
     Drop {
         /// Which one.
         id: u64,
@@ -114,6 +114,11 @@ pub enum Request {
     },
     /// Removes every rule and releases everything.
     Open,
+    /// Asks the server behind the gate something that is not the gate's business.
+    Ask {
+        /// In the words of that server.
+        what: String,
+    },
     /// Asks for the request log.
     Log {
         /// `next` of the last answer; 0 for the oldest that is kept.
@@ -177,6 +182,11 @@ pub enum Answer {
         lost: u64,
         /// `since` of the next request.
         next: u64,
+    },
+    /// To `ask`.
+    Told {
+        /// What the server said.
+        text: String,
     },
     /// To anything that cannot be served.
     Error {

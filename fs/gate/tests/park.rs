@@ -174,13 +174,76 @@ fn decisions_reach_the_request() {
     for (decision, act) in [
         (Decision::Fail(5), (|c: &mut Client, id| c.fail(id, 5)) as fn(&mut Client, u64) -> _),
         (Decision::Short(100), |c, id| c.short(id, 100)),
-        (Decision::Drop, |c, id| c.discard(id)),
     ] {
         let seen = bench.read(5, 0);
         let id = client.wait_parked(None, 1, BOUND).unwrap().parked[0].id;
         act(&mut client, id).unwrap();
         assert_eq!(seen.recv_timeout(BOUND).unwrap(), (Phase::Received, decision));
     }
+}
+
+#[test]
+fn what_was_dropped_fails_when_somebody_releases_it_or_its_rule_ends() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    let drops = Rule::at(Phase::Received).path("/a").action(Action::Drop);
+    let ends = [
+        (|c: &mut Client, id: u64, _: u64| c.release(id)) as fn(&mut Client, u64, u64) -> _,
+        |c, _, _| c.release_all(),
+        |c, _, rule| c.release_rule(rule),
+        |c, _, rule| c.unpark(rule),
+        |c, _, _| c.open(),
+    ];
+    for end in ends {
+        let rule = client.park(drops.clone()).unwrap();
+        let seen = bench.read(5, 0);
+        let listing = client.list().unwrap();
+        let found = (listing.parked.len(), listing.rules[0].parked);
+        assert_eq!(found, (1, 0), "it is shown, and is not parked");
+        let id = listing.parked[0].id;
+        assert!(client.wait_done(id, BOUND).unwrap().reached, "its record is closed");
+        assert_eq!(end(&mut client, id, rule).unwrap(), 1);
+        assert_eq!(seen.recv_timeout(BOUND).unwrap().1, Decision::Fail(5));
+        client.open().unwrap();
+    }
+    client.park(drops.clone().ttl_ms(50)).unwrap();
+    assert_eq!(bench.read(5, 0).recv_timeout(BOUND).unwrap().1, Decision::Fail(5));
+    // By hand, of a parked request, and at the end of the mount.
+    client.park(Rule::at(Phase::Received).path("/a")).unwrap();
+    let seen = bench.read(5, 0);
+    let id = client.wait_parked(None, 1, BOUND).unwrap().parked[0].id;
+    assert_eq!(client.discard(id).unwrap(), 1);
+    assert_eq!(seen.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Timeout));
+    bench.gate.shutdown();
+    assert_eq!(seen.recv_timeout(BOUND).unwrap().1, Decision::Fail(5));
+}
+
+#[test]
+fn a_pattern_means_what_has_the_name_when_the_request_comes() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    let rule = Rule::at(Phase::Received).glob("*-journal").action(Action::Fail(28));
+    client.park(rule.ttl_ms(inflight_gate::TTL_UNBOUNDED_MS)).unwrap();
+    assert!(client.list().unwrap().rules[0].left_ms > 1 << 40, "for as long as wanted");
+    bench.gate.learn(|names| names.entry(1, b"a.db", 5));
+    assert!(bench.read(5, 0).recv_timeout(BOUND).unwrap().1 == Decision::Go);
+    bench.gate.learn(|names| names.renamed((1, b"a.db"), (1, b"a.db-journal"), false));
+    assert_eq!(bench.read(5, 0).recv_timeout(BOUND).unwrap().1, Decision::Fail(28));
+}
+
+#[test]
+fn a_client_may_ask_the_server_itself() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    let unknown = client.ask_server("time", BOUND).unwrap_err().to_string();
+    assert_eq!(unknown, "this server does not know 'time'");
+    bench.gate.answer_with(Box::new(|what| match what {
+        "time" => Some(Ok("late".to_owned())),
+        "no" => Some(Err("not now".to_owned())),
+        _ => None,
+    }));
+    assert_eq!(client.ask_server("time", BOUND).unwrap(), "late");
+    assert_eq!(client.ask_server("no", BOUND).unwrap_err().to_string(), "not now");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::convert::{self, caller};
 use super::exchange::Wait;
+use super::lessons;
 use super::notice::{Notice, Outcome};
 use super::server::Server;
 use crate::errno::Errno;
@@ -267,6 +268,7 @@ fn readdirplus(server: &Server, ino: u64, read: &Read) -> Answer<Reply> {
         let added = directory.add_plus(&entry_of(entry), &attributes);
         if added {
             fs.remember(entry.ino);
+            lessons::listed(server, ino, entry);
             given = true;
         }
         !added

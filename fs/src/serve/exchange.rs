@@ -13,6 +13,7 @@
 use super::convert;
 use super::dispatch::{self, Done};
 use super::flight::{self, TakeOff};
+use super::lessons::Lesson;
 use super::notice::{Notice, Outcome, failed};
 use super::server::{Place, Server};
 use super::sink::Sink;
@@ -348,7 +349,9 @@ fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Excha
             Exchange::Prepared(origin, Prepared::Write(args, who, data))
         }
         _ => {
+            let lesson = Lesson::of(&origin.server, &request);
             let done = dispatch::serve(&origin.server, request);
+            Lesson::learn(lesson, &origin.server, done.as_ref().map(|done| &done.reply).ok());
             match done {
                 Ok(done) => Exchange::Applied(origin, Applied::Done(done)),
                 Err(errno) => Exchange::Applied(origin, Applied::Done(Done::failed(errno))),

@@ -3,12 +3,14 @@
 use super::convert::Timeouts;
 use super::exchange::{Exchange, Origin, Wait};
 use super::flight::{Direction, Flight, Transfer};
+use super::lessons;
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
 use super::stale::Stale;
 use super::workers::Workers;
 use crate::ops::Fs;
 use inflight_dio::Buffer;
+use inflight_fuse::abi::FsyncFlags;
 use inflight_fuse::abi::OpenFlags;
 use inflight_fuse::channel::{Handler, Received, uring};
 use inflight_fuse::{Notification, Operation, Request};
@@ -88,6 +90,10 @@ impl Server {
     /// image be closed.
     pub fn finish(&self) {
         self.workers.finish();
+    }
+
+    pub(super) fn gate(&self) -> Option<&Arc<Gate>> {
+        self.gate.as_ref()
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -216,6 +222,11 @@ fn subject(request: &Request) -> Subject {
         pid: header.pid,
         uid: header.uid,
         size,
+        names: lessons::names(request),
+        data_only: matches!(
+            &request.operation,
+            Operation::Fsync(sync) if sync.fsync_flags.contains(FsyncFlags::FDATASYNC)
+        ),
     }
 }
 
