@@ -180,7 +180,7 @@ pub fn open(image: &Path, options: &Options) -> Result<Fs, MountError> {
     operations(open::open_on(disk, Some(lock))?, options)
 }
 
-/// As [`open`], for a disk that nobody else uses.
+/// As [`open()`], for a disk that nobody else uses.
 pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Fs, MountError> {
     operations(open::open_on(disk, None)?, options)
 }
@@ -197,7 +197,7 @@ fn operations(store: Store, options: &Options) -> Result<Fs, MountError> {
     Ok(Fs::new(volume, io, options.clone()))
 }
 
-/// Commits and closes what [`open`] opened.
+/// Commits and closes what [`open()`] opened.
 pub fn close(fs: &Fs) -> Result<(), Error> {
     fs.volume().close()
 }

@@ -1,6 +1,6 @@
 //! Serving: a request comes in, an answer goes out.
 //!
-//! * [`exchange`]: a request on its way is a value that makes one step after the other.
+//! * `exchange`: a request on its way is a value that makes one step after the other.
 //! * `dispatch`: which operation a request asks for, and what its answer looks like.
 //! * `lessons`: what the gate learns of names.
 //! * [`server`]: what all requests of a mount share; a handler of inflight-fuse's channels.

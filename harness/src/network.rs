@@ -1,4 +1,4 @@
-//! Network filesystems that are served on this machine, through a [proxy](proxy) that can keep answers back.
+//! Network filesystems that are served on this machine, through a [`proxy`] that can keep answers back.
 //!
 //! Server, proxy and client live in a network namespace of their own, so that no port and no server of the machine is in
 //! the way.
@@ -143,7 +143,7 @@ fn is_known(kind: &str) -> anyhow::Result<bool> {
     Ok(known.split_whitespace().any(|word| word == kind))
 }
 
-/// Whether a client may keep what it reads in the machine's [cache](cache).
+/// Whether a client may keep what it reads in the machine's [`cache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
     /// It reads directly.

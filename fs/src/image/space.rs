@@ -266,7 +266,7 @@ impl Space {
         }
     }
 
-    /// Blocks for the metadata area out of the reserve; see [`Reserve::take`].
+    /// Blocks for the metadata area out of the reserve; see `Reserve::take`.
     pub fn take_reserved(&self, want: u64, after: Option<u64>) -> Option<Run> {
         self.reserve.lock().take(want, after)
     }
@@ -276,7 +276,7 @@ impl Space {
         self.reserve.lock().take_around(block, range)
     }
 
-    /// What is set aside and not planned for anything; see [`Reserve::spare`].
+    /// What is set aside and not planned for anything; see `Reserve::spare`.
     pub fn reserved_spare(&self, planned: &[Run]) -> Option<Run> {
         self.reserve.lock().spare(planned)
     }

@@ -31,7 +31,7 @@ impl Fs {
     }
 
     /// As [`Fs::write`], by somebody who is known: who is not in the file's group takes set-group-ID away even where nobody
-    /// may execute, as [`Fs::drop_privileges_by`] says. What comes from the kernel's page cache may come in anybody's name.
+    /// may execute, as `Fs::drop_privileges_by` says. What comes from the kernel's page cache may come in anybody's name.
     ///
     /// # Errors
     /// As for [`Fs::write`].

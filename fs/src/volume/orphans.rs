@@ -139,7 +139,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Goes on reclaiming what [`Volume::find_orphans`] found, each file in transactions of its own: what a transaction
+    /// Goes on reclaiming what `Volume::find_orphans` found, each file in transactions of its own: what a transaction
     /// copies before it gives anything back is bounded, so that it fits into the reserve. When even that
     /// is used up the rest waits for the next call.
     pub fn reclaim_orphans(&self) -> Result<()> {
