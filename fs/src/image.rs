@@ -15,7 +15,7 @@
 pub mod dump;
 pub mod fsck;
 pub mod group_commit;
-mod guard;
+pub mod guard;
 pub mod lock;
 pub mod metastore;
 pub mod mkfs;

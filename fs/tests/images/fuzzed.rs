@@ -6,6 +6,7 @@
 
 use inflight::disk::{Disk, MemoryDisk};
 use inflight::image::fsck::{self, Options as FsckOptions, Outcome};
+use inflight::image::guard::guard;
 use inflight::image::metastore::{Backend, MetaStore};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};
 use inflight::image::probe;
@@ -194,7 +195,7 @@ fn change_row(disk: &Arc<MemoryDisk>, table: u8, words: &mut Words<'_>) -> Optio
     let sb = probe::superblock(&**disk, true).ok()?;
     let meta = Arc::new(MetaStore::new(disk.clone(), sb));
     let (key, second, value) = (words.number()?, words.number()?, words.number()?);
-    let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let mut change = || {
         let mut db = open_database(&meta).ok()?;
         // Blocks may have been changed before.
         if !matches!(db.check_integrity(), Ok(true)) {
@@ -237,9 +238,10 @@ fn change_row(disk: &Arc<MemoryDisk>, table: u8, words: &mut Words<'_>) -> Optio
         }
         txn.set_quick_repair(true);
         txn.commit().ok()
-    }));
-    // A damaged database that gives up here would give up for everybody.
-    changed.unwrap_or_default()
+    };
+    // A damaged database that gives up here would give up for everybody; a fuzzer's own hook aborts at panics that are not
+    // guarded.
+    guard("changing a row", || Ok(change())).ok().flatten()
 }
 
 fn open(disk: Arc<MemoryDisk>) -> Result<Fs, mounted::MountError> {
