@@ -295,7 +295,7 @@ impl Runner {
     }
 
     fn repro(&self, item: &Item) -> String {
-        let (target, seed) = (self.order.target.name(), self.order.seed);
+        let (target, seed) = (self.order.target.choice(), self.order.seed);
         let options = match &*self.order.options {
             "" => String::new(),
             options => format!(" -o {options}"),
@@ -310,7 +310,7 @@ impl Runner {
             time => format!(" --time {}ms", time.as_millis()),
         };
         format!(
-            "inflight-race {vm}run '{}:{}' --on {target}{options} --seed {seed}{time}",
+            "inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}",
             item.case, item.variant
         )
     }

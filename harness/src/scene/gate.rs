@@ -10,7 +10,7 @@ use super::{Aside, BOUND, RENDEZVOUS, Scene, Stamped};
 use crate::event::Actor;
 use crate::sys;
 use crate::target::Target;
-use crate::verdict::Stop;
+use crate::verdict::{Stop, not_run};
 
 /// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
 const RULE_LIFE_MS: u64 = 60_000;
@@ -63,8 +63,8 @@ impl Scene<'_> {
         range: Option<(u64, u64)>,
         phase: Phase,
     ) -> anyhow::Result<Rule> {
-        let rule = Rule::at(phase).op(op);
-        if *self.stage.target() == Target::Inflight {
+        let rule = Rule::at(self.phase(phase)?).op(op);
+        if self.stage.target().is_fuse() {
             let path = file.path.strip_prefix(self.stage.base()?).context("a file of the mount")?;
             let rule = rule.path(format!("/{}", path.display()));
             return Ok(match range {
@@ -75,6 +75,19 @@ impl Scene<'_> {
         let (offset, len) = range.context("behind a loop device a rule needs a range")?;
         let place = sys::place(&File::open(&file.path)?, offset)?;
         Ok(rule.path("/loop").range(place, len))
+    }
+
+    /// The phase that a rule has to name. Somebody's server has done the work when its answer comes, and of what
+    /// lies in between nothing can be seen.
+    fn phase(&self, phase: Phase) -> anyhow::Result<Phase> {
+        match (self.stage.target(), phase) {
+            (Target::Server(_), Phase::Applied) => Ok(Phase::Replied),
+            (Target::Server(_), Phase::Prepared | Phase::Piped) => {
+                let name = self.stage.target().name();
+                Err(not_run(format!("{name} has no phase '{phase}' that can be seen from outside")))
+            }
+            _ => Ok(phase),
+        }
     }
 
     /// Waits until `count` requests are parked by a rule.
@@ -133,7 +146,7 @@ impl Scene<'_> {
         what: &str,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<Aside<T>> {
-        if *self.stage.target() != Target::Inflight {
+        if !self.stage.target().is_fuse() {
             let mut aside = self.aside(what, call)?;
             aside.settle()?;
             return Ok(aside);
@@ -172,10 +185,10 @@ impl Scene<'_> {
     /// No gate.
     pub fn was_cut_before_write(&mut self, ino: u64, offset: u64) -> anyhow::Result<Option<bool>> {
         const APPLIED: usize = Phase::Applied as usize;
-        if *self.stage.target() != Target::Inflight {
+        if !self.stage.target().is_fuse() {
             return Ok(None);
         }
-        let applied = |record: &Record| record.times.phases[APPLIED];
+        let applied = |record: &Record| record.times.phases[APPLIED].or(record.times.replied);
         let writes = self.requests("write", ino)?;
         let wrote = writes.iter().rev().find(|record| record.offset == offset).and_then(applied);
         let truncates = self.requests("setattr", ino)?;
