@@ -27,7 +27,7 @@ pub const CASE: Case = Case {
     variants,
     run,
     expected: &[Expected {
-        on: "inflight",
+        on: "inflight|server",
         variant: "async/aio/received|async/uring/received",
         classes: &[Class::Short],
         since: EVER,
