@@ -48,7 +48,7 @@ impl Case {
     pub fn refuses(&self, target: &Target) -> Option<String> {
         let name = target.name();
         match self.reach {
-            Reach::Fuse if !matches!(target, Target::Inflight) => {
+            Reach::Fuse if !target.is_fuse() => {
                 Some(format!("needs the gate in front of the filesystem itself, {name} has none"))
             }
             Reach::Gated if !target.is_gated() => Some(format!("needs a gate, {name} has none")),

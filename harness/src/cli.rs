@@ -20,7 +20,7 @@ use crate::report;
 use crate::results::{self, Single};
 use crate::run::{self, Order};
 use crate::session;
-use crate::target::Target;
+use crate::target::{Served, Target};
 use crate::vm;
 use crate::vm::machine::Accel;
 use crate::worker;
@@ -164,6 +164,13 @@ struct RunArguments {
     /// Target: inflight, ext4, xfs, btrfs, vfat, tmpfs, overlay, or a directory (./DIR).
     #[arg(long, default_value = "inflight")]
     on: String,
+    /// Target: a FUSE server behind `inflight-gate`. {} is its mount point, {dir} a fresh folder for it, e.g.
+    /// 'fuse-overlayfs -f -o lowerdir=/,upperdir=/tmp/u,workdir=/tmp/w {}'.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "on")]
+    server: Option<String>,
+    /// That server mounts by itself and is caught at it: see `inflight-gate --help`.
+    #[arg(long, requires = "server")]
+    intercept: bool,
     /// How: gate parks requests and is certain, storm hopes for the best and runs on anything.
     #[arg(long, value_enum, default_value = "gate")]
     mode: Mode,
@@ -268,7 +275,10 @@ fn usage(error: &anyhow::Error) -> i32 {
 }
 
 fn order(arguments: RunArguments) -> anyhow::Result<Order> {
-    let target = Target::parse(&arguments.on)?;
+    let target = match &arguments.server {
+        Some(command) => Target::Server(Served::new(command, arguments.intercept)?),
+        None => Target::parse(&arguments.on)?,
+    };
     let mut groups = arguments.group;
     if arguments.mode == Mode::Storm && groups.is_empty() && arguments.cases.is_empty() {
         groups.push("storm".to_owned());

@@ -43,6 +43,8 @@ pub struct Scene<'a> {
     folder: PathBuf,
     files: u64,
     first_id: u64,
+    /// Node ids by inode number, where they differ.
+    nodes: std::collections::HashMap<u64, u64>,
     /// Where the gate's log stood when the scene began.
     log_from: u64,
     /// How long a storm may last.
@@ -85,6 +87,7 @@ impl<'a> Scene<'a> {
             folder,
             files: 0,
             first_id,
+            nodes: std::collections::HashMap::new(),
             log_from,
             time: STORM,
             faults,

@@ -1,8 +1,10 @@
 //! A stage: a mounted target with its gate, on which one variant after the other is played.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use crate::network::{Caching, Kind, Share};
 use crate::session;
 use crate::sys;
-use crate::target::Target;
+use crate::target::{Served, Target};
 use crate::verdict::not_run;
 
 /// Longest that making or removing a mount may take.
@@ -25,10 +27,13 @@ const IMAGE: &str = "512M";
 const LOOP_IMAGE: &str = "1G";
 const LOOP_FILE: u64 = 320 << 20;
 
-/// An Inflight mount with a gate.
+/// A FUSE mount with a gate.
 #[derive(Debug)]
 struct Server {
-    image: PathBuf,
+    /// Of an Inflight mount.
+    image: Option<PathBuf>,
+    /// The proxy in front of somebody's server.
+    proxy: Option<Child>,
     mountpoint: PathBuf,
     socket: PathBuf,
     gate: Client,
@@ -73,14 +78,19 @@ impl Stage {
     fn make(&mut self, options: &str) -> anyhow::Result<()> {
         if let Target::Dir(path) = &self.target {
             // Written down before it exists, so that the guard knows it whenever we are killed.
-            let session = self.folder.parent().and_then(Path::file_name).unwrap_or_default();
-            let stage = self.folder.file_name().unwrap_or_default();
-            let name = [session.to_string_lossy(), stage.to_string_lossy()].join(".");
-            self.top = path.join(format!(".{name}"));
+            self.top = path.join(self.hidden_name());
             fs::write(self.folder.join(session::OUTSIDE), self.top.as_os_str().as_encoded_bytes())?;
             return fs::create_dir(&self.top).map_err(|error| {
                 not_run(format!("target {}: cannot make a folder in it: {error}", path.display()))
             });
+        }
+        if let Target::Server(served) = &self.target {
+            let at = self.folder.join("mnt");
+            fs::create_dir(&at)?;
+            self.server = Some(Server::behind_gate(served, &self.folder, &at, options)?);
+            // What it serves may be a folder that stays.
+            self.top = at.join(self.hidden_name());
+            return fs::create_dir(&self.top).with_context(|| self.top.display().to_string());
         }
         fs::create_dir(&self.top)?;
         match self.target {
@@ -92,8 +102,15 @@ impl Stage {
             Target::Ext4 | Target::Xfs | Target::Btrfs | Target::Vfat => self.make_looped(options),
             Target::Tmpfs => mount_as("tmpfs", "tmpfs", &self.top, "size=256m"),
             Target::Overlay => self.make_overlay(),
-            Target::Dir(_) => unreachable!("handled above"),
+            Target::Dir(_) | Target::Server(_) => unreachable!("handled above"),
         }
+    }
+
+    /// Name of a folder in a place that is not ours.
+    fn hidden_name(&self) -> String {
+        let session = self.folder.parent().and_then(Path::file_name).unwrap_or_default();
+        let stage = self.folder.file_name().unwrap_or_default();
+        format!(".{}.{}", session.to_string_lossy(), stage.to_string_lossy())
     }
 
     fn make_looped(&mut self, options: &str) -> anyhow::Result<()> {
@@ -202,12 +219,13 @@ impl Stage {
     /// The image file of the Inflight mount.
     ///
     /// # Errors
-    /// The target is not Inflight.
+    /// NOTRUN where the gate is in front of somebody's server.
     pub fn image(&self) -> anyhow::Result<&Path> {
-        Ok(&self.server.as_ref().context("no image")?.image)
+        let image = self.server.as_ref().context("no image")?.image.as_deref();
+        image.ok_or_else(|| not_run(format!("{} has no Inflight image", self.target.name())))
     }
 
-    /// Where Inflight is mounted: the target itself, or what is below its loop device.
+    /// Where the gated mount is: the target itself, or what is below its loop device.
     ///
     /// # Errors
     /// The target is not Inflight.
@@ -237,7 +255,7 @@ impl Stage {
         if let Some(server) = &mut self.server {
             let _ = server.gate.open();
         }
-        if matches!(self.target, Target::Dir(_)) {
+        if matches!(self.target, Target::Dir(_) | Target::Server(_)) {
             let _ = fs::remove_dir_all(&self.top);
         }
         let mut mounts = session::mounts_below(&self.folder);
@@ -251,8 +269,12 @@ impl Stage {
         base.iter().for_each(session::unmount);
         if let Some(server) = self.server.take() {
             let pid = server.gate.server_pid() as i32;
-            drop(server);
+            let Server { gate, proxy, .. } = server;
+            drop(gate);
             session::wait_end(pid, BOUND);
+            if let Some(mut proxy) = proxy {
+                let _ = proxy.try_wait();
+            }
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
@@ -281,7 +303,49 @@ impl Server {
         })?;
         let gate = Client::connect(&socket)?;
         fs::write(folder.join("server.pid"), gate.server_pid().to_string())?;
-        Ok(Server { image, mountpoint: at.to_owned(), socket, gate })
+        Ok(Server { image: Some(image), proxy: None, mountpoint: at.to_owned(), socket, gate })
+    }
+
+    /// Somebody's server, with the gate in front of it. It ends by itself when it is unmounted.
+    fn behind_gate(
+        served: &Served,
+        folder: &Path,
+        at: &Path,
+        options: &str,
+    ) -> anyhow::Result<Server> {
+        let program = tool("inflight-gate", "INFLIGHT_GATE")?;
+        need_fuse()?;
+        let (data, log, socket) = (folder.join("data"), folder.join("log"), folder.join("gate"));
+        fs::create_dir(&data)?;
+        let line = served.command.replace("{dir}", &data.display().to_string());
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(&socket);
+        if !options.is_empty() {
+            command.args(["-o", options]);
+        }
+        if served.intercept {
+            command.arg("--intercept");
+        }
+        command.arg(at).args(["--", "sh", "-c", &format!("exec {line}")]);
+        let mut proxy = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .process_group(0)
+            .spawn()
+            .context("start inflight-gate")?;
+        // For the guard, if this process is lost.
+        fs::write(folder.join("server.pid"), proxy.id().to_string())?;
+        let mut said = String::new();
+        let output = proxy.stdout.take().context("no pipe")?;
+        // It says that it serves or ends, within a bound of its own.
+        BufReader::new(output).read_line(&mut said).context("hear inflight-gate")?;
+        if said.is_empty() {
+            let _ = proxy.wait();
+            bail!("{}: {}", served.command, fs::read_to_string(&log).unwrap_or_default().trim());
+        }
+        let gate = Client::connect(&socket)?;
+        Ok(Server { image: None, proxy: Some(proxy), mountpoint: at.to_owned(), socket, gate })
     }
 }
 
@@ -290,7 +354,12 @@ impl Server {
 /// # Errors
 /// NOTRUN when there is none.
 pub fn program() -> anyhow::Result<PathBuf> {
-    if let Some(program) = std::env::var_os("INFLIGHT") {
+    tool("inflight", "INFLIGHT")
+}
+
+/// A program of this project.
+fn tool(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(program) = std::env::var_os(variable) {
         return Ok(PathBuf::from(program));
     }
     let own = std::env::current_exe().context("our own path")?;
@@ -298,8 +367,10 @@ pub fn program() -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> =
         beside.map(Path::to_owned).chain(std::env::split_paths(&path)).collect();
-    let found = folders.iter().map(|folder| folder.join("inflight")).find(|file| file.is_file());
-    found.ok_or_else(|| not_run("no `inflight` beside this program nor in $PATH; set $INFLIGHT"))
+    let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        not_run(format!("no `{name}` beside this program nor in $PATH; set ${variable}"))
+    })
 }
 
 /// The program that makes a target's filesystem on its loop device, if it lies on one.
@@ -309,7 +380,9 @@ pub fn mkfs(target: &Target) -> Option<&'static str> {
         Target::Xfs => Some("mkfs.xfs"),
         Target::Btrfs => Some("mkfs.btrfs"),
         Target::Vfat => Some("mkfs.vfat"),
-        Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) => None,
+        Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) | Target::Server(_) => {
+            None
+        }
     }
 }
 

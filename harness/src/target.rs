@@ -25,6 +25,36 @@ pub enum Target {
     Overlay,
     /// Any directory, without a gate.
     Dir(PathBuf),
+    /// Somebody's FUSE server, behind `inflight-gate`.
+    Server(Served),
+}
+
+/// A FUSE server that knows nothing of the gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// What starts it, for a shell; `{}` stands for its mount point, `{dir}` for a fresh folder of its own.
+    pub command: String,
+    /// Whether it mounts by itself, and is caught at that.
+    pub intercept: bool,
+}
+
+impl Served {
+    /// A command that names its mount point.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn new(command: &str, intercept: bool) -> anyhow::Result<Served> {
+        if !command.contains("{}") {
+            bail!("--server '{command}': write {{}} where it takes its mount point");
+        }
+        Ok(Served { command: command.to_owned(), intercept })
+    }
+
+    /// The program's name.
+    fn name(&self) -> String {
+        let program = self.command.split_whitespace().next().unwrap_or("server");
+        Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 }
 
 /// Names of the targets that are not directories.
@@ -67,6 +97,18 @@ impl Target {
             Target::Tmpfs => "tmpfs".to_owned(),
             Target::Overlay => "overlay".to_owned(),
             Target::Dir(path) => path.display().to_string(),
+            Target::Server(served) => served.name(),
+        }
+    }
+
+    /// The words of a command line that choose it.
+    pub fn choice(&self) -> String {
+        match self {
+            Target::Server(served) => {
+                let intercept = if served.intercept { " --intercept" } else { "" };
+                format!("--server '{}'{intercept}", served.command)
+            }
+            _ => format!("--on {}", self.name()),
         }
     }
 
@@ -79,13 +121,20 @@ impl Target {
                 Ok(kind) => kind.to_owned(),
                 Err(_) => self.name(),
             },
+            // What our server or its mounts must fail says nothing of somebody's.
+            Target::Server(_) => "server".to_owned(),
             _ => self.name(),
         }
     }
 
     /// Whether requests to it can be parked.
     pub fn is_gated(&self) -> bool {
-        matches!(self, Target::Inflight) || self.is_looped()
+        self.is_fuse() || self.is_looped()
+    }
+
+    /// Whether the gate is in front of the filesystem under test itself.
+    pub fn is_fuse(&self) -> bool {
+        matches!(self, Target::Inflight | Target::Server(_))
     }
 
     /// Whether it lies on a loop device on a gated Inflight mount.
@@ -120,6 +169,11 @@ mod tests {
         assert_eq!(filesystem(Path::new("/proc")).unwrap(), "proc");
         assert_eq!(Target::Dir("/proc".into()).subject(), "proc");
         assert_eq!(Target::Xfs.subject(), "xfs");
+        let served = Served::new("/usr/bin/bindfs -f {dir} {}", true).unwrap();
+        let server = Target::Server(served);
+        assert_eq!((&*server.name(), &*server.subject()), ("bindfs", "server"));
+        assert_eq!(server.choice(), "--server '/usr/bin/bindfs -f {dir} {}' --intercept");
+        assert!(Served::new("bindfs / /mnt", false).is_err());
         assert!(filesystem(Path::new("/nowhere")).is_err());
     }
 }

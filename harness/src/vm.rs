@@ -112,6 +112,9 @@ pub fn run(options: &Options, order: Order) -> anyhow::Result<i32> {
 }
 
 fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
+    if let Target::Server(_) = &order.target {
+        return Err(not_run("--server: somebody's server is on this machine, not in a guest"));
+    }
     if let Target::Dir(path) = &order.target {
         let path = path.display();
         return Err(not_run(format!("{path} is on this machine; a guest has targets of its own")));
@@ -270,7 +273,7 @@ fn needs(target: &Target) -> Vec<&'static str> {
         Target::Btrfs => Some("btrfs"),
         Target::Vfat => Some("vfat"),
         Target::Overlay => Some("overlay"),
-        Target::Inflight | Target::Tmpfs | Target::Dir(_) => None,
+        Target::Inflight | Target::Tmpfs | Target::Dir(_) | Target::Server(_) => None,
     });
     all
 }

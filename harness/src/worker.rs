@@ -364,16 +364,27 @@ fn stop(error: anyhow::Error, target: &Target) -> Stop {
         Err(error) if is_full(&error) && matches!(target, Target::Dir(_)) => {
             Stop::NotRun(format!("the target is full: {error:#}"))
         }
+        Err(error) if is_lacking(&error) && matches!(target, Target::Server(_)) => {
+            Stop::NotRun(format!("the server does not have it: {error:#}"))
+        }
         Err(error) => Stop::Broken(format!("{error:#}")),
     }
 }
 
 /// Whether something failed for want of space.
 fn is_full(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+    errnos(error).any(|errno| matches!(errno, libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Whether something failed because a server does not have the operation.
+fn is_lacking(error: &anyhow::Error) -> bool {
+    errnos(error).any(|errno| matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY))
+}
+
+fn errnos(error: &anyhow::Error) -> impl Iterator<Item = i32> {
+    error.chain().filter_map(|cause| {
         let raw = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-        let errno = cause.downcast_ref::<Errno>().map(|errno| *errno as i32);
-        matches!(raw.or(errno), Some(libc::ENOSPC | libc::EDQUOT))
+        raw.or(cause.downcast_ref::<Errno>().map(|errno| *errno as i32))
     })
 }
 

@@ -39,6 +39,23 @@ fn the_first_races_on_inflight() {
 }
 
 #[test]
+fn the_first_races_on_somebodys_server() {
+    if !support::is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = ["--server", "bindfs -f {dir} {}", "--intercept"];
+    // It opens files with FOPEN_DIRECT_IO: there is no page that a pipe could hold, which is SP2's proof.
+    let arguments = ["run", "--results", "results", "-g", "first", "-x", "SP2"];
+    let output = race(folder.path(), &arguments).args(server).output().unwrap();
+    let run = check(folder.path(), &output);
+    let passed = run.variants.iter().filter(|entry| entry.verdict.word() == "PASS").count();
+    assert!(passed >= 20, "{passed} of {}: {}", run.variants.len(), support::text(&output));
+    let held = run.variants.iter().filter(|entry| entry.case == "TR1");
+    assert!(held.flat_map(|entry| &entry.played.records).any(|record| !record.holds.is_empty()));
+}
+
+#[test]
 fn a_fork_race_on_ext4_behind_the_loop_gate() {
     let Some(run) = run("ext4", &["FK1", "FK2"]) else { return };
     let held = |entry: &results::Entry| entry.played.records.iter().any(|r| !r.holds.is_empty());

@@ -47,6 +47,7 @@
 //!
 //! * [`wire`] documents the control protocol (JSON lines on a Unix socket).
 //! * [`Client`] speaks it; [`cli`] is `inflight gate SOCKET ...`, [`fault`] is `inflight fault SOCKET ...`.
+//! * [`proxy`] is the gate in front of a server that knows nothing of it; `inflight-gate` runs it.
 //! * A watchdog removes a rule when its time is up or its connection closes, and releases what it
 //!   parked. Such a release is logged as [`ReleasedBy::Watchdog`] and voids a test's verdict.
 

@@ -12,7 +12,7 @@
 //!   The server is not told what came of them: over a socket they look as if they always succeeded.
 //! * Answers that the server splices arrive in pieces and are put together.
 //!
-//! Lock order: the locks of a `Link` are leaves, and nothing is sent under them.
+//! Lock order: the locks here are leaves, and nothing is sent under them.
 
 mod flights;
 mod init;

@@ -17,8 +17,9 @@ use crate::engine::{Engine, Io};
 use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::scene::{BOUND, Open, Scene, Stamped};
+use crate::target::Target;
 use crate::variant::Variant;
-use crate::verdict::{Class, no_proof};
+use crate::verdict::{Class, no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "WR1",
@@ -102,6 +103,10 @@ fn beside(scene: &mut Scene<'_>, file: &Stamped, phase: Phase) -> anyhow::Result
         Io::write(&handle, &buffer, 0..PART, 0),
         Io::write(&handle, &buffer, at..at + PART, at as u64),
     );
+    if matches!(scene.stage().target(), Target::Server(_)) {
+        let text = "whether two direct writes of a file go together is the server's choice";
+        return Err(not_run(format!("{text} (FOPEN_PARALLEL_DIRECT_WRITES)")));
+    }
     if scene.race() {
         let parked = scene.park("write", file, (0, PART as u64), phase)?;
         // A synchronous direct write would hold the inode.

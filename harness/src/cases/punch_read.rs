@@ -63,6 +63,8 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let open = if how == "direct" { Open::Direct } else { Open::Buffered };
     let handle = scene.open(&file, open)?;
+    // Before anything is parked: an open may drop the file's pages, and wait for those that are being read.
+    let other = scene.open(&file, Open::Buffered)?;
     let buffer = Buffer::new(Memory::Anon, HOLE)?;
     let parked = scene.park("read", &file, (0, HOLE as u64), variant.phase_or_received())?;
     let (mut flight, mut fault) = (None, None);
@@ -75,7 +77,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     scene.meet(parked, 1)?;
     let punch = if scene.race() {
-        let other = scene.open(&file, Open::Buffered)?;
         let call = move || fallocate(other.as_fd(), flags, 0, HOLE as i64);
         Some(scene.change("fallocate", &file, action, call)?)
     } else {

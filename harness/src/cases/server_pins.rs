@@ -15,8 +15,9 @@ use crate::event::Actor;
 use crate::memory::{Buffer, Memory};
 use crate::pins;
 use crate::scene::{Open, PATIENCE, Scene};
+use crate::target::Target;
 use crate::variant::Variant;
-use crate::verdict::Class;
+use crate::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "PN1",
@@ -108,6 +109,9 @@ struct Holdings {
 
 impl Holdings {
     fn of(scene: &mut Scene<'_>) -> anyhow::Result<Holdings> {
+        if matches!(scene.stage().target(), Target::Server(_)) {
+            return Err(not_run("what a server holds only Inflight's own reports"));
+        }
         let report = crate::server::report(scene.stage().base()?)?;
         let number = |at: &str| {
             report.pointer(at).and_then(|n| n.as_u64()).with_context(|| format!("no {at} in stat"))

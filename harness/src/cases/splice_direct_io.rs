@@ -38,7 +38,7 @@ pub const CASE: Case = Case {
             reference: REFERENCE,
         },
         Expected {
-            on: "inflight",
+            on: "inflight|server",
             variant: "*-empty",
             classes: &[Class::Short],
             since: Version(6, 5, 0),

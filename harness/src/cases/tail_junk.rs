@@ -29,7 +29,7 @@ pub const CASE: Case = Case {
     run,
     expected: &[
         Expected {
-            on: "inflight",
+            on: "inflight|server",
             variant: "truncate|fallocate",
             classes: &[Class::Foreign],
             since: EVER,
@@ -38,7 +38,7 @@ pub const CASE: Case = Case {
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb",
         },
         Expected {
-            on: "inflight",
+            on: "inflight|server",
             variant: "write",
             classes: &[Class::Foreign],
             since: EVER,

@@ -47,6 +47,8 @@ fn variants() -> Vec<Variant> {
 fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = scene.file(LEN as u64)?;
     let handle = scene.open(&file, Open::Buffered)?;
+    // Before anything is parked: an open may drop the file's pages, and wait for those that are being read.
+    let other = scene.open(&file, Open::Buffered)?;
     let buffer = Buffer::new(Memory::Anon, READ)?;
     let parked = scene.park("read", &file, (0, READ as u64), variant.phase_or_received())?;
 
@@ -63,7 +65,6 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     scene.meet(parked, 1)?;
 
     let truncate = if scene.race() {
-        let other = scene.open(&file, Open::Buffered)?;
         Some(scene.change("setattr", &file, "ftruncate down and up", move || {
             nix::unistd::ftruncate(other.as_fd(), 0)?;
             nix::unistd::ftruncate(other.as_fd(), LEN as i64)

@@ -15,7 +15,6 @@ use crate::expect::{EVER, Expected};
 use crate::memory::{Buffer, Memory};
 use crate::scene::{Open, Scene};
 use crate::stamp::Legal;
-use crate::target::Target;
 use crate::variant::Variant;
 use crate::verdict::Class;
 
@@ -28,7 +27,7 @@ pub const CASE: Case = Case {
     variants,
     run,
     expected: &[Expected {
-        on: "inflight",
+        on: "inflight|server",
         variant: "async/aio/received|async/uring/received",
         classes: &[Class::Short],
         since: EVER,
@@ -71,7 +70,7 @@ fn run(scene: &mut Scene<'_>, variant: &Variant) -> anyhow::Result<()> {
     if scene.race() {
         let other = scene.open(&file, Open::Buffered)?;
         let call = move || nix::unistd::ftruncate(other.as_fd(), 0);
-        let fuse = *scene.stage().target() == Target::Inflight;
+        let fuse = scene.stage().target().is_fuse();
         // A synchronous write holds the inode: there the truncate is not sent before it is over.
         let mut aside = if fuse && is_async {
             scene.change("setattr", &file, "ftruncate", call)?

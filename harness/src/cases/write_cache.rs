@@ -27,7 +27,7 @@ pub const CASE: Case = Case {
     run,
     expected: &[
         Expected {
-            on: "inflight",
+            on: "inflight|server",
             variant: "async/aio|async/uring",
             classes: &[Class::Stale],
             since: EVER,

@@ -133,7 +133,7 @@ impl Set {
 
     /// It is enough to hold the first page: behind a loop device, and in a mapping, the I/O is cut up.
     fn park(&self, scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Parked> {
-        let is_fuse = *scene.stage().target() == Target::Inflight;
+        let is_fuse = scene.stage().target().is_fuse();
         let op = match (cell.op.call, cell.op.way) {
             (Call::Copy, _) if is_fuse => "copy_file_range",
             (_, Way::Read) => "read",

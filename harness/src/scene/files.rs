@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::Scene;
+use super::{PATIENCE, Scene};
 use crate::stamp::{self, Legal};
 use crate::sys;
 use crate::target::Target;
+use crate::verdict::not_run;
 
 /// A stamped file.
 #[derive(Clone, Debug)]
@@ -93,14 +94,25 @@ impl Scene<'_> {
     /// Opens a file for reading and writing.
     ///
     /// # Errors
-    /// NOTRUN when O_DIRECT is refused.
+    /// NOTRUN when O_DIRECT is refused, or somebody's server has the kernel wait for what is parked: without
+    /// FOPEN_KEEP_CACHE an open drops the pages of the file, those that a parked READ holds among them.
     pub fn open(&self, file: &Stamped, how: Open) -> anyhow::Result<File> {
         let flags = if how == Open::Direct { libc::O_DIRECT } else { 0 };
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&file.path);
+        let path = file.path.clone();
+        let open = move || OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+        let opened = if matches!(self.stage.target(), Target::Server(_)) {
+            let (sender, opened) = std::sync::mpsc::channel();
+            std::thread::spawn(move || sender.send(open()));
+            let waits =
+                |_| not_run("opening the file waits for what is parked: no FOPEN_KEEP_CACHE");
+            opened.recv_timeout(PATIENCE).map_err(waits)?
+        } else {
+            open()
+        };
         match opened {
             Err(error) if how == Open::Direct && error.raw_os_error() == Some(libc::EINVAL) => {
                 let target = self.stage.target().name();
-                Err(crate::verdict::not_run(format!("{target} refuses O_DIRECT")))
+                Err(not_run(format!("{target} refuses O_DIRECT")))
             }
             other => other.with_context(|| file.path.display().to_string()),
         }

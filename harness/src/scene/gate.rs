@@ -1,6 +1,7 @@
 //! What a scene does at the gate: rules, parked requests, the request log.
 
 use std::fs::File;
+use std::os::unix::fs::DirEntryExt as _;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +11,7 @@ use super::{Aside, BOUND, RENDEZVOUS, Scene, Stamped};
 use crate::event::Actor;
 use crate::sys;
 use crate::target::Target;
-use crate::verdict::Stop;
+use crate::verdict::{Stop, no_proof, not_run};
 
 /// Life of a rule, in ms: beyond every bound of a case, so that the watchdog acts only for the dead.
 const RULE_LIFE_MS: u64 = 60_000;
@@ -63,8 +64,8 @@ impl Scene<'_> {
         range: Option<(u64, u64)>,
         phase: Phase,
     ) -> anyhow::Result<Rule> {
-        let rule = Rule::at(phase).op(op);
-        if *self.stage.target() == Target::Inflight {
+        let rule = Rule::at(self.phase(phase)?).op(op);
+        if self.stage.target().is_fuse() {
             let path = file.path.strip_prefix(self.stage.base()?).context("a file of the mount")?;
             let rule = rule.path(format!("/{}", path.display()));
             return Ok(match range {
@@ -75,6 +76,19 @@ impl Scene<'_> {
         let (offset, len) = range.context("behind a loop device a rule needs a range")?;
         let place = sys::place(&File::open(&file.path)?, offset)?;
         Ok(rule.path("/loop").range(place, len))
+    }
+
+    /// The phase that a rule has to name. Somebody's server has done the work when its answer comes, and of what
+    /// lies in between nothing can be seen.
+    fn phase(&self, phase: Phase) -> anyhow::Result<Phase> {
+        match (self.stage.target(), phase) {
+            (Target::Server(_), Phase::Applied) => Ok(Phase::Replied),
+            (Target::Server(_), Phase::Prepared | Phase::Piped) => {
+                let name = self.stage.target().name();
+                Err(not_run(format!("{name} has no phase '{phase}' that can be seen from outside")))
+            }
+            _ => Ok(phase),
+        }
     }
 
     /// Waits until `count` requests are parked by a rule.
@@ -133,13 +147,20 @@ impl Scene<'_> {
         what: &str,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<Aside<T>> {
-        if *self.stage.target() != Target::Inflight {
+        if !self.stage.target().is_fuse() {
             let mut aside = self.aside(what, call)?;
             aside.settle()?;
             return Ok(aside);
         }
         let rule = self.park_with(op, file, Phase::Received, |rule| rule.count(1))?;
         let aside = self.aside(what, call)?;
+        let is_served = matches!(self.stage.target(), Target::Server(_));
+        if is_served && !self.stage.gate()?.wait_parked(Some(rule.rule), 1, RENDEZVOUS)?.reached {
+            // It depends on what the server asked for in INIT and OPEN whether the kernel holds the inode.
+            return Err(no_proof(format!(
+                "serialised: {what} was not sent while a request was parked"
+            )));
+        }
         let seq = self.meet(rule, 1)?[0].id;
         self.release(rule)?;
         self.wait_done(seq)?;
@@ -172,10 +193,10 @@ impl Scene<'_> {
     /// No gate.
     pub fn was_cut_before_write(&mut self, ino: u64, offset: u64) -> anyhow::Result<Option<bool>> {
         const APPLIED: usize = Phase::Applied as usize;
-        if *self.stage.target() != Target::Inflight {
+        if !self.stage.target().is_fuse() {
             return Ok(None);
         }
-        let applied = |record: &Record| record.times.phases[APPLIED];
+        let applied = |record: &Record| record.times.phases[APPLIED].or(record.times.replied);
         let writes = self.requests("write", ino)?;
         let wrote = writes.iter().rev().find(|record| record.offset == offset).and_then(applied);
         let truncates = self.requests("setattr", ino)?;
@@ -187,11 +208,34 @@ impl Scene<'_> {
         Ok(Some(wrote > cut))
     }
 
+    /// The node id of the file of this scene with an inode number. They are the same but in somebody's server.
+    fn node(&mut self, ino: u64) -> anyhow::Result<u64> {
+        if !matches!(self.stage.target(), Target::Server(_)) {
+            return Ok(ino);
+        }
+        if let Some(node) = self.nodes.get(&ino) {
+            return Ok(*node);
+        }
+        let path = std::fs::read_dir(&self.folder)?.flatten().find(|entry| entry.ino() == ino);
+        let path = path.context("a file of the scene that was renamed or unlinked")?.path();
+        let path = path.strip_prefix(self.stage.base()?).context("a file of the mount")?.to_owned();
+        let gate = self.stage.gate()?;
+        // The gate follows paths for its rules; this one meets no request.
+        let rule =
+            gate.park(Rule::at(Phase::Received).op("bmap").path(format!("/{}", path.display())))?;
+        let found = gate.list()?.rules.into_iter().find(|info| info.id == rule);
+        gate.unpark(rule)?;
+        let node = found.and_then(|info| info.ino).context("a rule with a path has its node")?;
+        self.nodes.insert(ino, node);
+        Ok(node)
+    }
+
     /// The gate's records of requests of a kind that arrived in this scene, in order of arrival.
     ///
     /// # Errors
     /// No gate.
     pub fn requests(&mut self, op: &str, ino: u64) -> anyhow::Result<Vec<Record>> {
+        let ino = self.node(ino)?;
         let (mut since, mut found) = (self.log_from, Vec::new());
         loop {
             let page = self.stage.gate()?.log(since, 4096, Duration::ZERO)?;

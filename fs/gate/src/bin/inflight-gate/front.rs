@@ -1,6 +1,7 @@
 //! The gate in front of one server: mounts, starts it, watches both ends, cleans up.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -286,7 +287,8 @@ impl Front {
 
     fn announce(&self, agreement: &Agreement) {
         let (at, socket) = (self.mountpoint.display(), self.socket.display());
-        println!("{at}: served by {}, gate at {socket}", self.name());
+        // Whoever started it may not listen any more.
+        let _ = writeln!(std::io::stdout(), "{at}: served by {}, gate at {socket}", self.name());
         if !agreement.masked.is_empty() {
             eprintln!("inflight-gate: not offered to the server: {}", agreement.masked.join(", "));
         }
