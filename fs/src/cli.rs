@@ -13,6 +13,8 @@ mod completions;
 pub mod dump;
 pub mod fsck;
 pub mod helper;
+pub mod label;
+pub mod list;
 mod log;
 pub mod mkfs;
 pub mod mount;
@@ -53,6 +55,10 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show what a mount is doing.
     Stat(stat::StatArgs),
+    /// Show the name of a filesystem, or change it.
+    Label(label::LabelArgs),
+    /// Show images: label, UUID, size, state, and who has them.
+    List(list::ListArgs),
     /// Park and release requests of a mount made with --gate.
     Gate(gate::GateArgs),
     /// Make requests of a mount made with --gate fail, wait or get lost; cut its power.
@@ -98,6 +104,8 @@ pub fn main() -> ExitCode {
         Command::Fsck(args) => fsck::run(&args),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Label(args) => label::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
