@@ -49,7 +49,10 @@ pub(super) fn run(args: &ResizeArgs) -> anyhow::Result<()> {
         wanted.next_multiple_of(BLOCK)
     );
     if wanted < has {
-        bail!("{name} has {}, and cannot be made smaller: make another one and copy", size(has));
+        bail!(
+            "{name} has {}, and cannot be made smaller: make a smaller one of it with inflight export and mkfs --from",
+            size(has)
+        );
     }
     if wanted > length {
         ensure!(!disk.is_block_device(), "{name} has {length} bytes, not {wanted}");
