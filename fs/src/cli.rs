@@ -11,12 +11,17 @@ macro_rules! eprintln {
 
 mod completions;
 pub mod dump;
+pub mod export;
 pub mod fsck;
 pub mod helper;
+mod import;
+pub mod label;
+pub mod list;
 mod log;
 pub mod mkfs;
 pub mod mount;
 mod output;
+pub mod resize;
 pub mod stat;
 pub mod umount;
 mod waiting;
@@ -53,6 +58,14 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show what a mount is doing.
     Stat(stat::StatArgs),
+    /// Copy what an image holds into a directory, without a mount.
+    Export(export::ExportArgs),
+    /// Make a filesystem larger, mounted or not.
+    Resize(resize::ResizeArgs),
+    /// Show the name of a filesystem, or change it.
+    Label(label::LabelArgs),
+    /// Show images: label, UUID, size, state, and who has them.
+    List(list::ListArgs),
     /// Park and release requests of a mount made with --gate.
     Gate(gate::GateArgs),
     /// Make requests of a mount made with --gate fail, wait or get lost; cut its power.
@@ -98,6 +111,10 @@ pub fn main() -> ExitCode {
         Command::Fsck(args) => fsck::run(&args),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Resize(args) => resize::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Label(args) => label::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),

@@ -2,9 +2,11 @@
 
 mod mountpoint;
 mod outage;
+mod status;
 mod transport;
 
 pub use mountpoint::remount;
+pub use status::status;
 
 use crate::data::ImageIo;
 use crate::disk::{CuttableDisk, Disk};
@@ -19,6 +21,7 @@ use inflight_dio::{Pool, PoolConfig};
 use inflight_gate::{Gate, GateError};
 use inflight_splice::PipePool;
 use outage::Outage;
+use status::Status;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +78,8 @@ pub struct Mounted {
     gate: Option<Arc<Gate>>,
     request: MountRequest,
     outage: Outage,
+    /// Without, `inflight stat` asks the mount.
+    status: Option<Status>,
 }
 
 impl Mounted {
@@ -101,7 +106,10 @@ impl Mounted {
                 if let Some(gate) = &gate {
                     outage.offer(gate, &fs, &request.mountpoint);
                 }
-                Ok(Mounted { transport, server, gate, request, outage })
+                let status = Status::answer(&fs, &request.mountpoint)
+                    .inspect_err(|e| tracing::info!("inflight stat asks the mount itself: {e}"))
+                    .ok();
+                Ok(Mounted { transport, server, gate, request, outage, status })
             }
             Err(error) => Err(give_up(&fs, gate, error)),
         }
@@ -130,7 +138,7 @@ impl Mounted {
     }
 
     fn run_once(self) -> Result<(), MountError> {
-        let Mounted { transport, server, gate, request, .. } = self;
+        let Mounted { transport, server, gate, request, status, .. } = self;
         let fs = server.fs();
         let (stop, stopped) = mpsc::channel::<()>();
         let committer = {
@@ -142,7 +150,7 @@ impl Mounted {
             })
         };
         let served = transport.run(&server, &request.options);
-        drop(stop);
+        drop((stop, status));
         if let Ok(thread) = committer {
             let _ = thread.join();
         }

@@ -24,7 +24,7 @@ mod write;
 mod xattr;
 
 pub use attributes::{SetAttr, SetTime};
-pub use control::{Control, IoctlReply};
+pub use control::{Control, IoctlReply, RESIZE_FS};
 pub use create::{Make, Unnamed};
 pub use write::{WriteArgs, Written};
 pub use xattr::STAT;

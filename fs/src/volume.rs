@@ -4,6 +4,7 @@
 //! its locks are taken is written in [`crate::image::store`].
 
 pub mod extents;
+mod grow;
 pub mod inode;
 pub mod inode_cache;
 mod links;

@@ -83,7 +83,8 @@ fn a_label_that_is_not_durable_is_an_error_for_everybody() {
     assert!(label.starts_with(b"good\0"));
 
     let mut gate = Client::connect(&socket).expect("the gate");
-    let fail = Rule::at(Phase::Received).op("fsync").action(Action::Fail(libc::EIO)).count(1);
+    let fail =
+        Rule::at(Phase::Received).op("fsync,fdatasync").action(Action::Fail(libc::EIO)).count(1);
     let rule = gate.park(fail).expect("a rule");
     file.write_all_at(b"x", 0).expect("write");
     assert_eq!(ioctl(&dir, SETFSLABEL, &mut label), Err(Errno::EIO));

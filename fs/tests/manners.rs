@@ -27,6 +27,7 @@ fn nobody_panics_when_nobody_reads() {
         let (dir, socket) = (mount.dir.display().to_string(), socket.display().to_string());
         lines.extend(["stat", "stat --json", "stat --watch"].map(|c| format!("{c} {dir}")));
         lines.extend(["list", "list --json", "log"].map(|c| format!("gate {socket} {c}")));
+        lines.extend([format!("fault {socket} list"), format!("list --json {dir}")]);
         (mount, other)
     });
     for line in lines {

@@ -17,6 +17,9 @@ pub struct MkfsArgs {
     /// Overwrite whatever the image holds.
     #[arg(short = 'F', long)]
     force: bool,
+    /// Copy what is in this directory into it.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     /// File or block device.
     image: PathBuf,
 }
@@ -60,7 +63,17 @@ pub(super) fn run(args: &MkfsArgs) -> anyhow::Result<()> {
         force: args.force,
         ..MkfsOptions::default()
     };
+    let existed = args.image.exists();
     let sb = mkfs(&args.image, &options)?;
+    if let Some(from) = &args.from
+        && let Err(e) = super::import::import(&args.image, from)
+    {
+        if !existed {
+            // The file is ours and useless; the error that matters is the one at hand.
+            let _ = std::fs::remove_file(&args.image);
+        }
+        return Err(e);
+    }
     println!(
         "{}: {} MiB, {} blocks of {BLOCK} bytes, UUID {}{}",
         args.image.display(),

@@ -1,5 +1,6 @@
 //! `inflight stat`: asks the server of a mount what it is doing.
 
+use crate::image::BLOCK;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
@@ -34,8 +35,12 @@ pub(super) fn run(args: &StatArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The server's report, through the attribute that its root directory has.
+/// The server's report: from its socket, or, where that cannot be had (another network namespace, another user's mount),
+/// through the attribute that the root of the mount has.
 pub fn fetch(mountpoint: &Path) -> anyhow::Result<Value> {
+    if let Ok(told) = crate::mounted::status(mountpoint) {
+        return Ok(serde_json::from_slice(&told)?);
+    }
     let name = std::str::from_utf8(crate::ops::STAT).expect("a constant name");
     let value = xattr::get(mountpoint, name)
         .with_context(|| mountpoint.display().to_string())?
@@ -46,32 +51,110 @@ pub fn fetch(mountpoint: &Path) -> anyhow::Result<Value> {
 }
 
 fn print(report: &Value) {
-    let text = |key: &str| report[key].as_str().unwrap_or("?").to_owned();
-    println!("image      {} (server {})", text("image"), report["pid"]);
-    println!("transport  {}", text("transport"));
-    for (title, key) in [("reads", "reads"), ("writes", "writes")] {
-        for (way, count) in report[key].as_object().into_iter().flatten() {
-            if count["requests"] != 0 {
-                println!(
-                    "{title:<10} {way:<16} {} requests, {} bytes",
-                    count["requests"], count["bytes"]
-                );
-            }
-        }
-    }
-    println!("in flight  {} requests, {} pins", report["in_flight"], report["pins"]);
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let line = |title: &str, what: String| println!("{title:<11} {what}");
+    let how = if report["read_only"] == true { ", read-only" } else { "" };
+    line("image", format!("{} (server {}{how})", text(&report["image"]), report["pid"]));
+    line("transport", text(&report["transport"]));
+    let (requests, pins) = (number(&report["in_flight"]), number(&report["pins"]));
+    line("in flight", format!("{requests} requests; {pins} reads hold blocks"));
     let space = &report["space"];
-    println!(
-        "blocks     {} free of {}, {} wait for a commit or an I/O",
-        space["free"], space["total"], space["waiting"]
+    let blocks = |key: &str| size(number(&space[key]) * BLOCK);
+    let [free, total, waiting] = ["free", "total", "waiting"].map(blocks);
+    line("space", format!("{free} free of {total}; {waiting} wait for a commit or an I/O"));
+    line(
+        "metadata",
+        format!("{} inodes cached; {} commits", report["inodes_cached"], report["commits"]),
     );
-    println!("memory     {} inodes cached, {} commits", report["inodes_cached"], report["commits"]);
-    println!("buffers    {}", report["pool"]);
-    println!("pipes      {}", report["pipes"]);
-    for (name, l) in report["operations"].as_object().into_iter().flatten() {
-        println!(
-            "{name:<16} {:>9} times, median {} us, 99% {} us, longest {} us",
-            l["count"], l["p50_us"], l["p99_us"], l["max_us"]
-        );
+    let pool = &report["pool"];
+    let [bytes, used] = ["bytes", "in_use"].map(|key| size(number(&pool[key])));
+    let kept = match pool["pin"].as_str() {
+        Some("io_uring") => "pinned by io_uring",
+        Some("mlock") => "locked (mlock)",
+        _ => "not pinned",
+    };
+    let pages = if pool["backing"] == "huge" { "huge pages" } else { "small pages" };
+    let others = number(&pool["fallbacks"]);
+    line("buffers", format!("{used} of {bytes} in use, {pages}, {kept}; {others} from elsewhere"));
+    for reason in pool["reasons"].as_array().into_iter().flatten() {
+        line("", text(reason));
+    }
+    let pipes = &report["pipes"];
+    line(
+        "pipes",
+        format!(
+            "{} idle, of {} slots; {} opened, {} taken again, {} thrown away",
+            pipes["idle"], pipes["slots"], pipes["opened"], pipes["reused"], pipes["discarded"]
+        ),
+    );
+    print_ways(report);
+    print_operations(report);
+}
+
+fn print_ways(report: &Value) {
+    let counts = ["reads", "writes"].into_iter().flat_map(|kind| {
+        let ways = report[kind].as_object().into_iter().flatten();
+        ways.map(move |(way, count)| (format!("{kind}, {way}"), count))
+    });
+    let used: Vec<_> = counts.filter(|(_, count)| count["requests"] != 0).collect();
+    if used.is_empty() {
+        return;
+    }
+    println!("");
+    println!("{:<24} {:>9} {:>10}", "WAY", "REQUESTS", "BYTES");
+    for (way, count) in used {
+        let bytes = size(count["bytes"].as_u64().unwrap_or(0));
+        println!("{way:<24} {:>9} {bytes:>10}", count["requests"]);
+    }
+}
+
+fn print_operations(report: &Value) {
+    let operations = report["operations"].as_object().filter(|all| !all.is_empty());
+    let Some(operations) = operations else { return };
+    println!("");
+    println!("{:<24} {:>9} {:>10} {:>10} {:>10}", "OPERATION", "TIMES", "MEDIAN", "99%", "LONGEST");
+    for (name, latency) in operations {
+        let [median, most, longest] =
+            ["p50_us", "p99_us", "max_us"].map(|key| time(latency[key].as_f64().unwrap_or(0.0)));
+        println!("{name:<24} {:>9} {median:>10} {most:>10} {longest:>10}", latency["count"]);
+    }
+}
+
+/// Bytes, as people read them.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    scaled(bytes as f64, 1024.0, &UNITS)
+}
+
+/// Microseconds, as people read them.
+fn time(micros: f64) -> String {
+    if micros < 1000.0 {
+        return format!("{micros:.*} us", usize::from(micros < 99.95));
+    }
+    scaled(micros / 1000.0, 1000.0, &["ms", "s"])
+}
+
+/// At most four digits, of which one may be a fraction.
+fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
+    let mut unit = 0;
+    while value >= step - 0.5 && unit + 1 < units.len() {
+        (value, unit) = (value / step, unit + 1);
+    }
+    let is_whole = value >= 99.95 || value.fract() == 0.0;
+    format!("{value:.*} {}", usize::from(!is_whole), units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_units() {
+        let times =
+            [0.9, 12.34, 101.2, 101_187.583, 999_700.0, 1_530_000.0, 75_000_000.0].map(time);
+        assert_eq!(times, ["0.9 us", "12.3 us", "101 us", "101 ms", "1.0 s", "1.5 s", "75 s"]);
+        let sizes = [0, 512, 4096, 1536, 1 << 20, (1 << 30) - 1, 5 << 40].map(size);
+        assert_eq!(sizes, ["0 B", "512 B", "4 KiB", "1.5 KiB", "1 MiB", "1.0 GiB", "5 TiB"]);
     }
 }

@@ -138,6 +138,11 @@ pub fn image_of(dir: &Path) -> Option<PathBuf> {
     mounts(|m| Path::new(&m.dir) == dir).pop().map(|m| m.image.into())
 }
 
+/// All images that are mounted in this mount namespace.
+pub fn mounted_images() -> Vec<PathBuf> {
+    mounts(|_| true).into_iter().map(|m| m.image.into()).collect()
+}
+
 struct Mount {
     dir: String,
     image: String,
@@ -195,7 +200,8 @@ fn describe(file: &File, mounted: Option<String>) -> String {
     }
 }
 
-fn holder_of(file: &File) -> Option<u32> {
+/// The process that has locked an image.
+pub fn holder_of(file: &File) -> Option<u32> {
     let meta = file.metadata().ok()?;
     let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
     let object = format!("{major:02x}:{minor:02x}:{}", meta.ino());

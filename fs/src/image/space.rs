@@ -30,6 +30,7 @@ use counts::Counts;
 use parking_lot::Mutex;
 use reserve::Reserve;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 /// Blocks in an allocation group: one row of 1 KiB, 32 MiB of data.
@@ -48,7 +49,8 @@ pub struct Space {
     reserve: Mutex<Reserve>,
     pins: Arc<Pins>,
     rows: OnceLock<Rows>,
-    total: u64,
+    /// Changes under `state` alone.
+    total: AtomicU64,
     floor: u64,
 }
 
@@ -64,6 +66,8 @@ struct State {
     /// Freed and committed, but pinned when last looked at.
     pinned: Vec<Run>,
     cursor: u64,
+    /// The last group has a row even when it is all free: soon it will be longer.
+    grows: bool,
     /// Number of groups in memory at which clean ones are looked for.
     evict_at: usize,
 }
@@ -119,6 +123,7 @@ impl Space {
             pinned: Vec::new(),
             // The metadata area lies at the front and grows in place for as long as it can.
             cursor: total / 16,
+            grows: false,
             evict_at: GROUPS_LOADED,
         };
         let floor = (total / 64).clamp(512, 8192).min(total / 4);
@@ -127,7 +132,7 @@ impl Space {
             reserve: Mutex::default(),
             pins,
             rows: OnceLock::new(),
-            total,
+            total: total.into(),
             floor,
         }
     }
@@ -173,7 +178,7 @@ impl Space {
         if allowed == 0 {
             return None;
         }
-        let from = goal.filter(|g| *g < self.total && st.is_free(self, *g)).unwrap_or(st.cursor);
+        let from = goal.filter(|g| *g < self.total() && st.is_free(self, *g)).unwrap_or(st.cursor);
         let run = st.find(self, from, allowed)?;
         st.change(self, run, None, Some(true));
         st.cursor = run.end();
@@ -259,7 +264,7 @@ impl Space {
             if allowed == 0 {
                 return;
             }
-            let from = end.or(after).filter(|b| *b < self.total).unwrap_or(0);
+            let from = end.or(after).filter(|b| *b < self.total()).unwrap_or(0);
             let Some(run) = st.find(self, from, allowed) else { return };
             st.change(self, run, None, Some(true));
             self.reserve.lock().put(run);
@@ -286,7 +291,7 @@ impl Space {
     pub fn reserve_run(&self, want: u64, after: Option<u64>) -> Option<Run> {
         let mut st = self.state.lock();
         let allowed = want.min(st.counts.busy() / 4);
-        let from = after.filter(|b| *b < self.total).unwrap_or(0);
+        let from = after.filter(|b| *b < self.total()).unwrap_or(0);
         let run = (allowed > 0).then(|| st.find(self, from, allowed)).flatten()?;
         st.change(self, run, None, Some(true));
         self.reserve.lock().put(run);
@@ -309,7 +314,7 @@ impl Space {
         let mut st = self.state.lock();
         let most = (st.counts.busy() / 4).clamp(1, 16 * GROUP_BLOCKS).max(min);
         let mut at = from;
-        while let Some(run) = st.next_free(self, at, to.min(self.total), most) {
+        while let Some(run) = st.next_free(self, at, to.min(self.total()), most) {
             if run.blocks >= min.max(1) {
                 st.change(self, run, None, Some(true));
                 return Some(run);
@@ -319,11 +324,54 @@ impl Space {
         None
     }
 
+    /// Size of the filesystem in blocks.
+    pub fn total(&self) -> u64 {
+        self.total.load(SeqCst)
+    }
+
+    /// The last group will be longer. From the next commit on its row says, whatever its length, what is free in it: a group
+    /// that is all free has none else, and would be taken for one that lost it. `false` when that was said before.
+    pub fn expect_growth(&self) -> bool {
+        let mut st = self.state.lock();
+        if std::mem::replace(&mut st.grows, true) {
+            return false;
+        }
+        let last = (self.total() - 1) / GROUP_BLOCKS;
+        st.group(self, last);
+        st.dirty.insert(last);
+        true
+    }
+
+    /// The superblock speaks of `total` blocks now, which are more than before. What is new is free.
+    pub fn grow(&self, total: u64) {
+        let mut st = self.state.lock();
+        let old = self.total();
+        let last = (old - 1) / GROUP_BLOCKS;
+        st.group(self, last);
+        let added = st.counts.grow(total);
+        if let Some(Group::Known { disk, busy }) = st.loaded.get_mut(&last) {
+            let from = old - last * GROUP_BLOCKS;
+            for bits in [disk, busy] {
+                bits.set(from, from + added, false);
+            }
+        }
+        self.total.store(total, SeqCst);
+        st.dirty.insert(last);
+        st.grows = false;
+    }
+
+    /// As [`Space::expect_growth`] was never said.
+    pub fn stay(&self) {
+        let mut st = self.state.lock();
+        st.grows = false;
+        st.dirty.insert((self.total() - 1) / GROUP_BLOCKS);
+    }
+
     /// The numbers of now.
     pub fn usage(&self) -> Usage {
         let st = self.state.lock();
         Usage {
-            total: self.total,
+            total: self.total(),
             free: st.counts.disk(),
             available: st.counts.busy() + self.reserve.lock().blocks().saturating_sub(self.floor),
             waiting: st.freed.iter().chain(&st.pinned).map(|r| r.blocks).sum(),
@@ -419,7 +467,8 @@ impl State {
         for group in std::mem::take(&mut self.dirty) {
             let Some(Group::Known { disk, .. }) = self.loaded.get(&group) else { continue };
             let free = self.counts.disk_of(group);
-            let partial = free > 0 && free < self.counts.len(group);
+            let grows = self.grows && self.counts.is_last(group);
+            let partial = free > 0 && (free < self.counts.len(group) || grows);
             rows.groups.push((group, partial.then(|| disk.encode())));
             self.uncommitted.insert(group);
         }
@@ -438,7 +487,7 @@ impl State {
     /// that long, the longest that was seen.
     fn find(&mut self, space: &Space, from: u64, want: u64) -> Option<Run> {
         let mut best: Option<Run> = None;
-        for (lo, hi) in [(from, space.total), (0, from.min(space.total))] {
+        for (lo, hi) in [(from, space.total()), (0, from.min(space.total()))] {
             let mut at = lo;
             while let Some(run) = self.next_free(space, at, hi, want) {
                 // On a fragmented image the whole bitmap would be searched for every run.

@@ -19,6 +19,8 @@ const FSSETXATTR: u32 = 0x401c_5820;
 const GETFSLABEL: u32 = 0x8100_9431;
 const SETFSLABEL: u32 = 0x4100_9432;
 const FITRIM: u32 = 0xc018_5879;
+/// EXT4_IOC_RESIZE_FS (fs/ext4/ext4.h): the new number of blocks.
+pub const RESIZE_FS: u32 = 0x4008_6610;
 const SHUTDOWN: u32 = 0x8004_587d;
 
 /// Flags that may be set: immutable, append, nodump, noatime, dirsync, topdir, projinherit. Not sync: the kernel
@@ -87,6 +89,11 @@ impl Fs {
                 let mut out = input[..24].to_vec();
                 out[8..16].copy_from_slice(&trimmed.to_le_bytes());
                 Ok(out)
+            }
+            RESIZE_FS => {
+                self.check_root(control)?;
+                self.volume.grow(quad(input, 0)?)?;
+                Ok(Vec::new())
             }
             SHUTDOWN => self.shutdown(control),
             _ => Err(Errno::ENOTTY),

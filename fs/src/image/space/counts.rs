@@ -36,6 +36,34 @@ impl Counts {
         }
     }
 
+    /// Whether a group is the one at the end.
+    pub fn is_last(&self, group: u64) -> bool {
+        group + 1 == self.disk.len() as u64
+    }
+
+    /// There are `total` blocks now; the new ones are free. Gives how many of them the last group got that there was.
+    pub fn grow(&mut self, total: u64) -> u64 {
+        let last = self.disk.len() as u64 - 1;
+        let before = self.len(last);
+        self.total = total;
+        let added = self.len(last) - before;
+        self.add_disk(last, added, false);
+        self.add_busy(last, added, false);
+        for group in last + 1..total.div_ceil(GROUP_BLOCKS) {
+            let (len, row) = (self.len(group), group / COUNTS_GROUPS);
+            self.disk.push(len as u16);
+            self.busy.push(len as u16);
+            self.disk_all += len;
+            self.busy_all += len;
+            if row as usize == self.busy_rows.len() {
+                self.busy_rows.push(0);
+            }
+            self.busy_rows[row as usize] += len as u32;
+            self.dirty.insert(row);
+        }
+        added
+    }
+
     /// Free blocks in what the next commit will say.
     pub fn disk(&self) -> u64 {
         self.disk_all

@@ -1,0 +1,88 @@
+//! `inflight resize`: makes a filesystem larger.
+
+use super::mkfs::parse_size;
+use super::stat::size;
+use crate::disk::{Disk, FileDisk};
+use crate::image::fsck::{self, Outcome};
+use crate::image::{BLOCK, lock, probe};
+use crate::mounted;
+use crate::options::Options;
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Which, and how large.
+#[derive(Debug, Args)]
+pub struct ResizeArgs {
+    /// Image, mounted or not, or the directory that it is mounted on.
+    target: PathBuf,
+    /// Size, such as 8G; without, that of the device or file.
+    #[arg(value_parser = parse_size)]
+    size: Option<u64>,
+}
+
+mod call {
+    #![allow(unsafe_code)]
+    nix::ioctl_write_ptr!(resize, b'f', 16, u64);
+
+    pub fn grow(root: &std::fs::File, blocks: u64) -> nix::Result<()> {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: the kernel reads eight bytes, which `blocks` has, and the descriptor is open.
+        unsafe { resize(root.as_raw_fd(), &raw const blocks) }.map(drop)
+    }
+}
+
+pub(super) fn run(args: &ResizeArgs) -> anyhow::Result<()> {
+    let target = std::path::absolute(&args.target)?;
+    let image = lock::image_of(&target).unwrap_or(target);
+    let image = std::fs::canonicalize(&image).with_context(|| image.display().to_string())?;
+    let name = image.display().to_string();
+    let disk = FileDisk::open(&image, true).with_context(|| name.clone())?;
+    let has = probe::superblock(&disk, true)?.total_blocks * BLOCK;
+    let length = disk.len().with_context(|| name.clone())?;
+    let wanted = args.size.unwrap_or(length / BLOCK * BLOCK);
+    ensure!(
+        wanted.is_multiple_of(BLOCK),
+        "{name}: size {wanted} is not a multiple of {BLOCK}; use {} or {}",
+        wanted / BLOCK * BLOCK,
+        wanted.next_multiple_of(BLOCK)
+    );
+    if wanted < has {
+        bail!(
+            "{name} has {}, and cannot be made smaller: make a smaller one of it with inflight export and mkfs --from",
+            size(has)
+        );
+    }
+    if wanted > length {
+        ensure!(!disk.is_block_device(), "{name} has {length} bytes, not {wanted}");
+        disk.file().set_len(wanted).with_context(|| name.clone())?;
+    }
+    drop(disk);
+    match lock::mount_of(&image) {
+        Some(dir) => {
+            let root = File::open(&dir).with_context(|| dir.clone())?;
+            call::grow(&root, wanted / BLOCK).with_context(|| format!("cannot resize {dir}"))?;
+        }
+        None => unmounted(&image, wanted / BLOCK, wanted == has)?,
+    }
+    println!("{name}: {} instead of {}", size(wanted), size(has));
+    Ok(())
+}
+
+fn unmounted(image: &Path, blocks: u64, again: bool) -> anyhow::Result<()> {
+    let name = || image.display().to_string();
+    let options = Options { threads: 1, slabs: 0, ..Options::default() };
+    let fs = mounted::open(image, &options)?;
+    let grown = fs.volume().grow(blocks);
+    let closed = mounted::close(&fs);
+    drop(fs);
+    grown.and(closed).with_context(name)?;
+    if again {
+        // What was interrupted may have left blocks that are nobody's.
+        let report = fsck::check(image, &fsck::Options { repair: true, progress: &|_| () })?;
+        let is_clean = matches!(report.outcome, Outcome::Clean | Outcome::Corrected);
+        ensure!(is_clean, "{}: damaged; see inflight fsck", name());
+    }
+    Ok(())
+}
