@@ -471,12 +471,43 @@ impl Model {
 
     fn copy(&mut self, from: Path, at: u64, to: Path, to_at: u64, len: u64) -> Result<()> {
         let (from, to) = (self.find(from)?, self.find(to)?);
-        let source = self.nodes[&from].content().ok_or(Errno::EINVAL)?;
-        let (at, size) = (at as usize, source.len());
-        let bytes = source[at.min(size)..(at + len as usize).min(size)].to_vec();
+        let source = self.nodes[&from].clone();
+        let content = source.content().ok_or(Errno::EINVAL)?;
         if from == to || self.nodes[&to].content().is_none() {
             return Err(Errno::EINVAL);
         }
-        if bytes.is_empty() { Ok(()) } else { self.write(to, to_at, bytes) }
+        // Holes stay holes, and blocks that are only reserved become some.
+        let has_data =
+            |block: u64| source.blocks().is_some_and(|blocks| blocks.get(&block) == Some(&true));
+        let (mut now, end) = (at, (at + len).min(content.len() as u64));
+        while now < end {
+            let is_data = has_data(now / BLOCK);
+            let same = (now / BLOCK..).take_while(|block| has_data(*block) == is_data);
+            let upto = same
+                .take_while(|block| block * BLOCK < end)
+                .last()
+                .map_or(end, |b| (b + 1) * BLOCK);
+            let upto = upto.min(end);
+            let target = to_at + (now - at);
+            match is_data {
+                true => self.write(to, target, content[now as usize..upto as usize].to_vec())?,
+                false => self.copy_hole(to, target, target + (upto - now))?,
+            }
+            now = upto;
+        }
+        Ok(())
+    }
+
+    fn copy_hole(&mut self, ino: Ino, at: u64, end: u64) -> Result<()> {
+        let size = self.nodes[&ino].content().map_or(0, |content| content.len() as u64);
+        if at < size {
+            let cut = end.min(size);
+            self.edit(ino, Errno::EINVAL, |content, blocks| {
+                content[at as usize..cut as usize].fill(0);
+                let whole = at.div_ceil(BLOCK)..cut / BLOCK;
+                blocks.retain(|block, _| !whole.contains(block));
+            })?;
+        }
+        if end > size { self.write(ino, end - 1, vec![0]) } else { Ok(()) }
     }
 }
