@@ -233,9 +233,8 @@ impl Stages<'_> {
     fn folder(&mut self, on: &'static str) -> anyhow::Result<std::path::PathBuf> {
         if !self.made.iter().any(|(name, _)| *name == on) {
             let target = Target::parse(on)?;
-            // A server that does direct I/O itself pins pages too, and they would be counted.
-            let options =
-                if target == Target::Inflight { "read=buffered,write=buffered" } else { "" };
+            // A server that does direct I/O itself, here or below a loop device, pins pages too, and they would be counted.
+            let options = "read=buffered,write=buffered";
             let stage = Stage::set(&target, options, &self.session.root().join(on));
             let stage = match stage {
                 Ok(stage) => Ok(stage),
