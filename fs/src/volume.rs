@@ -23,7 +23,7 @@ pub use names::{DirEntry, NAME_MAX};
 pub use read::ReadPlan;
 pub use resize::Fallocate;
 pub use write::{SIZE_MAX, Write, WriteData};
-pub use xattrs::SetMode;
+pub use xattrs::{CAPABILITY, SetMode};
 
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;

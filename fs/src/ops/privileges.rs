@@ -5,11 +5,9 @@
 use crate::errno::Errno;
 use crate::image::tables::Attr;
 use crate::ops::{Answer, Caller, Fs, WriteArgs, Written};
+use crate::volume::CAPABILITY;
 use crate::volume::inode::Inode;
 use std::sync::Arc;
-
-/// Attribute that holds the capabilities of an executable (capabilities(7)).
-pub const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
     /// Takes capabilities, and with `suidgid` the bits, away from `inode`; true when the mode
@@ -67,7 +65,7 @@ impl Fs {
         if changes {
             self.volume.set_attr(inode, |attr| attr.mode = cleared(attr))?;
         }
-        if self.volume.has_xattrs(inode)? {
+        if self.volume.is_capable(inode)? {
             match self.volume.remove_xattr(inode, CAPABILITY).map_err(Errno::from) {
                 Ok(()) | Err(Errno::ENODATA) => {}
                 Err(e) => return Err(e),

@@ -33,8 +33,8 @@ pub struct State {
     pub attr: Attr,
     /// Its extents, once somebody needed them.
     pub extents: Option<ExtentMap>,
-    /// Whether it may have extended attributes, once somebody asked.
-    pub has_xattrs: Option<bool>,
+    /// Whether it has file capabilities, once somebody asked.
+    pub is_capable: Option<bool>,
     /// Differs from its row; the commit writes it.
     pub dirty: bool,
     /// It differs in something that fdatasync(2) must make durable.
@@ -55,7 +55,7 @@ impl Inode {
         let state = State {
             attr,
             extents,
-            has_xattrs: None,
+            is_capable: None,
             dirty: false,
             dirty_contents: false,
             append_from: None,

@@ -2,10 +2,10 @@
 
 use crate::errno::{Error, Result};
 use crate::image::tables::{Attr, INODE_MAX, INODES_USED, InodeRow, NEXT_INODE, Tables, Time};
-use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use crate::volume::names::check_name;
 use crate::volume::orphans::count;
+use crate::volume::{CAPABILITY, Volume};
 use nix::errno::Errno;
 use redb::ReadableTable as _;
 use std::sync::Arc;
@@ -118,9 +118,8 @@ impl Volume {
         }
         count(tables, INODES_USED, 1)?;
         let inode = self.inodes.insert(Inode::new(ino, attr, Some(Default::default())));
-        let mut st = inode.write();
-        st.has_xattrs = Some(!new.xattrs.is_empty());
-        drop(st);
+        let is_capable = new.xattrs.iter().any(|(name, _)| name == CAPABILITY);
+        inode.write().is_capable = Some(is_capable);
         // Until its first commit the cache may not drop it: its row would not say what is pending.
         self.update(&inode, true, |_| ());
         Ok(inode)

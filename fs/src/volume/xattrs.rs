@@ -3,11 +3,23 @@
 use crate::errno::Result;
 use crate::image::tables::Attr;
 use crate::volume::Volume;
-use crate::volume::inode::Inode;
+use crate::volume::inode::{Inode, State};
 use crate::volume::orphans::xattr_names;
 use nix::errno::Errno;
 use redb::ReadableTable as _;
 use std::sync::Arc;
+
+/// Attribute that holds the capabilities of an executable (capabilities(7)).
+pub const CAPABILITY: &[u8] = b"security.capability";
+
+impl State {
+    /// An attribute is there now, or is not.
+    pub(super) fn note_xattr(&mut self, name: &[u8], is_there: bool) {
+        if name == CAPABILITY {
+            self.is_capable = Some(is_there);
+        }
+    }
+}
 
 /// Largest value, XATTR_SIZE_MAX of linux/limits.h.
 const VALUE_MAX: usize = 65536;
@@ -34,15 +46,15 @@ impl Volume {
         self.store().read(|view| Ok(view.xattr(ino, name)?.ok_or(Errno::ENODATA)?))
     }
 
-    /// True when the inode may have attributes. Asked on every write, so the answer is remembered.
-    pub fn has_xattrs(&self, inode: &Inode) -> Result<bool> {
-        if let Some(known) = inode.read().has_xattrs {
+    /// Whether the inode has file capabilities. Asked on every write, so the answer is remembered.
+    pub fn is_capable(&self, inode: &Inode) -> Result<bool> {
+        if let Some(known) = inode.read().is_capable {
             return Ok(known);
         }
         self.store().read(|view| {
-            let any = !xattr_names(view, inode.ino)?.is_empty();
-            inode.write().has_xattrs = Some(any);
-            Ok(any)
+            let is_capable = view.xattr(inode.ino, CAPABILITY)?.is_some();
+            inode.write().is_capable = Some(is_capable);
+            Ok(is_capable)
         })
     }
 
@@ -101,7 +113,7 @@ impl Volume {
             }
             tables.xattrs.insert((ino, name), value)?;
             self.update(inode, true, |st| {
-                st.has_xattrs = Some(true);
+                st.note_xattr(name, true);
                 st.attr.touch(false);
                 also(&mut st.attr);
             });
@@ -118,7 +130,10 @@ impl Volume {
             if tables.xattrs.remove((inode.ino, name))?.is_none() {
                 return Err(Errno::ENODATA.into());
             }
-            self.update(inode, true, |st| st.attr.touch(false));
+            self.update(inode, true, |st| {
+                st.note_xattr(name, false);
+                st.attr.touch(false);
+            });
             Ok(())
         })
     }
@@ -133,6 +148,7 @@ impl Volume {
         self.change(|tables| {
             tables.xattrs.remove((inode.ino, name))?;
             self.update(inode, true, |st| {
+                st.note_xattr(name, false);
                 st.attr.touch(false);
                 also(&mut st.attr);
             });
