@@ -204,11 +204,6 @@ impl Exchange {
             let passed =
                 if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
             let Some((exchange, decision)) = passed else { return };
-            let wait = exchange.wait(decision);
-            if wait == Wait::Requests && exchange.is_crowded() {
-                self = exchange.without_waiting();
-                continue;
-            }
             let exchange = match (&mut place, decision) {
                 (Place::Queue(queue), Decision::Go) => match flight::take_off(exchange, queue) {
                     TakeOff::Stayed(exchange) => exchange,
@@ -220,6 +215,11 @@ impl Exchange {
                 },
                 _ => exchange,
             };
+            let wait = exchange.wait(decision);
+            if wait == Wait::Requests && exchange.is_crowded() {
+                self = exchange.without_waiting();
+                continue;
+            }
             if wait > place.patience() {
                 return exchange.hand_over(decision);
             }

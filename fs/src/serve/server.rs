@@ -10,8 +10,7 @@ use super::stale::Stale;
 use super::workers::Workers;
 use crate::ops::Fs;
 use inflight_dio::Buffer;
-use inflight_fuse::abi::FsyncFlags;
-use inflight_fuse::abi::OpenFlags;
+use inflight_fuse::abi::{FsyncFlags, OpenFlags};
 use inflight_fuse::channel::{Handler, Received, uring};
 use inflight_fuse::{Notification, Operation, Request};
 use inflight_gate::{Gate, Subject};
@@ -136,8 +135,7 @@ impl Server {
     /// Serves a request, here or elsewhere.
     pub fn accept(self: &Arc<Self>, request: Request, sink: Sink, place: Place<'_>) {
         let opcode = request.opcode();
-        let logged = request.operation.is_logged();
-        let gate = self.gate.as_ref().filter(|_| logged);
+        let gate = self.gate.as_ref().filter(|_| is_logged(&request.operation));
         let ticket = gate.map(|gate| gate.arrive(subject(&request)));
         let mut origin = Origin::new(Arc::clone(self), sink, ticket, opcode);
         origin.answer_early(&request);
@@ -172,25 +170,18 @@ impl Server {
     }
 }
 
-/// Whether the gate's log has requests of this kind.
-trait Logged {
-    fn is_logged(&self) -> bool;
-}
-
-impl Logged for Operation {
-    /// What nobody waits for, and what is refused once and for all, is not worth a record.
-    fn is_logged(&self) -> bool {
-        !matches!(
-            self,
-            Operation::Forget { .. }
-                | Operation::BatchForget(_)
-                | Operation::Interrupt { .. }
-                | Operation::NotifyReply(_)
-                | Operation::Flush(_)
-                | Operation::Access { .. }
-                | Operation::Destroy
-        )
-    }
+/// Whether the gate's log has requests of this kind: not what nobody waits for, and what is refused once and for all.
+fn is_logged(operation: &Operation) -> bool {
+    !matches!(
+        operation,
+        Operation::Forget { .. }
+            | Operation::BatchForget(_)
+            | Operation::Interrupt { .. }
+            | Operation::NotifyReply(_)
+            | Operation::Flush(_)
+            | Operation::Access { .. }
+            | Operation::Destroy
+    )
 }
 
 /// A request as the gate sees it.
