@@ -2,6 +2,7 @@
 
 use super::convert;
 use super::negotiate::negotiate;
+use super::reply::Unanswered;
 use crate::serve::server::Place;
 use crate::serve::{Answers, Server, Sink};
 use fuser::{
@@ -71,8 +72,8 @@ impl Filesystem for Adapter {
         self.serve(req, parent, Operation::Lookup { name: self::name(name) }, reply);
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.0.fs().forget(ino.0, nlookup);
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        self.serve(req, ino, Operation::Forget { nlookup }, Unanswered);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {

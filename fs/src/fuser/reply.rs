@@ -26,6 +26,15 @@ impl Kernel for Notices {
     }
 }
 
+/// Of a request that has no answer.
+pub struct Unanswered;
+
+impl Answers for Unanswered {
+    fn send(self: Box<Self>, _: Reply) {}
+
+    fn abandon(self: Box<Self>) {}
+}
+
 /// The bytes of an answer that has some.
 fn bytes(data: &Data) -> Vec<u8> {
     data.slices().collect::<Vec<_>>().concat()

@@ -43,14 +43,19 @@ impl Stale {
 impl Server {
     /// Has the kernel ask again for the blocks of `ino`, soon.
     pub(super) fn blocks_changed(self: Arc<Self>, ino: u64) {
-        if self.stale().add(ino) {
-            let server = Arc::clone(&self);
-            self.workers().run(move || {
-                std::thread::sleep(GATHER);
-                for ino in server.stale().take_all() {
-                    Notice::AskAgain(ino).send(server.kernel());
-                }
-            });
+        if !self.stale().add(ino) {
+            return;
+        }
+        let server = Arc::clone(&self);
+        let is_gathered = self.workers().run(move || {
+            std::thread::sleep(GATHER);
+            for ino in server.stale().take_all() {
+                Notice::AskAgain(ino).send(server.kernel());
+            }
+        });
+        if !is_gathered {
+            // The next change is the first one again.
+            self.stale().take_all();
         }
     }
 }

@@ -35,17 +35,18 @@ struct State {
 }
 
 impl Workers {
-    /// Runs a job as soon as a thread is free. Without one it is dropped, which answers its request with EIO.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+    /// Runs a job as soon as a thread is free. False where there is none and none can be had: jobs are dropped then, which
+    /// answers their requests with EIO.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut st = self.shared.state.lock();
         st.jobs.push_back(Box::new(job));
         if st.idle >= st.jobs.len() {
             drop(st);
             self.shared.work.notify_one();
-            return;
+            return true;
         }
         if st.threads == THREADS_MAX {
-            return;
+            return true;
         }
         st.threads += 1;
         let shared = self.shared.clone();
@@ -53,14 +54,16 @@ impl Workers {
         if let Err(e) = thread.spawn(move || shared.serve()) {
             tracing::error!("no thread for what must wait: {e}");
             st.threads -= 1;
-            let lost = if st.threads == 0 { std::mem::take(&mut st.jobs) } else { VecDeque::new() };
-            drop(st);
-            drop(lost);
+            if st.threads == 0 {
+                let lost = std::mem::take(&mut st.jobs);
+                drop(st);
+                drop(lost);
+                return false;
+            }
         }
+        true
     }
-}
 
-impl Workers {
     /// Returns when every job is done and every thread has ended.
     pub fn finish(&self) {
         let mut st = self.shared.state.lock();
