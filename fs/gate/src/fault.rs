@@ -45,7 +45,7 @@ pub enum Command {
     /// Transfer at most so many bytes of a read or write.
     Short {
         /// Bytes, e.g. 512 or 4K.
-        #[arg(value_parser = size)]
+        #[arg(value_parser = crate::size::parse)]
         bytes: u64,
         /// Which requests.
         #[command(flatten)]
@@ -96,10 +96,10 @@ pub struct Which {
     #[arg(long)]
     path: Option<String>,
     /// First byte of a range that the request must overlap, e.g. 1M.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = crate::size::parse)]
     offset: Option<u64>,
     /// Bytes of that range.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = crate::size::parse)]
     len: Option<u64>,
     /// The first match that is meant, counted from 1.
     #[arg(long)]
@@ -328,24 +328,6 @@ fn is_back(socket: &std::path::Path, before: u64) -> bool {
     };
     let client = Client::connect(socket);
     client.is_ok_and(|client| client.start_ns() != before && asked(client).is_ok())
-}
-
-/// Reads a number of bytes, such as 512, 4K, 1MiB (powers of 1024).
-///
-/// # Errors
-/// It looks like none.
-pub fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..].to_ascii_uppercase()[..] {
-        "" | "B" => 0,
-        "K" | "KI" | "KIB" => 10,
-        "M" | "MI" | "MIB" => 20,
-        "G" | "GI" | "GIB" => 30,
-        "T" | "TI" | "TIB" => 40,
-        other => return Err(format!("unknown suffix '{other}': use K, M, G or T")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 
 /// Reads a probability, such as 0.01 or 1%, as millionths.

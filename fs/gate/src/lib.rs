@@ -64,6 +64,7 @@ pub mod proxy;
 mod request;
 mod rule;
 mod server;
+pub mod size;
 mod table;
 mod ticket;
 mod watchdog;

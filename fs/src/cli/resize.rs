@@ -1,6 +1,5 @@
 //! `inflight resize`: makes a filesystem larger.
 
-use super::mkfs::parse_size;
 use super::stat::size;
 use crate::disk::{Disk, FileDisk};
 use crate::image::fsck::{self, Outcome};
@@ -18,7 +17,7 @@ pub struct ResizeArgs {
     /// Image, mounted or not, or the directory that it is mounted on.
     target: PathBuf,
     /// Size, such as 8G; without, that of the device or file.
-    #[arg(value_parser = parse_size)]
+    #[arg(value_parser = inflight_gate::size::parse)]
     size: Option<u64>,
 }
 
@@ -54,30 +53,40 @@ pub(super) fn run(args: &ResizeArgs) -> anyhow::Result<()> {
             size(has)
         );
     }
-    if wanted > length {
-        ensure!(!disk.is_block_device(), "{name} has {length} bytes, not {wanted}");
-        disk.file().set_len(wanted).with_context(|| name.clone())?;
-    }
-    drop(disk);
+    ensure!(
+        wanted <= length || !disk.is_block_device(),
+        "{name} has {length} bytes, {wanted} are wanted: make the device larger first"
+    );
+    let lengthen = || match wanted > length {
+        true => disk.file().set_len(wanted).with_context(|| name.clone()),
+        false => Ok(()),
+    };
     match lock::mount_of(&image) {
         Some(dir) => {
+            lengthen()?;
             let root = File::open(&dir).with_context(|| dir.clone())?;
             call::grow(&root, wanted / BLOCK).with_context(|| format!("cannot resize {dir}"))?;
         }
-        None => unmounted(&image, wanted / BLOCK, wanted == has)?,
+        None => unmounted(&image, lengthen, wanted / BLOCK, wanted == has)?,
     }
     println!("{name}: {} instead of {}", size(wanted), size(has));
     Ok(())
 }
 
-fn unmounted(image: &Path, blocks: u64, again: bool) -> anyhow::Result<()> {
+fn unmounted(
+    image: &Path,
+    lengthen: impl FnOnce() -> anyhow::Result<()>,
+    blocks: u64,
+    again: bool,
+) -> anyhow::Result<()> {
     let name = || image.display().to_string();
     let options = Options { threads: 1, slabs: 0, ..Options::default() };
     let fs = mounted::open(image, &options)?;
-    let grown = fs.volume().grow(blocks);
-    let closed = mounted::close(&fs);
+    // Now the image is ours, and nobody else's to be changed.
+    let grown = lengthen().and_then(|()| fs.volume().grow(blocks).with_context(name));
+    let closed = mounted::close(&fs).with_context(name);
     drop(fs);
-    grown.and(closed).with_context(name)?;
+    grown.and(closed)?;
     if again {
         // What was interrupted may have left blocks that are nobody's.
         let report = fsck::check(image, &fsck::Options { repair: true, progress: &|_| () })?;

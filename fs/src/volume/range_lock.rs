@@ -18,7 +18,7 @@ impl RangeLock {
     /// Waits until nobody else writes any block of `range`, then holds it.
     pub fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
         let mut held = self.held.lock();
-        while held.iter().any(|h| h.start < range.end && range.start < h.end) {
+        while overlaps(&held, &range) {
             self.freed.wait(&mut held);
         }
         held.push(range.clone());
@@ -28,7 +28,7 @@ impl RangeLock {
     /// Holds `range`, unless somebody else writes a block of it now.
     pub fn try_lock(&self, range: Range<u64>) -> Option<RangeGuard<'_>> {
         let mut held = self.held.lock();
-        if held.iter().any(|h| h.start < range.end && range.start < h.end) {
+        if overlaps(&held, &range) {
             return None;
         }
         held.push(range.clone());
@@ -37,8 +37,12 @@ impl RangeLock {
 
     /// Whether somebody writes a block of `range` now.
     pub fn is_held(&self, range: &Range<u64>) -> bool {
-        self.held.lock().iter().any(|h| h.start < range.end && range.start < h.end)
+        overlaps(&self.held.lock(), range)
     }
+}
+
+fn overlaps(held: &[Range<u64>], range: &Range<u64>) -> bool {
+    held.iter().any(|h| h.start < range.end && range.start < h.end)
 }
 
 /// Releases its range when dropped.

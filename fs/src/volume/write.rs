@@ -63,9 +63,7 @@ impl Volume {
         offset: u64,
         len: usize,
     ) -> Result<Write<'a>> {
-        self.store().check_writable()?;
-        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
-        self.load_extents(inode)?;
+        let end = self.writable_to(inode, offset, len)?;
         let range = self.lock_for_write(inode, offset, end);
         let (pieces, goal, size) = {
             let st = inode.read();
@@ -78,16 +76,7 @@ impl Volume {
         if splits && !self.store().has_room() {
             return Err(Errno::ENOSPC.into());
         }
-        let mut write = Write {
-            volume: self,
-            inode,
-            _range: range,
-            end,
-            data: Vec::new(),
-            zeros: Vec::new(),
-            new: Vec::new(),
-            allocated: Vec::new(),
-        };
+        let mut write = Write::new(self, inode, range, end);
         write.zeros.extend(eof_gap(inode, size, offset));
         write.place(&pieces, goal, offset)?;
         Ok(write)
@@ -104,9 +93,7 @@ impl Volume {
         offset: u64,
         len: usize,
     ) -> Result<Option<Write<'a>>> {
-        self.store().check_writable()?;
-        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX).ok_or(Errno::EFBIG)?;
-        self.load_extents(inode)?;
+        let end = self.writable_to(inode, offset, len)?;
         let blocks = offset / BLOCK..end.div_ceil(BLOCK);
         let Some(range) = inode.ranges.try_lock(blocks.clone()) else { return Ok(None) };
         let pieces = {
@@ -120,18 +107,17 @@ impl Volume {
         if pieces.iter().any(|piece| piece.written().is_none()) {
             return Ok(None);
         }
-        let mut write = Write {
-            volume: self,
-            inode,
-            _range: range,
-            end,
-            data: Vec::new(),
-            zeros: Vec::new(),
-            new: Vec::new(),
-            allocated: Vec::new(),
-        };
+        let mut write = Write::new(self, inode, range, end);
         write.place(&pieces, None, offset)?;
         Ok((write.data.len() == 1).then_some(write))
+    }
+
+    /// Where a write ends that may be made.
+    fn writable_to(&self, inode: &Inode, offset: u64, len: usize) -> Result<u64> {
+        self.store().check_writable()?;
+        self.load_extents(inode)?;
+        let end = offset.checked_add(len as u64).filter(|e| *e <= SIZE_MAX);
+        Ok(end.ok_or(Errno::EFBIG)?)
     }
 
     /// Locks the blocks of `[offset, end)` and, when the write begins beyond the end of the file,
@@ -213,7 +199,19 @@ pub(super) fn eof_gap(inode: &Inode, size: u64, offset: u64) -> Option<Range<u64
     Some(base + first..base + len)
 }
 
-impl Write<'_> {
+impl<'a> Write<'a> {
+    /// One that goes nowhere yet.
+    fn new(
+        volume: &'a Volume,
+        inode: &'a Arc<Inode>,
+        range: RangeGuard<'a>,
+        end: u64,
+    ) -> Write<'a> {
+        let (data, zeros) = (Vec::new(), Vec::new());
+        let (new, allocated) = (Vec::new(), Vec::new());
+        Write { volume, inode, _range: range, end, data, zeros, new, allocated }
+    }
+
     fn place(&mut self, pieces: &[Piece], mut goal: Option<u64>, offset: u64) -> Result<()> {
         for piece in pieces {
             let extents = match piece.extent {
