@@ -1,66 +1,48 @@
-//! The cases, one file each. A new one needs its file and its line here.
+//! The cases, one file each, in a folder for each subject. A new one needs its file and its line in the folder's list.
+//!
+//! What a case is ([`case`]), its [`variant`]s and where it is [expected](expect) to fail are here too. The registry that
+//! adds the matrix and the stress run is [`crate::run::plan::cases`].
 
-use crate::case::Case;
-
+/// Declares the cases of a subject, in the order in which they are run.
 macro_rules! cases {
     ($($file:ident),* $(,)?) => {
         $(mod $file;)*
-        /// Every case, in the order in which they are run.
-        pub const ALL: &[Case] = &[$($file::CASE),*];
+        /// Its cases, in the order in which they are run.
+        pub const CASES: &[crate::cases::case::Case] = &[$($file::CASE),*];
     };
 }
 
-cases! {
-    fork_touch,
-    fork_read_read,
-    splice_alias,
-    truncate_read,
-    splice_short,
-    splice_direct_io,
-    write_cache,
-    append_tail,
-    tail_junk,
-    truncate_write,
-    extend_short_read,
-    punch_read,
-    truncate_writeback,
-    sendfile_self,
-    fixed_fork,
-    fixed_unmap,
-    register_matrix,
-    protect_touch,
-    fork_controls,
-    abort_read,
-    exit_inflight,
-    close_inflight,
-    vmsplice_edit,
-    client_rewrite,
-    splice_hold,
-    reply_reuse,
-    splice_into_direct,
-    writeback_edit,
-    zero_page_write,
-    pin_return,
-    fault_gate,
-    self_mapping,
-    migrate,
-    pageout,
-    fork_network,
-    fork_tearing,
-    loop_shrink,
-    unlink_read,
-    blocks_reuse,
-    truncate_tail,
-    change_done,
-    reply_beside,
-    server_pins,
-    iterator_kinds,
-    cached_share,
-    storm,
-    matrix,
-    meta_fail,
-    meta_hang,
-    meta_skip,
-    meta_control,
-    meta_watchdog,
-}
+pub mod case;
+pub mod expect;
+pub mod variant;
+
+pub mod abort;
+pub mod fault;
+pub mod fork;
+pub mod invalidate;
+pub mod iterator;
+pub mod memory;
+pub mod meta;
+pub mod registered;
+pub mod server;
+pub mod splice;
+pub mod truncate;
+pub mod write;
+
+use case::Case;
+
+/// Every subject's cases, in the order in which they are run.
+pub const SUBJECTS: &[&[Case]] = &[
+    fork::CASES,
+    splice::CASES,
+    truncate::CASES,
+    invalidate::CASES,
+    registered::CASES,
+    abort::CASES,
+    write::CASES,
+    fault::CASES,
+    memory::CASES,
+    iterator::CASES,
+    server::CASES,
+    meta::CASES,
+];

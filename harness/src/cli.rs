@@ -1,29 +1,29 @@
 //! The command line of `inflight-race`.
 
+pub mod demo;
+pub mod kernels;
+pub mod mechanisms;
+pub mod mutants;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::cases;
-use crate::demo;
-use crate::kernel::Kernel;
-use crate::kernels;
+use crate::fixture::raw_server;
+use crate::kit::kernel::Kernel;
 use crate::matrix;
-use crate::mechanisms;
-use crate::mutants;
-use crate::plan::{self, Item, Wanted};
 use crate::probe;
-use crate::raw_server;
 use crate::report;
-use crate::results::{self, Single};
+use crate::run::plan::{self, Item, Wanted};
+use crate::run::results::{self, Single};
+use crate::run::worker;
 use crate::run::{self, Order};
-use crate::session;
+use crate::target::session;
 use crate::target::{Served, Target};
 use crate::vm;
 use crate::vm::machine::Accel;
-use crate::worker;
 
 /// Exit code of a wrong command line.
 pub const USAGE: i32 = 2;
@@ -171,7 +171,7 @@ struct RunArguments {
     /// That server mounts by itself and is caught at it: see `inflight-gate --help`.
     #[arg(long, requires = "server")]
     intercept: bool,
-    /// How: gate parks requests and is certain, storm hopes for the best and runs on anything.
+    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything.
     #[arg(long, value_enum, default_value = "gate")]
     mode: Mode,
     /// Mount options of every Inflight mount.
@@ -192,10 +192,10 @@ struct RunArguments {
     /// Folder below which images and mounts are made (default: that of temporary files).
     #[arg(long)]
     scratch: Option<PathBuf>,
-    /// Longest that one variant may take, in seconds (default: 60, more for long storms).
+    /// Longest that one variant may take, in seconds (default: 60, more for long stress runs).
     #[arg(long)]
     bound: Option<u64>,
-    /// How long each variant of a storm lasts: 500ms, 60s or 5m.
+    /// How long each variant of a stress run lasts: 500ms, 60s or 5m.
     #[arg(long, default_value = "5s", value_parser = inflight_gate::cli::duration)]
     time: Duration,
     /// Print only what is unexpected, and the summary.
@@ -211,8 +211,8 @@ struct RunArguments {
 enum Mode {
     /// Requests are parked.
     Gate,
-    /// Many threads at once; the same as the group `storm`.
-    Storm,
+    /// Many threads at once; the same as the group `stress`.
+    Stress,
 }
 
 /// Runs the command; gives its exit code.
@@ -247,7 +247,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::Play { task } => {
             let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
             match &task.mechanisms {
-                Some(ids) => mechanisms::relay(ids).map(|()| 0),
+                Some(ids) => crate::mechanisms::relay(ids).map(|()| 0),
                 None => run::run(task.order),
             }
         }
@@ -280,8 +280,8 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         None => Target::parse(&arguments.on)?,
     };
     let mut groups = arguments.group;
-    if arguments.mode == Mode::Storm && groups.is_empty() && arguments.cases.is_empty() {
-        groups.push("storm".to_owned());
+    if arguments.mode == Mode::Stress && groups.is_empty() && arguments.cases.is_empty() {
+        groups.push("stress".to_owned());
     }
     let wanted = Wanted {
         groups,
@@ -373,7 +373,7 @@ fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> 
     {
         return Ok(usage(&error));
     }
-    let wanted = cases::ALL.iter().filter(|case| group.is_none_or(|group| case.is_in(group)));
+    let wanted = plan::cases().iter().filter(|case| group.is_none_or(|group| case.is_in(group)));
     let here = Kernel::running()?;
     let mut all = Vec::new();
     for case in wanted {
@@ -406,9 +406,9 @@ fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> 
     Ok(0)
 }
 
-fn describe(row: &crate::expect::Expected, names: &[String], here: &Kernel) -> String {
+fn describe(row: &crate::cases::expect::Expected, names: &[String], here: &Kernel) -> String {
     let since = row.since.to_string();
-    let since = if row.since == crate::expect::EVER { "the beginning" } else { &since };
+    let since = if row.since == crate::cases::expect::EVER { "the beginning" } else { &since };
     let until = row.until.map_or("now".to_owned(), |until| format!("before {until}"));
     let classes: Vec<_> = row.classes.iter().map(|class| class.name()).collect();
     let on = if row.on == "*" { "any target" } else { row.on };

@@ -9,7 +9,7 @@ fn main() {
         init::init();
     }
     let code = cli::run(cli::Arguments::parse()).unwrap_or_else(|error| {
-        inflight_race::output::complain(format_args!("inflight-race: {error:#}"));
+        inflight_race::kit::output::complain(format_args!("inflight-race: {error:#}"));
         3
     });
     std::process::exit(code);

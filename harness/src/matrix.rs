@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod buffer;
+pub mod case;
 pub mod io;
 mod judge;
 pub mod list;

@@ -4,7 +4,6 @@
 //! A row names the observations that are expected, by the first kernel that must show them; one that differs
 //! is an error. What no user-space path reaches says why.
 
-mod command;
 mod document;
 mod played;
 mod table;
@@ -14,15 +13,14 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Kernel, Version};
-use crate::nearest::nearest;
+use crate::kit::kernel::{Kernel, Version};
+use crate::kit::nearest::nearest;
+use crate::kit::verdict::{Stop, Verdict};
 use crate::observe::Seen;
-use crate::session::Session;
-use crate::stage::Stage;
 use crate::target::Target;
-use crate::verdict::{Stop, Verdict};
+use crate::target::mounted::Mounted;
+use crate::target::session::Session;
 
-pub use command::{Arguments, run};
 pub use document::document;
 pub use table::ALL;
 
@@ -107,7 +105,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The verdict of a case that came to the same, so that exit codes mean the same.
-    fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         match self {
             Outcome::Seen(_) => Verdict::Pass,
             Outcome::Differs { .. } => Verdict::Fail { classes: Vec::new() },
@@ -147,7 +145,7 @@ pub fn check(ids: &[String]) -> anyhow::Result<()> {
 }
 
 /// The mechanisms that `ids` name; of none named, all.
-fn named(ids: &[String]) -> impl Iterator<Item = &'static Mechanism> {
+pub(crate) fn named(ids: &[String]) -> impl Iterator<Item = &'static Mechanism> {
     ALL.iter().filter(move |one| ids.is_empty() || ids.iter().any(|id| one.is_named(id)))
 }
 
@@ -169,14 +167,14 @@ pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyho
     check(ids)?;
     let kernel = Kernel::running()?;
     let session = Session::new(&std::env::temp_dir())?;
-    let mut stages = Stages { session: &session, made: Vec::new() };
+    let mut targets = Stages { session: &session, made: Vec::new() };
     let mut rows = Vec::new();
     for mechanism in named(ids) {
-        let outcome = settle(mechanism, &kernel, stages.seen(mechanism));
+        let outcome = settle(mechanism, &kernel, targets.seen(mechanism));
         said(mechanism, &outcome);
         rows.push(Row { id: mechanism.id.to_owned(), outcome });
     }
-    stages.strike();
+    targets.teardown();
     session.end()?;
     Ok(Shown { kernel, rows })
 }
@@ -213,7 +211,7 @@ fn settle(mechanism: &Mechanism, kernel: &Kernel, seen: anyhow::Result<Seen>) ->
 /// Mounted targets, each made when it is first needed.
 struct Stages<'a> {
     session: &'a Session,
-    made: Vec<(&'static str, Result<Stage, String>)>,
+    made: Vec<(&'static str, Result<Mounted, String>)>,
 }
 
 impl Stages<'_> {
@@ -225,8 +223,8 @@ impl Stages<'_> {
                 observe(&folder)
             }
             Show::Case(on, cases) => played::play(on, cases),
-            Show::Command(command) => Err(crate::verdict::not_run(format!("see `{command}`"))),
-            Show::Nothing(reason) => Err(crate::verdict::not_run(reason)),
+            Show::Command(command) => Err(crate::kit::verdict::not_run(format!("see `{command}`"))),
+            Show::Nothing(reason) => Err(crate::kit::verdict::not_run(reason)),
         }
     }
 
@@ -235,27 +233,27 @@ impl Stages<'_> {
             let target = Target::parse(on)?;
             // A server that does direct I/O itself, here or below a loop device, pins pages too, and they would be counted.
             let options = "read=buffered,write=buffered";
-            let stage = Stage::set(&target, options, &self.session.root().join(on));
-            let stage = match stage {
-                Ok(stage) => Ok(stage),
+            let mounted = Mounted::new(&target, options, &self.session.root().join(on));
+            let mounted = match mounted {
+                Ok(mounted) => Ok(mounted),
                 Err(error) => match error.downcast_ref() {
                     Some(Stop::NotRun(reason)) => Err(reason.clone()),
                     _ => return Err(error),
                 },
             };
-            self.made.push((on, stage));
+            self.made.push((on, mounted));
         }
-        let stage = self.made.iter().find(|(name, _)| *name == on).context("just made")?;
-        match &stage.1 {
-            Ok(stage) => Ok(stage.top().to_owned()),
-            Err(reason) => Err(crate::verdict::not_run(reason.clone())),
+        let mounted = self.made.iter().find(|(name, _)| *name == on).context("just made")?;
+        match &mounted.1 {
+            Ok(mounted) => Ok(mounted.top().to_owned()),
+            Err(reason) => Err(crate::kit::verdict::not_run(reason.clone())),
         }
     }
 
-    fn strike(&mut self) {
-        for (_, stage) in &mut self.made {
-            if let Ok(stage) = stage {
-                stage.strike();
+    fn teardown(&mut self) {
+        for (_, mounted) in &mut self.made {
+            if let Ok(mounted) = mounted {
+                mounted.teardown();
             }
         }
     }
@@ -284,8 +282,8 @@ mod tests {
                 Show::Case(on, cases) => {
                     Target::parse(on).unwrap();
                     let cases = vec![cases.to_owned()];
-                    let wanted = crate::plan::Wanted { cases, ..Default::default() };
-                    assert!(!crate::plan::plan(&wanted).unwrap().is_empty(), "{mechanism:?}");
+                    let wanted = crate::run::plan::Wanted { cases, ..Default::default() };
+                    assert!(!crate::run::plan::plan(&wanted).unwrap().is_empty(), "{mechanism:?}");
                 }
                 Show::Folder(on, _) => drop(Target::parse(on).unwrap()),
                 _ => {}

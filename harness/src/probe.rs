@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::kernel::Kernel;
+use crate::kit::kernel::Kernel;
+use crate::kit::stamp;
+use crate::kit::verdict::Stop;
 use crate::observe::alignment::{self, Alignment};
 use crate::observe::bugs::{self, Bug};
 use crate::observe::splice::{self, How};
 use crate::observe::{Seen, pins, register};
-use crate::stamp;
 use crate::target;
 use crate::target::Target;
-use crate::verdict::Stop;
 
 pub use fork_lottery::{Draws, Hold};
 pub use print::print;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use crate::results::{self, Run};
+use crate::run::results::{self, Run};
 
 /// What to write; nothing is the summary on standard output.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -53,10 +53,10 @@ pub fn report(runs: Vec<Run>, outputs: &Outputs) -> anyhow::Result<i32> {
         write(path, &serde_json::to_string_pretty(&runs)?)?;
     }
     for run in &runs {
-        println!("{}", summary(run));
+        println!("{}", run.summary());
     }
     let verdicts = runs.iter().flat_map(|run| &run.variants).map(|entry| &entry.verdict);
-    Ok(crate::verdict::exit_code(verdicts))
+    Ok(crate::kit::verdict::exit_code(verdicts))
 }
 
 /// Joins runs of the same target, options and kernel: shards of one plan.
@@ -74,23 +74,6 @@ fn merge(runs: Vec<Run>) -> Vec<Run> {
     }
     merged
 }
-
-/// How many of each verdict; none that is not there.
-pub fn counts(run: &Run) -> Vec<(&'static str, usize)> {
-    let count = |word| run.variants.iter().filter(|entry| entry.verdict.word() == word).count();
-    WORDS.into_iter().map(|word| (word, count(word))).filter(|(_, count)| *count > 0).collect()
-}
-
-/// One line: target, kernel, counts.
-pub fn summary(run: &Run) -> String {
-    let counts: Vec<_> =
-        counts(run).into_iter().map(|(word, count)| format!("{count} {word}")).collect();
-    let target = format!("{} {}", run.target.name(), run.options);
-    format!("{} on {}: {}", target.trim(), run.kernel.release, counts.join(", "))
-}
-
-/// The words of all verdicts, in the order of reports.
-pub const WORDS: [&str; 7] = ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "NOTRUN", "BROKEN"];
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
@@ -118,13 +101,13 @@ pub(crate) mod tests {
     use inflight_gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
 
     use super::*;
-    use crate::event::{Actor, Event};
-    use crate::kernel::Kernel;
-    use crate::results::Entry;
+    use crate::kit::event::{Actor, Event};
+    use crate::kit::kernel::Kernel;
+    use crate::kit::verdict::{Class, Fault, Verdict};
     use crate::run::Order;
+    use crate::run::results::Entry;
+    use crate::run::worker::Played;
     use crate::target::Target;
-    use crate::verdict::{Class, Fault, Verdict};
-    use crate::worker::Played;
 
     /// A READ that was parked, in ns of the gate.
     pub fn record(seq: u64, parked: u64, released: u64) -> Record {
@@ -163,7 +146,9 @@ pub(crate) mod tests {
             let mut played = Played::default();
             let text = "byte 0: \"bad\" <script>".to_owned();
             played.faults.push(Fault { class: Class::Lost, text });
-            played.events.push(crate::event::Event::now(crate::event::Actor::Racer, "fork"));
+            played
+                .events
+                .push(crate::kit::event::Event::now(crate::kit::event::Actor::Racer, "fork"));
             Entry {
                 case: "FK1".to_owned(),
                 name: "fork-touch".to_owned(),
@@ -187,7 +172,7 @@ pub(crate) mod tests {
         let runs = [Target::Inflight, Target::Ext4, Target::Inflight];
         let merged = merge(runs.map(|target| run(target, &[Verdict::Pass])).into());
         assert_eq!(merged.len(), 2);
-        assert_eq!(summary(&merged[0]), "inflight on 6.18.44: 2 PASS");
+        assert_eq!(merged[0].summary(), "inflight on 6.18.44: 2 PASS");
     }
 
     #[test]

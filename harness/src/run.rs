@@ -1,6 +1,11 @@
 //! The runner: hands the plan to workers, judges by the table, prints, writes results.
 
-use std::collections::{BTreeSet, VecDeque};
+pub mod console;
+pub mod plan;
+pub mod results;
+pub mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -11,18 +16,19 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::case::Case;
-use crate::console::Console;
-use crate::expect::{self, Expected};
-use crate::interrupt;
-use crate::kernel::Kernel;
-use crate::plan::Item;
-use crate::results::{self, Entry, Run};
-use crate::scene::STORM;
-use crate::session::{self, Session};
+use console::Console;
+use plan::Item;
+use results::{Entry, Run};
+use worker::{Job, Line, Played, Stopped};
+
+use crate::cases::case::Case;
+use crate::cases::expect::{self, Expected};
+use crate::fixture::STRESS;
+use crate::kit::interrupt;
+use crate::kit::kernel::Kernel;
+use crate::kit::verdict::{Class, Fault, Verdict, exit_code};
 use crate::target::Target;
-use crate::verdict::{Class, Fault, Verdict, exit_code};
-use crate::worker::{self, Job, Line, Played, Stopped};
+use crate::target::session::{self, Session};
 
 /// Exit code of an interrupted run.
 pub const INTERRUPTED: i32 = 130;
@@ -44,12 +50,13 @@ pub struct Order {
     pub scratch: PathBuf,
     /// Longest that one variant may take, its control included.
     pub bound: Duration,
-    /// How long a storm may last.
+    /// How long a stress run may last.
     pub time: Duration,
     /// Print only the summary and what is unexpected.
     pub quiet: bool,
-    /// Explain each case before its first variant, and print what was noted: the guided tour.
-    pub tour: bool,
+    /// What is said before the first variant of a case, by its short name: a guided tour, which also prints what was
+    /// noted. None: no tour.
+    pub tour: BTreeMap<String, String>,
     /// Print JSON, one object a line.
     pub json: bool,
     /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
@@ -71,10 +78,10 @@ impl Order {
             seed: 0,
             results: PathBuf::new(),
             scratch: std::env::temp_dir(),
-            bound: bound(STORM),
-            time: STORM,
+            bound: bound(STRESS),
+            time: STRESS,
             quiet: false,
-            tour: false,
+            tour: BTreeMap::new(),
             json: false,
             relay: false,
             vm: None,
@@ -83,12 +90,12 @@ impl Order {
     }
 }
 
-/// Longest that a variant may take unless told: a storm takes its time, and its control and the quiet looks take some more.
+/// Longest that a variant may take unless told: a stress run takes its time, and its control and the quiet looks take some more.
 pub fn bound(time: Duration) -> Duration {
     Duration::from_secs(60).max(time * 2 + Duration::from_secs(30))
 }
 
-/// Runs it, and gives the exit code of [`crate::verdict`].
+/// Runs it, and gives the exit code of [`crate::kit::verdict`].
 ///
 /// # Errors
 /// The run could not be started, or left something behind.
@@ -267,7 +274,7 @@ impl Runner {
         let (case, variant) = item.find()?;
         let (target, kernel) = (&self.order.target, &self.run.kernel);
         let verdict = verdict(case, &item.variant, target, kernel, &played);
-        if variant.cell.is_some() && !verdict.is_unexpected() {
+        if case.is_in("matrix") && !verdict.is_unexpected() {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
         }
@@ -306,7 +313,7 @@ impl Runner {
         let vm = self.order.vm.as_ref();
         let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} {modules}-- "));
         let time = match self.order.time {
-            STORM => String::new(),
+            STRESS => String::new(),
             time => format!(" --time {}ms", time.as_millis()),
         };
         format!(
@@ -409,7 +416,7 @@ pub(crate) fn verdict(
     played: &Played,
 ) -> Verdict {
     // Not every server takes the way on which the kernel fails.
-    let may_pass = case.is_in("storm") || matches!(target, Target::Server(_));
+    let may_pass = case.is_in("stress") || matches!(target, Target::Server(_));
     let target = target.subject();
     let row = |row: &&Expected| row.applies(&target, variant, kernel);
     match &played.stop {
@@ -420,7 +427,7 @@ pub(crate) fn verdict(
         Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
         Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
         Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
-        // A storm may miss what a parked request cannot: that it saw nothing is no XPASS.
+        // A stress run may miss what a parked request cannot: that it saw nothing is no XPASS.
         None if may_pass => Verdict::Pass,
         None => expect::settle(&[], case.expected.iter().find(row)),
     }

@@ -1,4 +1,10 @@
-//! Targets: what the races are run on.
+//! Targets: what the races are run on, how they are mounted, and what takes them down again.
+
+pub mod borrow;
+pub mod mounted;
+pub mod network;
+pub mod server;
+pub mod session;
 
 use std::path::{Path, PathBuf};
 
@@ -80,7 +86,7 @@ impl Target {
                 Err(error) => bail!("target {path}: {error}"),
             },
             other => {
-                let near = crate::nearest::nearest(other, NAMES);
+                let near = crate::kit::nearest::nearest(other, NAMES);
                 bail!("unknown target '{other}'; nearest: {near} (or a directory, as ./DIR)")
             }
         })

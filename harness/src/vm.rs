@@ -19,15 +19,15 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::cases;
-use crate::interrupt;
+use crate::kit::interrupt;
+use crate::kit::sys;
+use crate::kit::verdict::{Stop, not_run};
 use crate::mechanisms::{self, Shown};
-use crate::network::{self, Kind};
+use crate::run::plan;
 use crate::run::{INTERRUPTED, Order, Runner};
-use crate::stage;
-use crate::sys;
 use crate::target::Target;
-use crate::verdict::{Stop, not_run};
+use crate::target::mounted;
+use crate::target::network::{self, Kind};
 use crate::vm::archive::Archive;
 use crate::vm::machine::{Accel, Machine, Parts};
 use crate::vm::message::{TASK, Task};
@@ -282,7 +282,7 @@ fn needs(target: &Target) -> Vec<&'static str> {
 fn network(order: &Order, mechanisms: Option<&[String]>) -> Vec<Kind> {
     let cases = order.items.iter().map(|item| &*item.case);
     let is_named = |name: &str| {
-        cases::ALL
+        plan::cases()
             .iter()
             .any(|case| case.is_in("network") && case.id == name.split(':').next().unwrap_or(name))
     };
@@ -316,9 +316,9 @@ fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Resu
     }
     let own = std::env::current_exe().context("our own path")?;
     archive.program("/init", &own)?;
-    archive.program("/bin/inflight", &stage::program()?)?;
+    archive.program("/bin/inflight", &mounted::program()?)?;
     // The fork cases start one child with posix_spawn(3): /bin/true.
-    let (mkfs, shown) = (stage::mkfs(&task.order.target), stage::mkfs(&Target::Vfat));
+    let (mkfs, shown) = (mounted::mkfs(&task.order.target), mounted::mkfs(&Target::Vfat));
     let shown = shown.filter(|_| task.mechanisms.is_some());
     for tool in ["true"].into_iter().chain(mkfs).chain(shown) {
         match sys::find_program(tool) {

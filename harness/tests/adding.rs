@@ -5,5 +5,5 @@ fn the_example_is_the_case() {
     let text = include_str!("../ADDING.md");
     let (_, code) = text.split_once("```rust\n").expect("an example");
     let (code, _) = code.split_once("```\n").expect("its end");
-    assert_eq!(code, include_str!("../src/cases/unlink_read.rs"));
+    assert_eq!(code, include_str!("../src/cases/truncate/unlink_read.rs"));
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{inflight, left, race, text, until};
 
-/// A storm that is under way.
+/// A stress run that is under way.
 struct Started {
     runner: Child,
     server: Pid,
@@ -17,7 +17,7 @@ struct Started {
     devices: Vec<PathBuf>,
 }
 
-/// Starts a long storm and waits until its target is used.
+/// Starts a long stress run and waits until its target is used.
 fn started(folder: &Path, target: &str, more: &[&str]) -> Option<Started> {
     let program = inflight()?;
     let mut arguments =
@@ -56,9 +56,9 @@ fn backing_files(folder: &Path) -> Vec<PathBuf> {
 
 fn server_pid(folder: &Path) -> Option<Pid> {
     let below = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
-    let stages = below(folder.to_owned()).flat_map(|entry| below(entry.path()));
-    let text = stages
-        .filter_map(|stage| std::fs::read_to_string(stage.path().join("server.pid")).ok())
+    let targets = below(folder.to_owned()).flat_map(|entry| below(entry.path()));
+    let text = targets
+        .filter_map(|mounted| std::fs::read_to_string(mounted.path().join("server.pid")).ok())
         .next()?;
     text.trim().parse().ok().map(Pid::from_raw)
 }

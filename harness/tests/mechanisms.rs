@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use inflight_race::stage;
+use inflight_race::target::mounted;
 use serde_json::Value;
 
 /// The kernel counts everybody's pins: one at a time.
@@ -18,7 +18,7 @@ fn output(arguments: &[&str]) -> Option<Value> {
     }
     let _alone = ALONE.lock();
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    if let Ok(program) = stage::program() {
+    if let Ok(program) = mounted::program() {
         command.env("INFLIGHT", program);
     }
     let output = command.args(arguments).output().unwrap();

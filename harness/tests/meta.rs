@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use inflight_race::results;
+use inflight_race::run::results;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{race, text};
@@ -196,13 +196,13 @@ fn shards_come_together_in_one_report() {
 }
 
 #[test]
-fn a_storm_passes_on_a_directory_and_proves_nothing_where_nothing_met() {
+fn a_stress_run_passes_on_a_directory_and_proves_nothing_where_nothing_met() {
     let folder = tempfile::tempdir().unwrap();
-    let storm = ["--mode", "storm", "--seed", "3"];
-    let output = run(folder.path(), &[&storm[..], &["ST1:sync", "--time", "0s"]].concat());
+    let stress = ["--mode", "stress", "--seed", "3"];
+    let output = run(folder.path(), &[&stress[..], &["ST1:sync", "--time", "0s"]].concat());
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains("NOPROOF"), "{}", text(&output));
-    let output = run(folder.path(), &[&storm[..], &["ST1:async", "--time", "2s"]].concat());
+    let output = run(folder.path(), &[&stress[..], &["ST1:async", "--time", "2s"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let run = results::read_run(&folder.path().join("results")).unwrap();
     let notes = run.variants[0].played.notes.join("\n");

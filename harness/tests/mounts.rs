@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use inflight_race::results;
+use inflight_race::run::results;
 use support::{PROGRAM, inflight, race};
 
 /// Runs cases on a target and gives what came of them; `None` where the machine cannot.

@@ -60,8 +60,8 @@ fn a_full_target_is_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let _mount = tmpfs(&folder.path().join("full"), "size=4k", MsFlags::empty());
     assert_notrun(&on(folder.path(), "./full"), "the target is full");
-    let storm = ["run", "ST1:all", "--on", "./full", "--scratch", ".", "--results", "results"];
-    assert_notrun(&race(folder.path(), &storm).output().unwrap(), "the target is full");
+    let stress = ["run", "ST1:all", "--on", "./full", "--scratch", ".", "--results", "results"];
+    assert_notrun(&race(folder.path(), &stress).output().unwrap(), "the target is full");
 }
 
 #[test]

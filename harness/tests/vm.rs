@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use inflight_race::results;
+use inflight_race::run::results;
 use inflight_race::vm::source;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -10,13 +10,13 @@ use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::buffer::{Held, Kind, SPACE};
 use super::{Cell, oracle};
-use crate::engine::Way;
-use crate::event::Actor;
-use crate::fork::{Child, Task, sharer};
-use crate::memory::{Buffer, Memory};
-use crate::scene::{Aside, BOUND, Scene, Stamped};
-use crate::stamp::CANARY;
-use crate::verdict::{no_proof, not_run};
+use crate::fixture::{Aside, BOUND, Fixture, Stamped};
+use crate::kit::engine::Way;
+use crate::kit::event::Actor;
+use crate::kit::fork::{Child, Task, sharer};
+use crate::kit::memory::{Buffer, Memory};
+use crate::kit::stamp::CANARY;
+use crate::kit::verdict::{no_proof, not_run};
 
 /// What happens while the request is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,20 +178,20 @@ pub struct After {
 /// # Errors
 /// NOTRUN where this machine or kernel cannot.
 pub fn on_memory(
-    scene: &mut Scene<'_>,
+    fixture: &mut Fixture<'_>,
     cell: &Cell,
     held: &mut Held,
     len: usize,
 ) -> anyhow::Result<After> {
     let mut after = After::default();
     let action = cell.action;
-    scene.event(Actor::Racer, action.name());
+    fixture.event(Actor::Racer, action.name());
     match action {
         Action::Fork | Action::ForkDead => {
             let (start, byte) = (held.buffer.ptr(), oracle::untouched(cell.kind));
             let is_read = cell.op.way == Way::Read && cell.kind.is_private();
             let len = if is_read { len } else { 0 };
-            let child = scene.fork(Task::Differs { start, len, byte })?;
+            let child = fixture.fork(Task::Differs { start, len, byte })?;
             if action == Action::ForkDead {
                 child.finish(BOUND)?;
             } else {
@@ -222,7 +222,7 @@ pub fn on_memory(
             advise(&held.buffer, MmapAdvise::MADV_PAGEOUT)?;
             held.buffer.load(STORE_AT);
         }
-        Action::Compact => scene.compact()?,
+        Action::Compact => fixture.compact()?,
         _ => {}
     }
     if after.canary {
@@ -251,7 +251,7 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
 /// # Errors
 /// It neither ends nor waits; or the files that are to take its blocks cannot be made.
 pub fn on_file(
-    scene: &mut Scene<'_>,
+    fixture: &mut Fixture<'_>,
     cell: &Cell,
     file: &Stamped,
     other: File,
@@ -277,12 +277,12 @@ pub fn on_file(
         // Closed later: before 6.18 a FUSE file's close waits for a write in flight.
         (done, other)
     };
-    let mut change = scene.aside(action.name(), call)?;
+    let mut change = fixture.aside(action.name(), call)?;
     let mut after = After::default();
     let is_over = change.settle()?;
     if action == Action::Unlink && is_over {
         for _ in 0..2 {
-            after.others.push(scene.quick_file(SPACE as u64)?);
+            after.others.push(fixture.quick_file(SPACE as u64)?);
         }
     } else if action == Action::Unlink {
         // The files would come too late.
@@ -320,7 +320,7 @@ impl After {
     ///
     /// # Errors
     /// NOTRUN where an unlink had to wait for the I/O; NOPROOF where that cannot be seen.
-    pub fn prove(self, scene: &Scene<'_>) -> anyhow::Result<()> {
-        self.late.filter(|_| scene.faults.is_empty()).map_or(Ok(()), Err)
+    pub fn prove(self, fixture: &Fixture<'_>) -> anyhow::Result<()> {
+        self.late.filter(|_| fixture.faults.is_empty()).map_or(Ok(()), Err)
     }
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
 
-use crate::memory::{Buffer, Memory};
-use crate::scene::{Open, Scene, Stamped};
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::memory::{Buffer, Memory};
 
 /// Bytes of memory, and of the part of the file, that an I/O may use.
 pub const SPACE: usize = 65536;
@@ -104,7 +104,7 @@ impl Held {
     /// # Errors
     /// NOTRUN when the kind cannot be had here.
     pub fn new(
-        scene: &mut Scene<'_>,
+        fixture: &mut Fixture<'_>,
         kind: Kind,
         file: &Stamped,
         source: Option<&[u8]>,
@@ -121,9 +121,9 @@ impl Held {
         }
         let (mapped, offset) = match kind {
             Kind::SelfMap => (file.clone(), SPACE as u64),
-            _ => (scene.quick_file(SPACE as u64)?, 0),
+            _ => (fixture.quick_file(SPACE as u64)?, 0),
         };
-        let handle = scene.open(&mapped, Open::Buffered)?;
+        let handle = fixture.open(&mapped, Open::Buffered)?;
         let is_writable = kind != Kind::ReadOnly;
         if let Some(source) = source.filter(|_| !is_writable) {
             handle.write_all_at(source, 0).context("fill the mapped file")?;

@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use super::Cell;
 use super::action::Action;
 use super::buffer::Held;
-use crate::engine::{Done, Engine, Flight, Io, Way};
-use crate::fork::{Child, Task};
-use crate::mapping::Mapping;
-use crate::memory::PAGE;
-use crate::pipe::Pipe;
-use crate::scene::{Aside, Open, Scene, Stamped};
-use crate::sys;
+use crate::fixture::{Aside, Fixture, Open, Stamped};
+use crate::kit::engine::{Done, Engine, Flight, Io, Way};
+use crate::kit::fork::{Child, Task};
+use crate::kit::mapping::Mapping;
+use crate::kit::memory::PAGE;
+use crate::kit::pipe::Pipe;
+use crate::kit::sys;
 
 /// A call that carries an I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,14 +178,14 @@ impl Parts<'_> {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(&self, scene: &mut Scene<'_>) -> anyhow::Result<Started> {
+    pub fn start(&self, fixture: &mut Fixture<'_>) -> anyhow::Result<Started> {
         let action = self.cell.action;
         let call = match self.cell.op.call {
             Call::Engine(engine) if action.ends_process() => {
                 let (io, exec) = (self.io()?, action == Action::Exec);
-                return scene.fork(Task::Transfer { engine, io, exec }).map(Started::Child);
+                return fixture.fork(Task::Transfer { engine, io, exec }).map(Started::Child);
             }
-            Call::Engine(engine) => return scene.start(engine, self.io()?).map(Started::Flight),
+            Call::Engine(engine) => return fixture.start(engine, self.io()?).map(Started::Flight),
             call => call,
         };
         let (handle, len) = (Arc::clone(self.handle), self.len);
@@ -193,25 +193,25 @@ impl Parts<'_> {
         let what = self.cell.op.name();
         let aside = match (call, self.cell.op.way) {
             (Call::Splice, Way::Read) => {
-                scene.aside(&what, move || (splice_out(&handle, len), None))
+                fixture.aside(&what, move || (splice_out(&handle, len), None))
             }
             (Call::Splice, Way::Write) => {
-                scene.aside(&what, move || (splice_in(&handle, &source), None))
+                fixture.aside(&what, move || (splice_in(&handle, &source), None))
             }
             (Call::Sendfile, Way::Read) => {
-                scene.aside(&what, move || (send_out(&handle, len), None))
+                fixture.aside(&what, move || (send_out(&handle, len), None))
             }
             (Call::Sendfile, Way::Write) => {
-                scene.aside(&what, move || (send_in(&handle, &source), None))
+                fixture.aside(&what, move || (send_in(&handle, &source), None))
             }
             (Call::Copy, _) => {
-                let path = scene.name().path;
+                let path = fixture.name().path;
                 let to = File::options().create_new(true).read(true).write(true).open(path)?;
-                scene.aside(&what, move || (copy(&handle, &to, len), None))
+                fixture.aside(&what, move || (copy(&handle, &to, len), None))
             }
             (_, way) => {
                 let mapping = Mapping::shared(&handle, len)?;
-                scene.aside(&what, move || {
+                fixture.aside(&what, move || {
                     let outcome = match way {
                         Way::Read => load(&mapping, len),
                         Way::Write => store(&mapping, &source),
@@ -229,9 +229,9 @@ impl Started {
     ///
     /// # Errors
     /// The engine is broken.
-    pub fn is_over(&mut self, scene: &mut Scene<'_>) -> anyhow::Result<bool> {
+    pub fn is_over(&mut self, fixture: &mut Fixture<'_>) -> anyhow::Result<bool> {
         match self {
-            Started::Flight(flight) => scene.engines().is_done(flight),
+            Started::Flight(flight) => fixture.engines().is_done(flight),
             Started::Aside(aside) => aside.is_over(Duration::ZERO),
             Started::Child(_) => Ok(false),
         }
@@ -241,9 +241,9 @@ impl Started {
     ///
     /// # Errors
     /// HANG; or a call failed that must not.
-    pub fn finish(self, scene: &mut Scene<'_>) -> anyhow::Result<Outcome> {
+    pub fn finish(self, fixture: &mut Fixture<'_>) -> anyhow::Result<Outcome> {
         match self {
-            Started::Flight(flight) => Ok((scene.finish(flight)?, Vec::new())),
+            Started::Flight(flight) => Ok((fixture.finish(flight)?, Vec::new())),
             Started::Aside(aside) => aside.join()?.0,
             Started::Child(_) => anyhow::bail!("a process has no outcome"),
         }

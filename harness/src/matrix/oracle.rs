@@ -6,9 +6,9 @@ use super::Cell;
 use super::action::{Action, INSIDE_AT, STORE_AT, STORED};
 use super::buffer::{Kind, SPACE};
 use super::io::Call;
-use crate::engine::{Done, Way};
-use crate::scene::Stamped;
-use crate::stamp::{self, Legal, POISON};
+use crate::fixture::Stamped;
+use crate::kit::engine::{Done, Way};
+use crate::kit::stamp::{self, Legal, POISON};
 
 /// Bytes that are punched or zeroed: the first half.
 pub const HALF: usize = SPACE / 2;
@@ -161,9 +161,9 @@ pub fn forgive_stores(cell: &Cell, bytes: &mut [u8], pieces: &[Piece]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Engine;
+    use crate::fixture::Open;
+    use crate::kit::engine::Engine;
     use crate::matrix::io::Op;
-    use crate::scene::Open;
     use inflight_gate::Phase;
 
     #[test]

@@ -13,15 +13,15 @@ use super::action::{self, Action, After};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
-use crate::engine::{Engine, Io, Way};
-use crate::event::Actor;
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::scene::{Aside, BOUND, Open, PATIENCE, Parked, RENDEZVOUS, Scene, Stamped};
-use crate::stacks;
-use crate::stamp::CANARY;
-use crate::sys;
+use crate::fixture::{Aside, BOUND, Fixture, Open, PATIENCE, Parked, RENDEZVOUS, Stamped};
+use crate::kit::engine::{Engine, Io, Way};
+use crate::kit::event::Actor;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::stacks;
+use crate::kit::stamp::CANARY;
+use crate::kit::sys;
+use crate::kit::verdict::{Class, Stop, no_proof, not_run};
 use crate::target::Target;
-use crate::verdict::{Class, Stop, no_proof, not_run};
 
 /// What a combination needs before anything is parked.
 pub(super) struct Set {
@@ -51,44 +51,44 @@ struct Live {
 ///
 /// # Errors
 /// As a case's function.
-pub fn play(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
-    let mut set = Set::new(scene, cell)?;
-    try_flags(scene, cell)?;
+pub fn play(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<()> {
+    let mut set = Set::new(fixture, cell)?;
+    try_flags(fixture, cell)?;
     let is_fixed = cell.op.call == Call::Engine(Engine::Fixed);
     if let Some(held) = set.held.as_ref().filter(|_| is_fixed) {
-        let registered = scene.engines().register(held.buffer.ptr(), set.len)?;
+        let registered = fixture.engines().register(held.buffer.ptr(), set.len)?;
         registered.map_err(|errno| anyhow::anyhow!("register the memory: {errno}"))?;
     }
     let is_registered = is_fixed && !cell.action.ends_process();
     if is_fixed && !is_registered {
         // A child registers by itself, and cannot say why it was refused.
-        scene.engines().unregister()?;
+        fixture.engines().unregister()?;
     }
     let mut live = Live::default();
-    if let Err(error) = set.race(scene, cell, &mut live) {
+    if let Err(error) = set.race(fixture, cell, &mut live) {
         if matches!(error.downcast_ref(), Some(Stop::Hang(_))) {
-            scene.notes.extend(stacks::of(std::process::id().cast_signed()));
+            fixture.notes.extend(stacks::of(std::process::id().cast_signed()));
         }
-        if let Ok(gate) = scene.stage().gate() {
+        if let Ok(gate) = fixture.mounted().gate() {
             let _ = gate.open();
         }
         return Err(error);
     }
     if is_registered {
-        scene.engines().unregister()?;
+        fixture.engines().unregister()?;
     }
-    if scene.race() && cell.action == Action::Abort {
+    if fixture.race() && cell.action == Action::Abort {
         return Ok(());
     }
     let Live { outcome, mut after, .. } = live;
-    set.judge_io(scene, cell, outcome.as_ref(), &mut after)?;
-    set.judge_mapped(scene, cell, outcome.as_ref(), &mut after)?;
-    set.judge_file(scene, cell, &after)?;
-    after.prove(scene)
+    set.judge_io(fixture, cell, outcome.as_ref(), &mut after)?;
+    set.judge_mapped(fixture, cell, outcome.as_ref(), &mut after)?;
+    set.judge_file(fixture, cell, &after)?;
+    after.prove(fixture)
 }
 
 impl Set {
-    fn new(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Set> {
+    fn new(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<Set> {
         if cell.action == Action::Pageout && !cell.kind.is_mapped_file() {
             let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
             if swaps.lines().count() < 2 {
@@ -96,32 +96,32 @@ impl Set {
             }
         }
         let is_append = cell.op.call == Call::Engine(Engine::Append);
-        if is_append && scene.stage().target().is_looped() {
+        if is_append && fixture.mounted().target().is_looped() {
             return Err(not_run("where appended data goes on a loop device is not known before"));
         }
         let maps_itself = cell.kind == Kind::SelfMap && cell.op.is_direct();
-        if maps_itself && *scene.stage().target() == Target::Btrfs {
+        if maps_itself && *fixture.mounted().target() == Target::Btrfs {
             return Err(not_run(
                 "btrfs goes through its page cache between a file and its own mapping",
             ));
         }
-        let clones = matches!(scene.stage().target(), Target::Xfs | Target::Btrfs);
+        let clones = matches!(fixture.mounted().target(), Target::Xfs | Target::Btrfs);
         if cell.op.call == Call::Copy && clones {
             return Err(not_run("the target clones blocks instead of copying them"));
         }
         let whole = if cell.kind == Kind::SelfMap { 2 * SPACE } else { SPACE };
-        let file = scene.quick_file(whole as u64)?;
+        let file = fixture.quick_file(whole as u64)?;
         // Half of the last page is left to others, where so little can be left.
-        let len = if scene.grain() > PAGE / 2 { SPACE } else { SPACE - PAGE / 2 };
+        let len = if fixture.grain() > PAGE / 2 { SPACE } else { SPACE - PAGE / 2 };
         let offset = if is_append { whole } else { 0 };
         let source = match cell.op.way {
             Way::Read => Vec::new(),
             Way::Write => file.content(2, offset as u64, len),
         };
         let filled = (cell.op.way == Way::Write).then_some(&*source);
-        let held = Held::new(scene, cell.kind, &file, filled)?;
-        let handle = Some(Arc::new(scene.open(&file, cell.op.open)?));
-        let reader = scene.open(&file, Open::Buffered)?;
+        let held = Held::new(fixture, cell.kind, &file, filled)?;
+        let handle = Some(Arc::new(fixture.open(&file, cell.op.open)?));
+        let reader = fixture.open(&file, Open::Buffered)?;
         Ok(Set { file, handle, reader, held, offset, len, source })
     }
 
@@ -132,34 +132,39 @@ impl Set {
     }
 
     /// It is enough to hold the first page: behind a loop device, and in a mapping, the I/O is cut up.
-    fn park(&self, scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<Parked> {
-        let is_fuse = scene.stage().target().is_fuse();
+    fn park(&self, fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<Parked> {
+        let is_fuse = fixture.mounted().target().is_fuse();
         let op = match (cell.op.call, cell.op.way) {
             (Call::Copy, _) if is_fuse => "copy_file_range",
             (_, Way::Read) => "read",
             (_, Way::Write) => "write",
         };
-        scene.park(op, &self.file, (self.offset as u64, PAGE as u64), cell.phase)
+        fixture.park(op, &self.file, (self.offset as u64, PAGE as u64), cell.phase)
     }
 
     /// Parks, starts, races, and lets all of it end.
-    fn race(&mut self, scene: &mut Scene<'_>, cell: &Cell, live: &mut Live) -> anyhow::Result<()> {
-        let parked = self.park(scene, cell)?;
-        live.started = Some(self.parts(cell)?.start(scene)?);
-        let sync = reach(scene, cell, parked, &mut live.started, self)?;
-        if scene.race() && cell.action == Action::Abort {
-            return aborted(scene, cell, parked, live, self);
+    fn race(
+        &mut self,
+        fixture: &mut Fixture<'_>,
+        cell: &Cell,
+        live: &mut Live,
+    ) -> anyhow::Result<()> {
+        let parked = self.park(fixture, cell)?;
+        live.started = Some(self.parts(cell)?.start(fixture)?);
+        let sync = reach(fixture, cell, parked, &mut live.started, self)?;
+        if fixture.race() && cell.action == Action::Abort {
+            return aborted(fixture, cell, parked, live, self);
         }
-        let clean = self.clean(scene, cell)?;
-        if scene.race() {
+        let clean = self.clean(fixture, cell)?;
+        if fixture.race() {
             let started = live.started.as_ref().context("nothing was started")?;
-            live.after = self.act(scene, cell, started)?;
+            live.after = self.act(fixture, cell, started)?;
         }
         live.after.clean = clean;
-        let seq = scene.meet(parked, 1)?[0].id;
-        scene.release(parked)?;
+        let seq = fixture.meet(parked, 1)?[0].id;
+        fixture.release(parked)?;
         let started = live.started.take().context("nothing was started")?;
-        live.outcome = end(scene, cell, started, seq)?;
+        live.outcome = end(fixture, cell, started, seq)?;
         if let Some(sync) = sync {
             sync.join()?.context("fsync")?;
         }
@@ -170,7 +175,7 @@ impl Set {
     /// not make them dirty at its end loses what it brought. (Not earlier: btrfs would copy into clean pages.)
     fn clean(
         &self,
-        scene: &mut Scene<'_>,
+        fixture: &mut Fixture<'_>,
         cell: &Cell,
     ) -> anyhow::Result<Option<Aside<nix::Result<()>>>> {
         let mapped = self.held.as_ref().and_then(|held| held.mapped.as_ref());
@@ -179,44 +184,44 @@ impl Set {
         };
         let handle = handle.try_clone()?;
         let mut clean =
-            scene.aside("write-back of the memory", move || sys::write_back(&handle))?;
+            fixture.aside("write-back of the memory", move || sys::write_back(&handle))?;
         clean.settle()?;
         Ok(Some(clean))
     }
 
     fn act(
         &mut self,
-        scene: &mut Scene<'_>,
+        fixture: &mut Fixture<'_>,
         cell: &Cell,
         started: &Started,
     ) -> anyhow::Result<After> {
         if cell.action.is_on_file() {
-            let other = scene.open(&self.file, Open::Buffered)?;
-            return action::on_file(scene, cell, &self.file, other);
+            let other = fixture.open(&self.file, Open::Buffered)?;
+            return action::on_file(fixture, cell, &self.file, other);
         }
         match (cell.action, started) {
             (Action::Close, _) => {
                 // It is the last that refers to the file: before 6.18 a close waits for a FUSE file's synchronous write.
                 let handle = self.handle.take();
-                let mut close = scene.aside("close", move || drop(handle))?;
+                let mut close = fixture.aside("close", move || drop(handle))?;
                 let is_over = close.settle()?;
-                scene.note(format!("close returned while the request was parked: {is_over}"));
+                fixture.note(format!("close returned while the request was parked: {is_over}"));
                 return Ok(After { close: Some(close), ..After::default() });
             }
             (Action::Kill, Started::Child(child)) => {
-                scene.event(Actor::Racer, "SIGKILL");
+                fixture.event(Actor::Racer, "SIGKILL");
                 child.kill();
                 child.settle(RENDEZVOUS)?;
             }
             (Action::Exit | Action::Exec, Started::Child(child)) => {
-                scene.event(Actor::Racer, cell.action.name());
+                fixture.event(Actor::Racer, cell.action.name());
                 if !child.tell(PATIENCE)? {
                     return Err(not_run("the target makes the submission wait for the I/O"));
                 }
             }
             _ => {
                 let held = self.held.as_mut().context("an action on memory needs memory")?;
-                let after = action::on_memory(scene, cell, held, self.len)?;
+                let after = action::on_memory(fixture, cell, held, self.len)?;
                 if cell.action == Action::Store && cell.op.way == Way::Write {
                     held.buffer.write(0, &self.file.content(3, self.offset as u64, self.len));
                 }
@@ -228,18 +233,18 @@ impl Set {
 }
 
 /// Whether a flag is refused is found out on a file of its own.
-fn try_flags(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
+fn try_flags(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<()> {
     let Some(engine) = cell.op.call.engine().filter(|_| cell.op.call.is_flagged()) else {
         return Ok(());
     };
-    let file = scene.quick_file(PAGE as u64)?;
-    let handle = scene.open(&file, cell.op.open)?;
+    let file = fixture.quick_file(PAGE as u64)?;
+    let handle = fixture.open(&file, cell.op.open)?;
     let buffer = Buffer::new(Memory::Anon, PAGE)?;
     let io = match cell.op.way {
         Way::Read => Io::read(&handle, &buffer, 0..PAGE, 0),
         Way::Write => Io::write(&handle, &buffer, 0..PAGE, 0),
     };
-    match scene.transfer(engine, io)? {
+    match fixture.transfer(engine, io)? {
         Err(errno @ (Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EAGAIN)) => {
             Err(not_run(format!("the target refuses {}: {errno}", engine.name())))
         }
@@ -250,7 +255,7 @@ fn try_flags(scene: &mut Scene<'_>, cell: &Cell) -> anyhow::Result<()> {
 /// Waits for the request. A cached write is over by then, and its write-back is what is in flight: that is an
 /// fsync of its own.
 fn reach(
-    scene: &mut Scene<'_>,
+    fixture: &mut Fixture<'_>,
     cell: &Cell,
     parked: Parked,
     started: &mut Option<Started>,
@@ -259,10 +264,10 @@ fn reach(
     const MOMENT: Duration = Duration::from_micros(500);
     let end = Instant::now() + RENDEZVOUS;
     loop {
-        if scene.is_parked(parked, MOMENT)? {
+        if fixture.is_parked(parked, MOMENT)? {
             return Ok(None);
         }
-        if started.as_mut().context("nothing was started")?.is_over(scene)? {
+        if started.as_mut().context("nothing was started")?.is_over(fixture)? {
             break;
         }
         if Instant::now() >= end {
@@ -271,11 +276,11 @@ fn reach(
     }
     if cell.op.is_written_back() {
         let handle = set.reader.try_clone()?;
-        let sync = scene.aside("fsync", move || handle.sync_all())?;
-        scene.meet(parked, 1)?;
+        let sync = fixture.aside("fsync", move || handle.sync_all())?;
+        fixture.meet(parked, 1)?;
         return Ok(Some(sync));
     }
-    let (done, _) = started.take().context("nothing was started")?.finish(scene)?;
+    let (done, _) = started.take().context("nothing was started")?.finish(fixture)?;
     if cell.op.call == Call::Engine(Engine::Nowait) && done == Err(Errno::EAGAIN) {
         return Err(not_run("the target would have to wait for something else than the I/O"));
     }
@@ -285,14 +290,14 @@ fn reach(
 
 /// Waits for the end of the I/O, or of the process that has it: that has no outcome for us.
 fn end(
-    scene: &mut Scene<'_>,
+    fixture: &mut Fixture<'_>,
     cell: &Cell,
     started: Started,
     seq: u64,
 ) -> anyhow::Result<Option<Outcome>> {
-    let Started::Child(child) = started else { return started.finish(scene).map(Some) };
-    scene.wait_done(seq)?;
-    if scene.race() && cell.action == Action::Kill {
+    let Started::Child(child) = started else { return started.finish(fixture).map(Some) };
+    fixture.wait_done(seq)?;
+    if fixture.race() && cell.action == Action::Kill {
         child.buried(BOUND)?;
     } else if child.finish(BOUND)? != 0 {
         return Err(Stop::Broken("the child could not execute /bin/true".to_owned()).into());
@@ -302,36 +307,36 @@ fn end(
 
 /// Aborts the connection, uses the memory for something else, and only then lets the server answer.
 fn aborted(
-    scene: &mut Scene<'_>,
+    fixture: &mut Fixture<'_>,
     cell: &Cell,
     parked: Parked,
     live: &mut Live,
     set: &Set,
 ) -> anyhow::Result<()> {
-    let seq = scene.meet(parked, 1)?[0].id;
-    scene.event(Actor::Racer, "abort");
-    scene.stage().abort()?;
+    let seq = fixture.meet(parked, 1)?[0].id;
+    fixture.event(Actor::Racer, "abort");
+    fixture.mounted().abort()?;
     let started = live.started.take().context("nothing was started")?;
-    let (done, _) = started.finish(scene)?;
+    let (done, _) = started.finish(fixture)?;
     if oracle::is_due(cell, true, done) != Some(true) {
-        scene.fault(Class::Errno, format!("the I/O returned {done:?}, must fail by the abort"));
+        fixture.fault(Class::Errno, format!("the I/O returned {done:?}, must fail by the abort"));
     }
     if let Some(held) = &set.held {
         held.buffer.fill(0, SPACE, CANARY);
     }
-    match scene.stage().gate()?.release(seq) {
+    match fixture.mounted().gate()?.release(seq) {
         Ok(1) => {}
         other => return Err(no_proof(format!("the answer was not held until now: {other:?}"))),
     }
     // The server may end at once, and with it the gate: then its answer has been sent too.
-    match scene.wait_done(seq) {
+    match fixture.wait_done(seq) {
         Err(error) if error.is::<Stop>() => return Err(error),
         _ => {}
     }
     if let Some(held) = &set.held
         && held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY)
     {
-        scene.fault(Class::Foreign, "the late answer was written to memory in other use");
+        fixture.fault(Class::Foreign, "the late answer was written to memory in other use");
     }
     Ok(())
 }

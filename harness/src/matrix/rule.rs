@@ -6,7 +6,7 @@ use super::Cell;
 use super::action::Action;
 use super::buffer::Kind;
 use super::io::Call;
-use crate::engine::{Engine, Way};
+use crate::kit::engine::{Engine, Way};
 
 /// A reason for which combinations are not played. The first that speaks against one is the one that counts.
 #[derive(Clone, Copy, Debug)]

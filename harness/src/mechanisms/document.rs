@@ -93,7 +93,7 @@ fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Kernel;
+    use crate::kit::kernel::Kernel;
     use crate::mechanisms::Row;
     use crate::observe::Seen;
 

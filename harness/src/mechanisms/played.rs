@@ -1,9 +1,9 @@
 //! A mechanism that a case shows: the case is played, and its verdicts are the observation.
 
+use crate::kit::verdict::{Class, Verdict, not_run};
 use crate::observe::Seen;
 use crate::observe::bugs;
-use crate::results::Entry;
-use crate::verdict::{Class, Verdict, not_run};
+use crate::run::results::Entry;
 
 /// Plays a case on a target: `nothing harmed`, or the classes of harm.
 ///
@@ -64,8 +64,8 @@ fn seen(entries: &[Entry], what: &str) -> anyhow::Result<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Stop;
-    use crate::worker::Played;
+    use crate::kit::verdict::Stop;
+    use crate::run::worker::Played;
 
     fn entry(verdict: &Verdict) -> Entry {
         let (case, name, claim) = ("FK1".to_owned(), String::new(), String::new());

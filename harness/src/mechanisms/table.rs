@@ -3,9 +3,9 @@
 
 use super::Mechanism;
 use super::Show::{Case, Command, Folder, Kernel, Nothing};
-use crate::expect::EVER;
-use crate::kernel::Version;
-use crate::memory::Memory;
+use crate::cases::expect::EVER;
+use crate::kit::kernel::Version;
+use crate::kit::memory::Memory;
 use crate::observe::splice::How;
 use crate::observe::{files, fork, passthrough, pins, register, scsi, sockets, splice};
 

@@ -7,10 +7,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::files;
-use crate::engine::{Engine, Engines, Io};
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::scene::BOUND;
-use crate::sys;
+use crate::fixture::BOUND;
+use crate::kit::engine::{Engine, Engines, Io};
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::sys;
 
 /// Alignments, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -4,10 +4,10 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::races::Races;
-use crate::cases;
-use crate::results::{self, Run};
+use crate::kit::verdict::{Verdict, not_run};
+use crate::run::plan;
+use crate::run::results::{self, Run};
 use crate::target::Target;
-use crate::verdict::{Verdict, not_run};
 
 /// A case that harmed something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub fn play(target: &str, cases: &[String]) -> anyhow::Result<Run> {
 /// # Errors
 /// As [`play`]; NOTRUN when not one variant could be played there.
 pub fn live(target: &str) -> anyhow::Result<Vec<Bug>> {
-    let known = cases::ALL.iter().filter(|case| !case.expected.is_empty() && case.is_in("all"));
+    let known = plan::cases().iter().filter(|case| !case.expected.is_empty() && case.is_in("all"));
     let names: Vec<String> = known.map(|case| case.id.to_owned()).collect();
     let run = play(target, &names)?;
     let stopped = |entry: &results::Entry| match &entry.verdict {

@@ -10,11 +10,11 @@ use tempfile::NamedTempFile;
 
 use super::splice::{self, How};
 use super::{Seen, pins};
-use crate::engine::{Engine, Engines, Io};
-use crate::memory::{self, Buffer, Memory, PAGE};
-use crate::scene::BOUND;
-use crate::sys;
-use crate::verdict::not_run;
+use crate::fixture::BOUND;
+use crate::kit::engine::{Engine, Engines, Io};
+use crate::kit::memory::{self, Buffer, Memory, PAGE};
+use crate::kit::sys;
+use crate::kit::verdict::not_run;
 
 pub(super) fn file(folder: &Path, content: &[u8]) -> anyhow::Result<NamedTempFile> {
     let file = NamedTempFile::new_in(folder)

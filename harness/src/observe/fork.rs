@@ -8,13 +8,13 @@ use std::ops::Range;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::Seen;
-use crate::engine::Engines;
-use crate::fork::{Task, child};
-use crate::memory::{self, Buffer, HUGE, Memory, PAGE};
-use crate::pagemap::{Held, Pagemap, compare};
-use crate::pipe::Pipe;
-use crate::scene::BOUND;
-use crate::verdict::not_run;
+use crate::fixture::BOUND;
+use crate::kit::engine::Engines;
+use crate::kit::fork::{Task, child};
+use crate::kit::memory::{self, Buffer, HUGE, Memory, PAGE};
+use crate::kit::pagemap::{Held, Pagemap, compare};
+use crate::kit::pipe::Pipe;
+use crate::kit::verdict::not_run;
 
 fn unknown() -> anyhow::Error {
     not_run("page frames are not readable (no CAP_SYS_ADMIN)")

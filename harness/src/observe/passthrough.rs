@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use super::Seen;
 use super::files;
 use super::splice::{self, How};
-use crate::memory::PAGE;
-use crate::verdict::not_run;
+use crate::kit::memory::PAGE;
+use crate::kit::verdict::not_run;
 
 const NAME: &str = "f";
 const FILE: INodeNo = INodeNo(2);

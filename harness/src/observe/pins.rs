@@ -12,14 +12,14 @@ use anyhow::Context;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
 use super::{Seen, files};
-use crate::engine::{Engine, Engines, Io};
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::pagemap::{self, Pagemap};
-use crate::pins;
-use crate::pipe::Pipe;
-use crate::scene::BOUND;
-use crate::sys;
-use crate::verdict::not_run;
+use crate::fixture::BOUND;
+use crate::kit::engine::{Engine, Engines, Io};
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::pagemap::{self, Pagemap};
+use crate::kit::pins;
+use crate::kit::pipe::Pipe;
+use crate::kit::sys;
+use crate::kit::verdict::not_run;
 
 /// Pages that one call is asked to move.
 pub(super) const PAGES: usize = 1024;

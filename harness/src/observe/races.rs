@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::Context;
 
-use crate::results::{self, Run};
+use crate::run::results::{self, Run};
 
 /// How they are run.
 #[derive(Clone, Copy, Debug)]

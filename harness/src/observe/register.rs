@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::Seen;
-use crate::engine::Engines;
-use crate::mapping::Mapping;
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::verdict::Stop;
+use crate::kit::engine::Engines;
+use crate::kit::mapping::Mapping;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::verdict::Stop;
 
 /// Kinds of mappings, those of files in the folder that is looked at.
 pub const KINDS: [&str; 10] = [

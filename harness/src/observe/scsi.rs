@@ -12,8 +12,8 @@ use anyhow::Context;
 
 use super::Seen;
 use super::pins::{PAGES, counted};
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::verdict::not_run;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::verdict::not_run;
 
 /// Bytes that one command reads: within what any device takes at once.
 const PART: usize = 16 * PAGE;

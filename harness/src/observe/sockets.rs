@@ -11,8 +11,8 @@ use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, accept, bind,
 
 use super::Seen;
 use super::pins::{PAGES, counted};
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::verdict::not_run;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::verdict::not_run;
 
 fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
     let len = size_of::<T>() as libc::socklen_t;

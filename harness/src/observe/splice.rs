@@ -12,10 +12,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::{Seen, files};
-use crate::memory::PAGE;
-use crate::pipe::Pipe;
-use crate::sys;
-use crate::verdict::not_run;
+use crate::kit::memory::PAGE;
+use crate::kit::pipe::Pipe;
+use crate::kit::sys;
+use crate::kit::verdict::not_run;
 
 /// How the file that is spliced is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::engine::{Engine, Engines, Io};
-use crate::fork::{Task, child};
-use crate::memory::{Buffer, Memory, PAGE};
-use crate::pagemap::Pagemap;
-use crate::scene::BOUND;
+use crate::fixture::BOUND;
+use crate::kit::engine::{Engine, Engines, Io};
+use crate::kit::fork::{Task, child};
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::pagemap::Pagemap;
 
 /// Bytes of the read that a fork is to hit.
 pub const READ: usize = 4 << 20;

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::subject::{Subject, run_name};
 use super::{escape, html, strips, timeline};
-use crate::results::{Entry, Run};
+use crate::kit::verdict::Verdict;
+use crate::run::results::{Entry, Run};
 
 /// Faults that are shown at once; the others are one click away.
 const FAULTS_SHOWN: usize = 4;
@@ -77,7 +78,7 @@ fn facts(out: &mut String, run: &Run, subject: &Subject<'_>) {
 /// `100: 99 PASS, 1 FAIL`.
 fn rounds(rounds: &[&Entry]) -> String {
     let count = |word: &str| rounds.iter().filter(|entry| entry.verdict.word() == word).count();
-    let counts: Vec<_> = super::WORDS
+    let counts: Vec<_> = Verdict::WORDS
         .into_iter()
         .filter(|word| count(word) > 0)
         .map(|word| format!("{} {word}", count(word)))

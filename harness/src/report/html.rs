@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::subject::{RANKS, Subject};
 use super::{article, escape, matrix};
-use crate::results::Run;
+use crate::run::results::Run;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");

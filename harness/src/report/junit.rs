@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::escape;
-use crate::results::{Entry, Run};
-use crate::verdict::Verdict;
+use crate::kit::verdict::Verdict;
+use crate::run::results::{Entry, Run};
 
 /// All runs as test suites.
 pub fn suites(runs: &[Run]) -> String {

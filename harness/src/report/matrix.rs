@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::subject::{Subject, run_name};
 use super::{escape, html};
-use crate::results::Run;
+use crate::run::results::Run;
 
 /// Draws it.
 pub fn draw(out: &mut String, runs: &[Run], subjects: &[Subject<'_>]) {

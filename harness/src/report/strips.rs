@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::escape;
-use crate::stamp::{BLOCK, Legal, describe};
-use crate::strip::{Part, Seen, Strip};
+use crate::kit::stamp::{BLOCK, Legal, describe};
+use crate::kit::strip::{Part, Seen, Strip};
 
 /// Cells of one strip; a longer part is cut, and says so.
 const CELLS: usize = 512;
@@ -151,7 +151,7 @@ fn direction(moved: i64) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stamp::{POISON, content};
+    use crate::kit::stamp::{POISON, content};
 
     #[test]
     fn every_block_has_a_cell_and_every_part_a_row() {

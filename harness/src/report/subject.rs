@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::results::{Entry, Run};
+use crate::run::results::{Entry, Run};
 
 /// A variant on a run.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ pub fn run_name(run: &Run) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::verdict::Verdict;
     use crate::report::tests::{fail, run};
     use crate::target::Target;
-    use crate::verdict::Verdict;
 
     #[test]
     fn rounds_are_one_subject_that_shows_its_first_failure() {

@@ -11,8 +11,8 @@ use moment::{Moment, Source};
 
 use super::article::time;
 use super::escape;
-use crate::event::Actor;
-use crate::worker::Played;
+use crate::kit::event::Actor;
+use crate::run::worker::Played;
 
 /// Height of a lane of marks, and of one request of the server.
 const LANE: f64 = 38.0;

@@ -14,8 +14,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 
-use crate::kernel::Kernel;
-use crate::sys;
+use crate::kit::kernel::Kernel;
+use crate::kit::sys;
 use crate::vm::message::{Message, PORT, State, TASK, Task};
 
 /// Where the run has its images and mounts.

@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
 
-use crate::sys;
-use crate::verdict::not_run;
+use crate::kit::sys;
+use crate::kit::verdict::not_run;
 use crate::vm::message::{Message, PORT};
 
 /// Memory of a machine, in MiB, on two nodes.

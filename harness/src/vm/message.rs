@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::Kernel;
+use crate::kit::kernel::Kernel;
 use crate::mechanisms::Shown;
 use crate::run::Order;
-use crate::worker::Line;
+use crate::run::worker::Line;
 
 /// Name of the virtio-serial port of the messages.
 pub const PORT: &str = "inflight.events";

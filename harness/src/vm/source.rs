@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-use crate::kernel::{Kernel, Version};
-use crate::verdict::not_run;
+use crate::kit::kernel::{Kernel, Version};
+use crate::kit::verdict::not_run;
 
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use crate::interrupt;
-use crate::kernel::Kernel;
+use crate::kit::interrupt;
+use crate::kit::kernel::Kernel;
 use crate::mechanisms::Shown;
 use crate::run::Runner;
+use crate::run::worker::Line;
 use crate::vm::machine::Machine;
 use crate::vm::message::{Message, State};
-use crate::worker::Line;
 
 /// How often an interrupt is looked for.
 const TICK: Duration = Duration::from_millis(100);

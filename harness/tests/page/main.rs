@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use browser::Browser;
-use inflight_race::results::write_run;
+use inflight_race::kit::verdict::{Class, Verdict};
+use inflight_race::run::results::write_run;
 use inflight_race::target::Target;
-use inflight_race::verdict::{Class, Verdict};
 
 /// Makes two runs and their page, by the command that users have.
 fn page(folder: &Path) -> PathBuf {

@@ -1,15 +1,15 @@
 //! Results with one of everything, as a run would have left them.
 
 use inflight_gate::{Hold, Outcome, Phase, Record, ReleasedBy, Times};
-use inflight_race::event::{Actor, Event};
-use inflight_race::kernel::Kernel;
-use inflight_race::results::{Entry, Run};
+use inflight_race::kit::event::{Actor, Event};
+use inflight_race::kit::kernel::Kernel;
+use inflight_race::kit::stamp::{self, Legal};
+use inflight_race::kit::strip::Strip;
+use inflight_race::kit::verdict::{Class, Fault, Verdict};
 use inflight_race::run::Order;
-use inflight_race::stamp::{self, Legal};
-use inflight_race::strip::Strip;
+use inflight_race::run::results::{Entry, Run};
+use inflight_race::run::worker::Played;
 use inflight_race::target::Target;
-use inflight_race::verdict::{Class, Fault, Verdict};
-use inflight_race::worker::Played;
 
 /// A variant that failed with a parked request and two stale blocks of eight.
 fn failed() -> Played {
@@ -85,7 +85,7 @@ pub fn run(target: Target, worst: Verdict) -> Run {
         entry("FK1", "fork-touch", "store/uring", Verdict::Pass, failed_to_harm()),
         entry("IV1", "write-cache", "async/aio", xfail, failed()),
         entry("SP5", "splice-short", "eof-1", worst, failed()),
-        entry("ST1", "storm-with-a-long-name-that-must-be-cut", long, notrun, Played::default()),
+        entry("ST1", "stress-with-a-long-name-that-must-be-cut", long, notrun, Played::default()),
     ];
     for number in 0..7 {
         let variant = format!("many-{number}");

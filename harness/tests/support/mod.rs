@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use inflight_race::stage;
+use inflight_race::target::mounted;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
@@ -54,7 +54,7 @@ pub fn inflight() -> Option<PathBuf> {
         skip("needs /dev/fuse");
         return None;
     }
-    let found = stage::program();
+    let found = mounted::program();
     Some(
         found.expect(
             "`inflight` beside the test: cargo build -p inflight, or cargo test --workspace",

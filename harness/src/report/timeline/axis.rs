@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::article::time;
-use crate::worker::Played;
+use crate::run::worker::Played;
 
 /// Width of the picture, in px at its natural size.
 pub const WIDTH: f64 = 820.0;

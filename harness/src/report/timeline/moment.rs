@@ -3,8 +3,8 @@
 use inflight_gate::{Outcome, Record};
 
 use super::axis::Axis;
-use crate::event::{Actor, Event};
-use crate::worker::Played;
+use crate::kit::event::{Actor, Event};
+use crate::run::worker::Played;
 
 /// Requests that are shown.
 const REQUESTS: usize = 24;

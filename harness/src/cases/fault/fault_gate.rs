@@ -1,0 +1,114 @@
+//! FT1: a direct read into eight pages of which one faults into a parked request.
+//!
+//! The kernel takes the buffer's pages one after the other. The sixth is a mapping of a file whose read is
+//! parked, so the call stands still with the pages before it taken and no I/O begun. Fork and a store then
+//! must not part the program from the pages that are already taken.
+
+use inflight_gate::Phase;
+
+use crate::cases::case::{Case, Reach};
+use crate::kit::engine::{Engine, Io};
+use crate::kit::event::Actor;
+use crate::cases::expect::{EVER, Expected};
+use crate::kit::fork::{Task, child};
+use crate::kit::kernel::Version;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::fixture::{BOUND, Open, Fixture};
+use crate::kit::stamp::POISON;
+use crate::cases::variant::Variant;
+use crate::kit::verdict::{Class, no_proof};
+
+pub const CASE: Case = Case {
+    id: "FT1",
+    name: "fault-gate",
+    claim: "a direct read whose buffer is half taken when the process forks and stores arrives in the parent",
+    groups: &["fault", "fork"],
+    reach: Reach::Gated,
+    variants: || {
+        let acts = ["fork-store", "store", "protect"];
+        let with = |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
+        acts.into_iter().flat_map(with).collect()
+    },
+    run,
+    expected: &[
+        Expected {
+            on: "*",
+            variant: "fork-store*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(6, 5, 0)),
+            fixed_in: &[],
+            reference: "direct I/O takes references only; seen on 5.10.262 and 6.1.192",
+        },
+        Expected {
+            on: "*",
+            variant: "protect*",
+            classes: &[Class::Lost],
+            since: EVER,
+            until: Some(Version(5, 19, 0)),
+            fixed_in: &[],
+            reference: "mm: PageAnonExclusive, 6c287605fd56; seen on 5.10.262",
+        },
+    ],
+};
+
+const PAGES: usize = 8;
+const GATE: usize = 5;
+const LEN: usize = PAGES * PAGE;
+const STORE_AT: usize = 100;
+
+fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = fixture.file(LEN as u64)?;
+    let handle = fixture.open(&file, Open::Direct)?;
+    let trap = fixture.file(PAGE as u64)?;
+    let trap_handle = fixture.open(&trap, Open::Buffered)?;
+    let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    buffer.put_file(GATE, &trap_handle)?;
+    let parked = fixture.park("read", &trap, (0, PAGE as u64), Phase::Received)?;
+    let io = Io::read(&handle, &buffer, 0..LEN, 0);
+    let flight = fixture.start(variant.engine_or_pread(), io)?;
+    fixture.meet(parked, 1)?;
+    let (mut forked, mut blocked) = (None, false);
+    if fixture.race() {
+        // A fork waits for the address space, which the fault may hold: never on this thread.
+        if variant.act == "fork-store" {
+            let mut aside = fixture.aside("fork", || child(Task::Exit))?;
+            blocked = !aside.settle()?;
+            forked = Some(aside);
+        }
+        if variant.act == "protect" {
+            use nix::sys::mman::ProtFlags;
+            let (start, len) = (buffer.ptr() as usize, PAGE);
+            let mut aside = fixture.aside("mprotect", move || {
+                crate::kit::memory::protect(start, len, ProtFlags::PROT_READ)?;
+                crate::kit::memory::protect(start, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+            })?;
+            blocked = !aside.settle()?;
+            if !blocked {
+                aside.join()??;
+            }
+        }
+        if !blocked {
+            fixture.event(Actor::Racer, "store to the first page");
+            buffer.store(STORE_AT, 1);
+        }
+    }
+    fixture.release(parked)?;
+    let done = fixture.finish(flight)?;
+    fixture.count("the read", done, LEN);
+    let mut bytes = buffer.bytes(0, LEN);
+    // Whether the store comes before or after the data of its page is the filesystem's affair.
+    if fixture.race() && bytes[STORE_AT] == 1 {
+        let never_written = bytes[STORE_AT + 1] == POISON;
+        let arrived = file.content(1, STORE_AT as u64, 1)[0];
+        bytes[STORE_AT] = if never_written { POISON } else { arrived };
+    }
+    fixture.judge("buffer", &bytes, 0, &[file.generation(1)]);
+    if let Some(forked) = forked {
+        forked.join()??.finish(BOUND)?;
+    }
+    if blocked && fixture.faults.is_empty() {
+        return Err(no_proof("the race had to wait for the fault: the kernel held the address space"));
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! IV1: a direct write in flight while a buffered reader fills the page cache with what the write replaces.
+//!
+//! The write is parked before it is applied, so the reader gets the old data, rightly. When the write has
+//! completed, the page cache must not keep it: the kernel has to invalidate at completion, not only before.
+
+use std::os::unix::fs::FileExt;
+
+use inflight_gate::Phase;
+
+use crate::cases::case::{Case, Reach};
+use crate::kit::engine::{Engine, Io};
+use crate::cases::expect::{EVER, Expected, Fixed};
+use crate::kit::kernel::Version;
+use crate::kit::mapping::Mapping;
+use crate::kit::memory::{Buffer, Memory};
+use crate::fixture::{Open, Fixture};
+use crate::cases::variant::Variant;
+use crate::kit::verdict::{Class, not_run};
+
+pub const CASE: Case = Case {
+    id: "IV1",
+    name: "write-cache",
+    claim: "when a direct write has completed, a buffered reader sees it, also when the page cache was filled while it was in flight",
+    groups: &["quick", "invalidate"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[
+        Expected {
+            on: "inflight|server",
+            variant: "async/aio|async/uring",
+            classes: &[Class::Stale],
+            since: EVER,
+            until: Some(Version(7, 1, 0)),
+            fixed_in: &[],
+            reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
+        },
+        Expected {
+            on: "inflight",
+            variant: "async/*/direct_io",
+            classes: &[Class::Stale],
+            since: EVER,
+            until: Some(Version(7, 1, 0)),
+            fixed_in: &[],
+            reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5; seen on 6.12.117",
+        },
+        Expected {
+            on: "inflight",
+            variant: "sync/*/direct_io",
+            classes: &[Class::Stale],
+            since: EVER,
+            until: Some(Version(6, 18, 0)),
+            fixed_in: &[Fixed::From(Version(6, 12, 117))],
+            reference: "fuse: invalidate page cache after direct write, b359af8275a9",
+        },
+    ],
+};
+
+fn variants() -> Vec<Variant> {
+    vec![
+        Variant::new("async").engine(Engine::Aio),
+        Variant::new("async").engine(Engine::Uring),
+        Variant::new("async").engine(Engine::Aio).mount("direct_io"),
+        Variant::new("async").engine(Engine::Uring).mount("direct_io"),
+        Variant::new("sync").engine(Engine::Pread),
+        Variant::new("sync").engine(Engine::Preadv),
+        Variant::new("sync").engine(Engine::Pread).mount("direct_io"),
+    ]
+}
+
+const LEN: usize = 16384;
+/// The part that is written: one page, inside the file.
+const AT: usize = 4096;
+const PART: usize = 4096;
+
+fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = fixture.file(LEN as u64)?;
+    let direct = fixture.open(&file, Open::Direct)?;
+    let reader = fixture.open(&file, Open::Buffered)?;
+    // Where read(2) bypasses the cache, only a mapping sees it.
+    let mapping = Mapping::private(&reader, LEN)?;
+    let buffer = Buffer::new(Memory::Anon, PART)?;
+    buffer.write(0, &file.content(2, AT as u64, PART));
+
+    let parked = fixture.park("write", &file, (AT as u64, PART as u64), Phase::Received)?;
+    let io = Io::write(&direct, &buffer, 0..PART, AT as u64);
+    let flight = fixture.start(variant.engine_or_pread(), io)?;
+    fixture.meet(parked, 1)?;
+
+    let sees_mapping = variant.has("direct_io");
+    let mut early = None;
+    if fixture.race() {
+        let reader = reader.try_clone()?;
+        let mut aside = fixture.aside("buffered read", move || {
+            let mut bytes = vec![0; PART];
+            if sees_mapping {
+                bytes = mapping.load(AT, PART);
+            } else {
+                reader.read_exact_at(&mut bytes, AT as u64)?;
+            }
+            // Only the write may take the page out of the cache, not somebody who needs memory.
+            mapping.lock()?;
+            // Closed later: that would have to wait for a synchronous write.
+            anyhow::Ok((bytes, mapping, reader))
+        })?;
+        let waits = if aside.returns()? { None } else { Some(aside.place()) };
+        early = Some((aside, waits));
+    } else {
+        drop(mapping);
+    }
+
+    fixture.release(parked)?;
+    let done = fixture.finish(flight)?;
+    fixture.count("the write", done, PART);
+    let (mut mapping, mut waited) = (None, None);
+    if let Some((aside, waits)) = early {
+        let (bytes, mapped, _reader) = aside.join()??;
+        let legal = [file.generation(1), file.generation(2)];
+        fixture.judge("reader during the write", &bytes, AT as u64, &legal);
+        (mapping, waited) = (Some(mapped), waits);
+    }
+    let bytes = match &mapping {
+        Some(mapping) if sees_mapping => mapping.load(AT, PART),
+        _ if sees_mapping => Mapping::private(&reader, LEN)?.load(AT, PART),
+        _ => fixture.read(&reader, AT as u64, PART)?.map_err(anyhow::Error::from)?,
+    };
+    fixture.judge("reader after the write", &bytes, AT as u64, &[file.generation(2)]);
+    if let Some(place) = waited
+        && fixture.faults.is_empty()
+    {
+        return Err(not_run(format!(
+            "the target makes readers wait for a direct write, there is no such race: {place}"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! The kernel's kinds of I/O iterators.
+
+cases! {
+    iterator_kinds,
+    cached_share,
+}

@@ -1,0 +1,119 @@
+//! PN2: the pages of an I/O are given back when it is over, however it ended and whatever happened meanwhile.
+//!
+//! The kernel's own count of pins is the whole system's and noisy. Here every page is looked at: it must not be free
+//! while the I/O is in flight, and nobody may hold it when the I/O is over and its memory is gone. A leak comes back in
+//! every round; only that is a verdict. What a process has registered is counted for it alone (VmPin).
+
+use inflight_gate::Phase;
+
+use crate::cases::case::{Case, Reach};
+use crate::kit::engine::{Engine, Io, Way};
+use crate::kit::event::Actor;
+use crate::kit::fork::{Child, Task};
+use crate::kit::frames::Frames;
+use crate::kit::memory::{Buffer, Memory};
+use crate::kit::pins;
+use crate::fixture::{BOUND, Open, Fixture};
+use crate::cases::variant::Variant;
+use crate::kit::verdict::{Class, not_run};
+
+pub const CASE: Case = Case {
+    id: "PN2",
+    name: "pin-return",
+    claim: "every page that an I/O holds is kept until the I/O is over, and given back then",
+    groups: &["quick", "memory"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring, Engine::Fixed] {
+        for act in ["read-fork", "read-munmap", "write-fork", "write-munmap"] {
+            all.push(Variant::new(act).engine(engine));
+        }
+    }
+    all
+}
+
+/// Rounds; a leak shows in each of them.
+const ROUNDS: usize = 4;
+const LEN: usize = 16384;
+
+fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = fixture.file(LEN as u64)?;
+    let before = pins::of_process("self");
+    let (mut all, mut held, mut freed) = (Vec::new(), 0, 0);
+    for _ in 0..ROUNDS {
+        let Some((frames, free)) = round(fixture, variant, &file)? else {
+            return Err(not_run("page frames are not readable here"));
+        };
+        freed += free;
+        all.push(frames);
+    }
+    if freed > 0 {
+        fixture.fault(Class::Pins, format!("{freed} pages were free with the I/O still in flight"));
+    }
+    for frames in &all {
+        held += usize::from(frames.settle(BOUND / ROUNDS as u32)? > 0);
+    }
+    fixture.note(format!("rounds of which pages are still held: {held} of {ROUNDS}"));
+    if held == ROUNDS {
+        let text = format!("each of {ROUNDS} I/Os left pages that something holds");
+        fixture.fault(Class::Pins, text);
+    }
+    let after = pins::of_process("self");
+    if after > before {
+        let text = format!("this process has {after:?} KiB pinned, {before:?} before");
+        fixture.fault(Class::Pins, text);
+    }
+    Ok(())
+}
+
+/// One I/O; gives the frames of its memory, which is gone, and how many were free while it was in flight.
+fn round(
+    fixture: &mut Fixture<'_>,
+    variant: &Variant,
+    file: &crate::fixture::Stamped,
+) -> anyhow::Result<Option<(Frames, usize)>> {
+    let handle = fixture.open(file, Open::Direct)?;
+    let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN)? else { return Ok(None) };
+    let engine = variant.engine_or_pread();
+    if engine == Engine::Fixed {
+        let registered = fixture.engines().register(buffer.ptr(), LEN)?;
+        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+    }
+    let way = if variant.act.starts_with("read") { Way::Read } else { Way::Write };
+    let (op, io) = match way {
+        Way::Read => ("read", Io::read(&handle, &buffer, 0..LEN, 0)),
+        Way::Write => ("write", Io::write(&handle, &buffer, 0..LEN, 0)),
+    };
+    let parked = fixture.park(op, file, (0, 4096), Phase::Received)?;
+    let flight = fixture.start(engine, io)?;
+    fixture.meet(parked, 1)?;
+    let mut child: Option<Child> = None;
+    // A FUSE write was copied when it was parked: its pages are held for the answer alone.
+    let mut free = 0;
+    if fixture.race() {
+        if variant.act.ends_with("fork") {
+            child = Some(fixture.fork(Task::Exit)?);
+            buffer.store(0, 1);
+        } else {
+            fixture.event(Actor::Racer, "munmap");
+            buffer.remap()?;
+            free = frames.lost()?;
+        }
+    }
+    fixture.release(parked)?;
+    let done = fixture.finish(flight)?;
+    fixture.count("the I/O", done, LEN);
+    if engine == Engine::Fixed {
+        fixture.engines().unregister()?;
+    }
+    drop(buffer);
+    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))?;
+    Ok(Some((frames, free)))
+}

@@ -1,0 +1,99 @@
+//! RB2: the registered buffer goes away while a read into it is parked.
+//!
+//! The read holds the pages, not the addresses: whatever is mapped there meanwhile must not see the data, and
+//! pages that were moved must.
+
+use inflight_gate::Phase;
+use nix::sys::mman::MmapAdvise;
+
+use crate::cases::case::{Case, Reach};
+use crate::kit::engine::{Engine, Io};
+use crate::kit::event::Actor;
+use crate::kit::memory::{Buffer, Memory};
+use crate::fixture::{Open, Fixture};
+use crate::kit::stamp::CANARY;
+use crate::cases::variant::Variant;
+use crate::kit::verdict::Class;
+
+pub const CASE: Case = Case {
+    id: "RB2",
+    name: "fixed-unmap",
+    claim: "a read into a registered buffer writes to the pages that were registered, and to no address",
+    groups: &["quick", "registered"],
+    reach: Reach::Gated,
+    variants,
+    run,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).into()
+}
+
+const LEN: usize = 4096;
+
+fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    let file = fixture.file(LEN as u64)?;
+    let handle = fixture.open(&file, Open::Direct)?;
+    let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
+    registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+    let parked = fixture.park("read", &file, (0, LEN as u64), Phase::Received)?;
+    let flight = fixture.start(Engine::Fixed, Io::read(&handle, &buffer, 0..LEN, 0))?;
+    fixture.meet(parked, 1)?;
+
+    let (mut moved, mut unregister) = (None, None);
+    let mut holds_canary = false;
+    let mut is_registered = true;
+    if fixture.race() {
+        fixture.event(Actor::Racer, variant.act);
+        match variant.act {
+            "munmap" => buffer.remap()?,
+            "dontneed" => buffer.advise(MmapAdvise::MADV_DONTNEED)?,
+            "mremap" => moved = Some(buffer.move_away()?),
+            "unregister" => {
+                let call = fixture.engines().unregister_elsewhere()?;
+                // It may have to wait for the read.
+                let mut aside = fixture.aside("unregister the buffer", call)?;
+                aside.settle()?;
+                unregister = Some(aside);
+                is_registered = false;
+            }
+            _ => {
+                fixture.engines().close_ring();
+                is_registered = false;
+            }
+        }
+        if matches!(variant.act, "munmap" | "dontneed" | "mremap") {
+            buffer.fill(0, LEN, CANARY);
+            holds_canary = true;
+        }
+    }
+    let seq = fixture.requests_open()?;
+    fixture.release(parked)?;
+    if fixture.race() && variant.act == "close" {
+        // Nobody is left to be told: the server's log says when the request is over.
+        for seq in seq {
+            fixture.wait_done(seq)?;
+        }
+        return Ok(());
+    }
+    let done = fixture.finish(flight)?;
+    fixture.count("the read", done, LEN);
+    if let Some(unregister) = unregister {
+        unregister.join()??;
+    }
+    if is_registered {
+        fixture.engines().unregister()?;
+    }
+    if holds_canary && buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
+        let text = "data arrived in pages that were mapped at the old address later";
+        fixture.fault(Class::Foreign, text);
+    }
+    if let Some(moved) = moved {
+        fixture.judge("the moved pages", &moved.bytes(0, LEN), 0, &[file.generation(1)]);
+    } else if !holds_canary {
+        fixture.judge("the buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
+    }
+    Ok(())
+}

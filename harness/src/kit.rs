@@ -1,0 +1,23 @@
+//! What every room uses: system calls, memory, I/O, and what can be seen of the kernel. Knows no filesystem and no case.
+
+pub mod engine;
+pub mod event;
+pub mod fork;
+pub mod frames;
+pub mod image;
+pub mod interrupt;
+pub mod kernel;
+pub mod kmsg;
+pub mod mapping;
+pub mod memlock;
+pub mod memory;
+pub mod nearest;
+pub mod output;
+pub mod pagemap;
+pub mod pins;
+pub mod pipe;
+pub mod stacks;
+pub mod stamp;
+pub mod strip;
+pub mod sys;
+pub mod verdict;

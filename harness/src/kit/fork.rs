@@ -1,0 +1,471 @@
+//! Children of a case. The process is multi-threaded, so a child does system calls, compares memory and
+//! ends with `_exit`; it allocates nothing, takes no lock and runs no destructor.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
+
+use crate::kit::engine::{Engine, Io};
+use crate::kit::memory::{Buffer, PAGE};
+use crate::kit::stacks::Watch;
+use crate::kit::sys;
+use crate::kit::verdict::{Stop, not_run};
+
+/// Longest that a look at a process may take.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A forked child that waits to be told to go on. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    go: OwnedFd,
+    reaped: bool,
+}
+
+/// What a child may do: look at memory and give a small number as its exit status.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// End at once.
+    Exit,
+    /// When told to go on: 1 when a byte of the range differs from `byte`, else 0.
+    Differs {
+        /// First byte.
+        start: *const u8,
+        /// Bytes.
+        len: usize,
+        /// What they all must be.
+        byte: u8,
+    },
+    /// Store a byte at once, then as `Exit` when told to go on.
+    Store {
+        /// Where.
+        at: *mut u8,
+        /// What.
+        byte: u8,
+    },
+    /// Store a byte to the first of each of some pages of a mapped file, then fsync(2) it, at once: 1 when that failed,
+    /// else 0.
+    StoreSync {
+        /// Beginning of the first page.
+        at: *mut u8,
+        /// Pages.
+        pages: usize,
+        /// What.
+        byte: u8,
+        /// The open file, which the parent keeps open.
+        file: i32,
+    },
+    /// At once: 0 when two counters of a writer that counts `first` and then `second` are as they may be at
+    /// some instant (equal, or `first` one ahead), else 1.
+    Ordered {
+        /// Counted first.
+        first: *const u64,
+        /// Counted second.
+        second: *const u64,
+    },
+    /// Look at private memory at once and again when told to go on: 1 when it has changed, else 0. Nobody but
+    /// the child itself may change its copy.
+    Steady {
+        /// First byte.
+        start: *const u8,
+        /// Bytes.
+        len: usize,
+    },
+    /// Change to a folder and end by SIGABRT, with a core dump of private anonymous memory.
+    Dump {
+        /// Its name, terminated.
+        folder: *const libc::c_char,
+        /// Longest core, in bytes.
+        limit: u64,
+    },
+    /// Start an I/O, and end when told to go on: by exit, or by execve(2) of `/bin/true`. With
+    /// [`Engine::Pread`] the child is in the system call until the I/O is over.
+    Transfer {
+        /// How.
+        engine: Engine,
+        /// The I/O.
+        io: Io,
+        /// Whether by execve(2).
+        exec: bool,
+    },
+}
+
+/// Makes a child that does `task`.
+///
+/// # Errors
+/// fork(2) failed; NOTRUN when it found no memory.
+pub fn child(task: Task) -> anyhow::Result<Child> {
+    let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
+    // SAFETY: in the child only async-signal-safe calls follow, up to `_exit`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: the child owns its copies of both ends.
+        unsafe { libc::close(go.as_raw_fd()) };
+        run(task, wait.as_raw_fd());
+    }
+    let error = std::io::Error::last_os_error();
+    // Fork copies a page that is pinned; for a huge page of the pool that takes a free one.
+    if pid < 0 && error.raw_os_error() == Some(libc::ENOMEM) {
+        return Err(not_run("fork: no memory, or no free huge page to copy a pinned one into"));
+    }
+    ensure!(pid > 0, "fork: {error}");
+    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd, go, reaped: false })
+}
+
+/// What happens in the child. Never returns.
+fn run(task: Task, wait: i32) -> ! {
+    let mut byte = 0u8;
+    let mut until_told = || {
+        // SAFETY: reads one byte into a local; returns at the latest when the parent is gone.
+        unsafe { libc::read(wait, (&raw mut byte).cast(), 1) };
+    };
+    let status = match task {
+        Task::Exit => 0,
+        Task::Differs { start, len, byte } => {
+            until_told();
+            // SAFETY: the caller's range is mapped in the parent, so in its copy here too.
+            let differs = |at| unsafe { start.add(at).read_volatile() } != byte;
+            i32::from((0..len).any(differs))
+        }
+        Task::Steady { start, len } => {
+            // FNV-1a, for nothing may be allocated here.
+            let sum = || {
+                (0..len).fold(0xCBF2_9CE4_8422_2325_u64, |sum, at| {
+                    // SAFETY: as above.
+                    let byte = unsafe { start.add(at).read_volatile() };
+                    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+                })
+            };
+            let before = sum();
+            until_told();
+            i32::from(sum() != before)
+        }
+        Task::Store { at, byte } => {
+            // SAFETY: as above.
+            unsafe { at.write_volatile(byte) };
+            until_told();
+            0
+        }
+        Task::StoreSync { at, pages, byte, file } => {
+            for page in 0..pages {
+                // SAFETY: as above.
+                unsafe { at.add(page * PAGE).write_volatile(byte) };
+            }
+            // SAFETY: a descriptor, no memory.
+            i32::from(unsafe { libc::fsync(file) } != 0)
+        }
+        Task::Ordered { first, second } => {
+            // SAFETY: as above.
+            let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
+            i32::from(first != second && first != second + 1)
+        }
+        Task::Dump { folder, limit } => dump(folder, limit),
+        Task::Transfer { engine, io, exec } => {
+            crate::kit::engine::start_alone(engine, &io);
+            until_told();
+            // SAFETY: the child's own copy, of which there is no other owner here. The parent sees it closed.
+            unsafe { libc::close(wait) };
+            i32::from(exec && !exec_true())
+        }
+    };
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(status) }
+}
+
+/// Dumps core into a folder. Never returns.
+fn dump(folder: *const libc::c_char, limit: u64) -> ! {
+    /// Only anonymous private memory (core(5)).
+    const FILTER: &[u8] = b"0x1";
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: system calls only, on terminated names and locals.
+    unsafe {
+        libc::chdir(folder);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const limits);
+        libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        let filter = libc::open(c"/proc/self/coredump_filter".as_ptr(), libc::O_WRONLY);
+        libc::write(filter, FILTER.as_ptr().cast(), FILTER.len());
+        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGABRT);
+        libc::_exit(1)
+    }
+}
+
+/// Becomes `/bin/true`; `false` when it cannot.
+fn exec_true() -> bool {
+    let path = c"/bin/true";
+    let arguments = [path.as_ptr(), std::ptr::null()];
+    let environment = [std::ptr::null()];
+    // SAFETY: terminated arrays of terminated strings, read by the kernel before anything else is changed.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    false
+}
+
+impl Child {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets it go on, waits for its end, and gives its exit status.
+    ///
+    /// # Errors
+    /// [`Stop::Hang`] when it does not end within the bound; an error when a signal ended it.
+    pub fn finish(mut self, bound: Duration) -> anyhow::Result<i32> {
+        nix::unistd::write(&self.go, b"g").ok();
+        self.wait_end(bound)?;
+        self.reap()
+    }
+
+    /// Waits for the end of a child that needs no word to go on.
+    ///
+    /// # Errors
+    /// As [`Child::finish`].
+    pub fn wait_end(&self, bound: Duration) -> anyhow::Result<()> {
+        let mut polled = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout).context("wait for a child")? {
+            0 => Err(Stop::Hang(format!("child {} did not end in {bound:?}", self.pid)).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets it go on, and returns when it has done so and ended, or waits for something in the kernel; `false` when it
+    /// does not hear within the bound: it is still in the system call that started its I/O.
+    ///
+    /// # Errors
+    /// [`Stop::Broken`] when it neither ends nor waits.
+    pub fn tell(&self, bound: Duration) -> anyhow::Result<bool> {
+        nix::unistd::write(&self.go, b"g").context("tell a child")?;
+        // Closed by the child: the last thing that it does by itself.
+        let mut polled = [PollFd::new(self.go.as_fd(), PollFlags::empty())];
+        let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+        if poll(&mut polled, timeout).context("wait for a child")? == 0 {
+            return Ok(false);
+        }
+        self.settle(bound)?;
+        Ok(true)
+    }
+
+    /// Returns when it has ended, or waits for something in the kernel.
+    ///
+    /// # Errors
+    /// [`Stop::Broken`] when it runs on.
+    pub fn settle(&self, bound: Duration) -> anyhow::Result<()> {
+        match self.look(bound, |state| state != 'R') {
+            Some(_) => Ok(()),
+            None => Err(Stop::Broken(format!("child {} runs on", self.pid)).into()),
+        }
+    }
+
+    /// Its state as in proc_pid_status(5), `Z` when it has ended; `None` where that cannot be had.
+    pub fn state(&self) -> Option<char> {
+        self.look(LOOK, |_| true)
+    }
+
+    /// Looks at its state until one is as wanted, and gives that; `None` when none is within the bound.
+    ///
+    /// Not on this thread: one that looks at a process just when it ends may be left with its memory, and must then wait
+    /// for the I/O in it, as the process itself would have to (exit_aio). That is a `D`, too.
+    fn look(&self, bound: Duration, is_wanted: fn(char) -> bool) -> Option<char> {
+        /// Between two looks at who looks.
+        const MOMENT: Duration = Duration::from_millis(1);
+        let (folder, end) = (PathBuf::from(format!("/proc/{}", self.pid)), Instant::now() + bound);
+        let (sender, receiver) = channel();
+        let (say_thread, thread) = channel();
+        std::thread::spawn(move || {
+            say_thread.send(nix::unistd::gettid()).ok();
+            while let Some(state) = sys::state(&folder) {
+                if is_wanted(state) {
+                    sender.send(state).ok();
+                }
+                if is_wanted(state) || Instant::now() >= end {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        });
+        let mut watch = Watch::new(thread.recv().ok()?.as_raw());
+        loop {
+            match receiver.recv_timeout(MOMENT) {
+                Ok(state) => return Some(state),
+                Err(RecvTimeoutError::Timeout) if watch.waits() => return Some('D'),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Sends SIGKILL; the end may have to wait for an I/O.
+    pub fn kill(&self) {
+        // SAFETY: the pid is ours until it is reaped.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    /// Waits for the end of a child that was killed.
+    ///
+    /// # Errors
+    /// As [`Child::finish`].
+    pub fn buried(mut self, bound: Duration) -> anyhow::Result<()> {
+        self.wait_end(bound)?;
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None).context("waitpid")?;
+        self.reaped = true;
+        Ok(())
+    }
+
+    fn reap(&mut self) -> anyhow::Result<i32> {
+        use nix::sys::wait::{WaitStatus, waitpid};
+        let status = waitpid(nix::unistd::Pid::from_raw(self.pid), None).context("waitpid")?;
+        self.reaped = true;
+        match status {
+            WaitStatus::Exited(_, status) => Ok(status),
+            other => anyhow::bail!("the child ended by {other:?}"),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // SAFETY: the pid is ours until it is reaped; neither call touches memory of ours.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            let _ = self.wait_end(Duration::from_secs(1)).and_then(|()| self.reap().map(drop));
+        }
+    }
+}
+
+/// Makes a child that has no memory of its own but ours (CLONE_VM), with a stack in `stack`, and waits to be told. With
+/// `vfork` it ends at once, and this thread sleeps until then.
+///
+/// # Errors
+/// clone(2) failed.
+pub fn sharer(stack: &Buffer, vfork: bool) -> anyhow::Result<Child> {
+    /// The read end in the child's own table, or -1 to end at once; not a reference into the parent's stack.
+    extern "C" fn wait(end: *mut libc::c_void) -> libc::c_int {
+        let (end, mut byte) = (end as isize as i32, 0u8);
+        if end >= 0 {
+            // SAFETY: reads one byte into a local on the child's own stack.
+            unsafe { libc::read(end, (&raw mut byte).cast(), 1) };
+        }
+        0
+    }
+    let (ours, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe for a child")?;
+    let (kind, end) = if vfork { (libc::CLONE_VFORK, -1) } else { (0, ours.as_raw_fd()) };
+    let flags = libc::CLONE_VM | kind | libc::SIGCHLD;
+    // SAFETY: the stack is mapped and used by nobody else; the caller keeps it until the child has ended. The child
+    // makes one system call and ends: it touches nothing else of the memory that it shares.
+    let pid = unsafe {
+        let top = stack.ptr().add(stack.len()).cast();
+        libc::clone(wait, top, flags, end as isize as *mut libc::c_void)
+    };
+    ensure!(pid > 0, "clone: {}", std::io::Error::last_os_error());
+    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd, go, reaped: false })
+}
+
+/// Makes a child as posix_spawn(3) does and waits for its end: it shares our memory until then.
+///
+/// # Errors
+/// No `/bin/true`, or it did not end.
+pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
+    let path = c"/bin/true";
+    let mut pid = 0;
+    let arguments = [path.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let environment = [std::ptr::null_mut()];
+    // SAFETY: all pointers are to terminated arrays that live through the call.
+    let error = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            path.as_ptr(),
+            std::ptr::null(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    };
+    ensure!(error == 0, "posix_spawn: {}", std::io::Error::from_raw_os_error(error));
+    // SAFETY: no memory operands.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    drop(wait);
+    // SAFETY: just made, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Child { pid, pidfd, go, reaped: false }.finish(bound).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::memory::Memory;
+    use crate::kit::stamp::POISON;
+
+    const BOUND: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_child_sees_its_own_copy_of_private_memory() {
+        let buffer = Buffer::new(Memory::Anon, 4096).unwrap();
+        let look = Task::Differs { start: buffer.ptr(), len: 4096, byte: POISON };
+        let early = child(look).unwrap();
+        buffer.store(100, 1);
+        assert_eq!(early.finish(BOUND).unwrap(), 0, "forked before the store");
+        assert_eq!(child(look).unwrap().finish(BOUND).unwrap(), 1, "forked after it");
+    }
+
+    #[test]
+    fn a_steady_child_notices_a_change_of_its_memory_only() {
+        let steady = |memory: Memory| {
+            let buffer = Buffer::new(memory, 4096).unwrap();
+            let look = child(Task::Steady { start: buffer.ptr(), len: 4096 }).unwrap();
+            crate::kit::memory::counting(&buffer, 0, 8, || look.finish(BOUND).unwrap()).unwrap()
+        };
+        assert_eq!(steady(Memory::Anon), 0);
+        // By chance the child may look twice before the counter moves, but not every time.
+        assert!((0..10_000).any(|_| steady(Memory::Shared) == 1));
+    }
+
+    #[test]
+    fn a_child_shares_shared_memory_and_a_spawned_one_ends() {
+        let buffer = Buffer::new(Memory::Shared, 4096).unwrap();
+        let child = child(Task::Store { at: buffer.at(5), byte: 9 }).unwrap();
+        assert_eq!(child.finish(BOUND).unwrap(), 0);
+        assert_eq!(buffer.load(5), 9);
+        spawn_and_wait(BOUND).unwrap();
+    }
+
+    #[test]
+    fn a_child_settles_when_it_waits_and_when_it_has_ended() {
+        let child = child(Task::Exit).unwrap();
+        child.settle(BOUND).unwrap();
+        child.wait_end(BOUND).unwrap();
+        assert_eq!(child.state(), Some('Z'));
+        assert_eq!(child.look(Duration::ZERO, |state| state == 'R'), None);
+        let (pid, folder) = (child.pid(), PathBuf::from(format!("/proc/{}", child.pid())));
+        assert_eq!(child.finish(BOUND).unwrap(), 0);
+        assert_eq!(sys::state(&folder), None, "process {pid} is gone");
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_a_hang_and_is_killed() {
+        let buffer = Buffer::new(Memory::Anon, 4096).unwrap();
+        let look = Task::Differs { start: buffer.ptr(), len: 1, byte: 0 };
+        let child = child(look).unwrap();
+        let error = child.wait_end(Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Stop::Hang(_))));
+    }
+}

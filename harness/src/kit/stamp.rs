@@ -1,0 +1,331 @@
+//! Stamps: file content that says of itself what it is, and the judge that reads it.
+//!
+//! Each 512-byte block carries magic, file id, block number, generation and a CRC-32C over all of it;
+//! the rest is a pattern that follows from those, so every single byte can be checked. A byte is legal
+//! only when one of an explicit set of contents has that byte at that place. Memory is filled with
+//! [`POISON`] first, which no stamp consists of.
+//!
+//! ```text
+//!  0        8        16       24   28   32                    512
+//!  | magic  | file   | block  | gen| crc| pattern ...          |
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::kit::verdict::{Class, Fault};
+
+/// Bytes of a stamped block.
+pub const BLOCK: usize = 512;
+
+/// What memory is filled with before it is read into.
+pub const POISON: u8 = 0xE7;
+
+/// What memory in other use is filled with, where late data must not arrive.
+pub const CANARY: u8 = 0xCA;
+
+const MAGIC: [u8; 8] = *b"INFLSTMP";
+const CRC_AT: usize = 28;
+const HEAD: usize = 32;
+
+/// What a stamp says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// File that the block belongs to.
+    pub file: u64,
+    /// Its number in the file, in [`BLOCK`]s.
+    pub block: u64,
+    /// How often the file was rewritten before.
+    pub generation: u32,
+}
+
+impl Stamp {
+    /// The block that carries this stamp.
+    pub fn bytes(self) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        block[..8].copy_from_slice(&MAGIC);
+        block[8..16].copy_from_slice(&self.file.to_le_bytes());
+        block[16..24].copy_from_slice(&self.block.to_le_bytes());
+        block[24..28].copy_from_slice(&self.generation.to_le_bytes());
+        let mut state = self.file.rotate_left(40) ^ (self.block << 8) ^ u64::from(self.generation);
+        for chunk in block[HEAD..].chunks_mut(8) {
+            state = mix(state);
+            chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+        }
+        // Bytes that mean something else are never part of the pattern.
+        for byte in &mut block[HEAD..] {
+            if matches!(*byte, 0 | POISON) {
+                *byte = 0x55;
+            }
+        }
+        let crc = crc32c::crc32c(&block);
+        block[CRC_AT..HEAD].copy_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    /// Reads the stamp of a whole block; `None` when its CRC or magic is wrong.
+    pub fn read(block: &[u8]) -> Option<Stamp> {
+        let block: &[u8; BLOCK] = block.try_into().ok()?;
+        let word = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("8 bytes"));
+        let generation = u32::from_le_bytes(block[24..28].try_into().expect("4 bytes"));
+        let stamp = Stamp { file: word(8), block: word(16), generation };
+        (block[..8] == MAGIC && stamp.bytes() == *block).then_some(stamp)
+    }
+}
+
+/// SplitMix64: a pattern that differs in most bytes between neighbouring stamps.
+fn mix(state: u64) -> u64 {
+    let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    state ^ (state >> 31)
+}
+
+/// The bytes of a stamped file from `offset` on; any offset, any length.
+pub fn content(file: u64, generation: u32, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 2 * BLOCK);
+    let (first, skip) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
+    let mut block = first;
+    while bytes.len() < skip + len {
+        bytes.extend_from_slice(&Stamp { file, block, generation }.bytes());
+        block += 1;
+    }
+    bytes[skip..skip + len].to_vec()
+}
+
+/// A content that a range may legally have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Legal {
+    /// Stamps of this file and generation.
+    Generation(u64, u32),
+    /// Zeroes: a hole, or the space behind the end of a file.
+    Zero,
+    /// Untouched memory.
+    Poison,
+}
+
+impl Legal {
+    /// The bytes of a range that has this content.
+    pub fn content(self, offset: u64, len: usize) -> Vec<u8> {
+        match self {
+            Legal::Generation(file, generation) => content(file, generation, offset, len),
+            Legal::Zero => vec![0; len],
+            Legal::Poison => vec![POISON; len],
+        }
+    }
+}
+
+/// Judges `data`, which is what a reader saw of the file from `offset` on. Every byte must be legal.
+pub fn judge(what: &str, data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Fault> {
+    let fault = |block: &Block| {
+        let bad = block.bad.as_ref()?;
+        let place = offset as usize + bad.first;
+        let number = (place / BLOCK) as u64;
+        let tail = &data[bad.first..block.bytes.end];
+        let (class, seen) = classify(number, &data[block.bytes.clone()], tail, legal);
+        let wanted: Vec<_> = legal.iter().map(|legal| describe(*legal)).collect();
+        let text = format!(
+            "{what}: byte {place}: {} of {} bytes are {seen}; legal: {}",
+            bad.count,
+            block.bytes.len(),
+            wanted.join(" or ")
+        );
+        Some(Fault { class, text })
+    };
+    condense(what, blocks(data, offset, legal).iter().filter_map(fault).collect())
+}
+
+/// A block of a judged range, or what the range holds of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    /// Its bytes in the range.
+    pub bytes: std::ops::Range<usize>,
+    /// What is illegal in it.
+    pub bad: Option<Bad>,
+}
+
+/// The illegal bytes of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct Bad {
+    /// The first, in the range.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// Cuts a range at the borders of the file's blocks and looks for illegal bytes in each part.
+pub(crate) fn blocks(data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Block> {
+    let contents: Vec<Vec<u8>> =
+        legal.iter().map(|legal| legal.content(offset, data.len())).collect();
+    let is_legal = |at: usize| contents.iter().any(|content| content[at] == data[at]);
+    let mut blocks = Vec::new();
+    let mut at = 0;
+    while at < data.len() {
+        let end = (at + BLOCK - ((offset as usize + at) % BLOCK)).min(data.len());
+        let bad = (at..end).find(|&at| !is_legal(at)).map(|first| {
+            let count = (first..end).filter(|&at| !is_legal(at)).count();
+            Bad { first, count }
+        });
+        blocks.push(Block { bytes: at..end, bad });
+        at = end;
+    }
+    blocks
+}
+
+/// Keeps the first fault of each class and says how many blocks had it.
+fn condense(what: &str, faults: Vec<Fault>) -> Vec<Fault> {
+    let mut kept: Vec<(Fault, usize)> = Vec::new();
+    for fault in faults {
+        match kept.iter_mut().find(|(first, _)| first.class == fault.class) {
+            Some((_, count)) => *count += 1,
+            None => kept.push((fault, 1)),
+        }
+    }
+    let more = |(mut fault, count): (Fault, usize)| {
+        if count > 1 {
+            fault.text += &format!(" ({count} blocks of {what})");
+        }
+        fault
+    };
+    kept.into_iter().map(more).collect()
+}
+
+/// What an illegal block is, which should be the file's block `number`. `tail` is the block from its first illegal byte on.
+fn classify(number: u64, block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, String) {
+    let known = legal.iter().find_map(|legal| match *legal {
+        Legal::Generation(file, generation) => Some((file, generation)),
+        _ => None,
+    });
+    if let Some(stamp) = Stamp::read(block).or_else(|| known.and_then(|_| partial(tail))) {
+        return classify_stamp(number, stamp, known, legal);
+    }
+    if tail.iter().all(|&byte| byte == POISON) {
+        return (Class::Lost, "poison (never written)".to_owned());
+    }
+    if tail.iter().all(|&byte| byte == 0) {
+        return (Class::Lost, "zero".to_owned());
+    }
+    if legal.contains(&Legal::Poison) && known.is_none() {
+        return (Class::Leak, format!("data ({})", hex(tail)));
+    }
+    (Class::Foreign, format!("unknown ({})", hex(tail)))
+}
+
+/// A block that is cut by the end of the range: recognised by its magic alone.
+pub(crate) fn partial(tail: &[u8]) -> Option<Stamp> {
+    let head = tail.len() >= CRC_AT && tail.len() < BLOCK && tail[..8] == MAGIC;
+    if !head {
+        return None;
+    }
+    let word = |at: usize| u64::from_le_bytes(tail[at..at + 8].try_into().expect("8 bytes"));
+    let generation = u32::from_le_bytes(tail[24..28].try_into().expect("4 bytes"));
+    Some(Stamp { file: word(8), block: word(16), generation })
+}
+
+fn classify_stamp(
+    number: u64,
+    stamp: Stamp,
+    known: Option<(u64, u32)>,
+    legal: &[Legal],
+) -> (Class, String) {
+    let Stamp { file, block, generation } = stamp;
+    let seen = format!("file {file} block {block} generation {generation}");
+    let class = match known {
+        None if legal.contains(&Legal::Poison) => Class::Leak,
+        None => Class::Resurrected,
+        Some((wanted, _)) if wanted != file || block != number => Class::Foreign,
+        Some(_) => Class::Stale,
+    };
+    (class, seen)
+}
+
+/// A content in words.
+pub fn describe(legal: Legal) -> String {
+    match legal {
+        Legal::Generation(file, generation) => format!("file {file} generation {generation}"),
+        Legal::Zero => "zero".to_owned(),
+        Legal::Poison => "poison".to_owned(),
+    }
+}
+
+/// The first eight bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Legal = Legal::Generation(7, 1);
+    const NEW: Legal = Legal::Generation(7, 2);
+
+    fn classes(data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Class> {
+        judge("t", data, offset, legal).iter().map(|fault| fault.class).collect()
+    }
+
+    #[test]
+    fn a_stamp_reads_back_and_a_flipped_bit_does_not() {
+        let stamp = Stamp { file: 7, block: 3, generation: 2 };
+        let mut block = stamp.bytes();
+        assert_eq!(Stamp::read(&block), Some(stamp));
+        for at in 0..BLOCK {
+            block[at] ^= 1;
+            assert_eq!(Stamp::read(&block), None, "byte {at}");
+            block[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_stamp_has_no_poison_and_no_zero_in_its_pattern() {
+        let bytes = content(1, 1, 0, 64 * BLOCK);
+        for block in bytes.chunks(BLOCK) {
+            assert!(block[HEAD..].iter().all(|byte| ![0, POISON].contains(byte)));
+        }
+    }
+
+    #[test]
+    fn content_is_the_same_from_any_offset() {
+        let whole = content(7, 1, 0, 4 * BLOCK);
+        assert_eq!(content(7, 1, 700, 900), &whole[700..1600]);
+    }
+
+    #[test]
+    fn legal_contents_pass_also_when_they_are_mixed() {
+        let mut data = content(7, 1, 0, 2048);
+        assert_eq!(classes(&data, 0, &[OLD]), []);
+        data[100..600].copy_from_slice(&content(7, 2, 100, 500));
+        assert_eq!(classes(&data, 0, &[OLD, NEW]), []);
+        assert_eq!(classes(&data[100..600], 100, &[NEW]), []);
+    }
+
+    #[test]
+    fn every_class_is_told_apart() {
+        let old = content(7, 1, 0, 1024);
+        assert_eq!(classes(&old, 0, &[NEW]), [Class::Stale]);
+        assert_eq!(classes(&old, 0, &[Legal::Zero]), [Class::Resurrected]);
+        assert_eq!(classes(&old, 0, &[Legal::Poison]), [Class::Leak]);
+        assert_eq!(classes(&old, 512, &[OLD]), [Class::Foreign], "the right file, another place");
+        assert_eq!(classes(&content(7, 3, 0, 512), 512, &[OLD]), [Class::Foreign], "another place");
+        assert_eq!(classes(&content(8, 1, 0, 512), 0, &[OLD, Legal::Zero]), [Class::Foreign]);
+        assert_eq!(classes(&[POISON; 512], 0, &[OLD]), [Class::Lost]);
+        assert_eq!(classes(&[0; 512], 0, &[OLD]), [Class::Lost]);
+        assert_eq!(classes(&[0x42; 512], 0, &[OLD]), [Class::Foreign]);
+    }
+
+    #[test]
+    fn one_bad_byte_is_found_wherever_it_is() {
+        for at in 0..1024 {
+            let mut data = content(7, 1, 0, 1024);
+            data[at] ^= 0x10;
+            assert_eq!(judge("t", &data, 0, &[OLD]).len(), 1, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn an_unaligned_range_is_judged_to_its_last_byte() {
+        let mut data = content(7, 1, 300, 1000);
+        data[999] = POISON;
+        assert_eq!(classes(&data, 300, &[OLD]), [Class::Lost]);
+    }
+}

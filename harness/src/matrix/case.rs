@@ -1,0 +1,77 @@
+//! MX: every meaningful combination of memory, I/O, phase and racing action; see [`crate::matrix`].
+
+use super::{Cell, cells, play};
+use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::Fixture;
+use crate::kit::kernel::Version;
+use crate::kit::verdict::{Class, Stop};
+
+/// MX.
+pub const CASE: Case = Case {
+    id: "MX",
+    name: "matrix",
+    claim: "whatever races with an I/O in flight, memory and file hold one of the contents that they may hold",
+    groups: &["matrix"],
+    reach: Reach::Gated,
+    variants: || cells().iter().map(variant).collect(),
+    run,
+    expected: &[
+        Expected {
+            on: "inflight",
+            variant: TRUNCATED,
+            classes: &[Class::Short],
+            since: EVER,
+            until: None,
+            fixed_in: &[],
+            reference: "harness/findings/truncate-async-write.md",
+        },
+        Expected {
+            on: "inflight",
+            variant: "grow/read.*.direct/self-map/*",
+            // A page that is written back and dropped in the middle of the copy holds both.
+            classes: &[Class::Lost, Class::Foreign],
+            since: EVER,
+            until: None,
+            fixed_in: &[],
+            reference: "harness/findings/grow-under-direct-read.md",
+        },
+        Expected {
+            on: "inflight",
+            variant: FORKED,
+            classes: &[Class::Lost, Class::Leak],
+            since: EVER,
+            until: Some(Version(6, 9, 0)),
+            fixed_in: &[],
+            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
+        },
+        Expected {
+            on: "ext4|xfs|btrfs",
+            variant: FORKED,
+            classes: &[Class::Lost, Class::Leak],
+            since: EVER,
+            until: Some(Version(6, 5, 0)),
+            fixed_in: &[],
+            reference: "block: Use page pinning, 6.5",
+        },
+    ],
+};
+
+/// A truncate overtakes an asynchronous direct write that is not applied yet.
+const TRUNCATED: &str = "cut/write.aio.direct/*/received|cut/write.aio.direct/*/prepared|cut/write.uring.direct/*/received|cut/write.uring.direct/*/prepared|cut/write.fixed.direct/*/received|cut/write.fixed.direct/*/prepared";
+
+/// Private memory that only a reference holds, and a store after a fork: as FK1. Registered memory is pinned.
+const FORKED: &str = "fork*/read.read*.direct/anon/*|fork*/read.read*.direct/thp/*|fork*/read.read*.direct/hugetlb/*|fork*/read.read*.direct/stack/*|fork*/read.aio.direct/anon/*|fork*/read.aio.direct/thp/*|fork*/read.aio.direct/hugetlb/*|fork*/read.aio.direct/stack/*|fork*/read.uring.direct/anon/*|fork*/read.uring.direct/thp/*|fork*/read.uring.direct/hugetlb/*|fork*/read.uring.direct/stack/*|fork*/read.hipri.direct/anon/*|fork*/read.hipri.direct/thp/*|fork*/read.hipri.direct/hugetlb/*|fork*/read.hipri.direct/stack/*";
+
+fn variant(cell: &'static Cell) -> Variant {
+    let variant = Variant::new(cell.action.name())
+        .named(cell.name())
+        .plays(move |fixture, _| play::play(fixture, cell));
+    if cell.ruins_mount() { variant.fresh() } else { variant }
+}
+
+/// Every variant knows its combination.
+fn run(_: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    Err(Stop::Broken(format!("{variant:?} has no combination")).into())
+}

@@ -1,0 +1,59 @@
+//! ST1: everything at once on one file, on any mount. See [`crate::stress`].
+
+use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::Fixture;
+use crate::kit::kernel::Version;
+use crate::kit::verdict::{Class, Stop};
+use crate::stress::driver;
+use crate::stress::lane::Workload;
+
+/// ST1.
+pub const CASE: Case = Case {
+    id: "ST1",
+    name: "stress",
+    claim: "whatever happens at once, a reader sees bytes that the file had since it began, and its memory gets all that it was told",
+    groups: &["stress"],
+    reach: Reach::Any,
+    variants,
+    run,
+    expected: &[
+        Expected {
+            on: "btrfs",
+            variant: "sync|all",
+            classes: &[Class::Hang],
+            since: Version(6, 18, 0),
+            until: None,
+            fixed_in: &[],
+            reference: "findings/btrfs-direct-fault-fork.md",
+        },
+        Expected {
+            on: "inflight",
+            variant: "async|all",
+            classes: &[Class::Stale, Class::Resurrected],
+            since: EVER,
+            until: Some(Version(7, 1, 0)),
+            fixed_in: &[],
+            reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
+        },
+    ],
+};
+
+fn variants() -> Vec<Variant> {
+    let workloads = [
+        ("sync", Workload::SYNC),
+        ("fork", Workload::FORK),
+        ("async", Workload::ASYNC),
+        ("all", Workload::ALL),
+    ];
+    let variant = |(name, workload)| {
+        Variant::new(name).plays(move |fixture, _| driver::play(fixture, workload))
+    };
+    workloads.map(variant).into()
+}
+
+/// Every variant knows its workload.
+fn run(_: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    Err(Stop::Broken(format!("{variant:?} has no workload")).into())
+}
