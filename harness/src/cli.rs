@@ -24,6 +24,7 @@ use crate::target::session;
 use crate::target::{Served, Target};
 use crate::vm;
 use crate::vm::machine::Accel;
+use crate::vm::message::{Job, Task};
 
 /// Exit code of a wrong command line.
 pub const USAGE: i32 = 2;
@@ -82,7 +83,7 @@ enum Command {
         /// Folder for results, as for `run`.
         #[arg(long)]
         results: Option<PathBuf>,
-        /// `run` and its arguments.
+        /// `run` and its arguments, or `exec [--bound SECONDS] PROGRAM [ARGUMENT]...`: any program of this machine.
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -232,10 +233,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Err(error) => Ok(usage(&error)),
         },
         Command::Probe { folder, json } => probe::print(&folder, json).map(|()| 0),
-        Command::Vm { options, results, command } => match guest_order(results, command) {
-            Ok(order) => vm::run(&options, order),
-            Err(error) => Ok(usage(&error)),
-        },
+        Command::Vm { options, results, command } => in_guest(&options, results, command),
         Command::Kernels { cases, group, exclude, on, options } => {
             let rest = selection(&cases, &group, &exclude);
             let command = format!("kernels {} --on {} --markdown", rest.join(" "), on.join(","));
@@ -245,10 +243,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             }
         }
         Command::Play { task } => {
-            let task: vm::message::Task = serde_json::from_slice(&std::fs::read(task)?)?;
-            match &task.mechanisms {
-                Some(ids) => crate::mechanisms::relay(ids).map(|()| 0),
-                None => run::run(task.order),
+            let task: Task = serde_json::from_slice(&std::fs::read(task)?)?;
+            match task.job {
+                Job::Mechanisms(ids) => crate::mechanisms::relay(&ids).map(|()| 0),
+                Job::Run(order) => run::run(*order),
+                Job::Program(_) => anyhow::bail!("a program is started without a player"),
             }
         }
         Command::Mechanisms(arguments) => mechanisms::run(&arguments),
@@ -324,25 +323,58 @@ fn selection(cases: &[String], groups: &[String], exclude: &[String]) -> Vec<Str
 /// One order for each target.
 fn kernel_orders(selection: &[String], targets: Vec<String>) -> anyhow::Result<Vec<Order>> {
     let one = |target| {
-        let words = ["run", "--quiet", "--on"].map(str::to_owned).into_iter();
-        guest_order(None, words.chain([target]).chain(selection.iter().cloned()).collect())
+        let words = ["in-guest", "run", "--quiet", "--on"].map(str::to_owned).into_iter();
+        let words = words.chain([target]).chain(selection.iter().cloned());
+        match InGuest::try_parse_from(words)? {
+            InGuest::Run(arguments) => guest_order(None, *arguments),
+            InGuest::Exec { .. } => unreachable!("the words begin with run"),
+        }
     };
     targets.into_iter().map(one).collect()
 }
 
+/// What can be done in a guest.
+#[derive(Debug, Parser)]
+#[command(name = "inflight-race vm --kernel SPEC --", version)]
+enum InGuest {
+    /// Run cases.
+    Run(Box<RunArguments>),
+    /// Run a program, with its shared libraries; its folder is an empty ext4.
+    Exec {
+        /// Longest that it may write nothing, in seconds.
+        #[arg(long, default_value_t = 600)]
+        bound: u64,
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+fn in_guest(
+    options: &vm::Options,
+    results: Option<PathBuf>,
+    command: Vec<String>,
+) -> anyhow::Result<i32> {
+    let words = ["inflight-race vm --kernel SPEC --".to_owned()].into_iter().chain(command);
+    match InGuest::try_parse_from(words).unwrap_or_else(|error| error.exit()) {
+        InGuest::Run(arguments) => match guest_order(results, *arguments) {
+            Ok(order) => vm::run(options, order),
+            Err(error) => Ok(usage(&error)),
+        },
+        InGuest::Exec { bound, words } => {
+            vm::exec::exec(options, &words, Duration::from_secs(bound))
+        }
+    }
+}
+
 /// The order of a run in a guest.
-fn guest_order(results: Option<PathBuf>, command: Vec<String>) -> anyhow::Result<Order> {
-    let words = ["inflight-race".to_owned()].into_iter().chain(command);
-    let arguments = Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
-    let Command::Run(mut arguments) = arguments.command else {
-        anyhow::bail!("behind -- comes `run` and its arguments");
-    };
+fn guest_order(results: Option<PathBuf>, mut arguments: RunArguments) -> anyhow::Result<Order> {
     arguments.results = results.or(arguments.results);
     anyhow::ensure!(
         arguments.scratch.is_none(),
         "--scratch: a guest has a disk of its own for that"
     );
-    order(*arguments)
+    order(arguments)
 }
 
 fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
@@ -360,9 +392,8 @@ fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
         time: single.time,
         ..Order::empty(single.target)
     };
-    let (modules, accel) = (single.modules, Accel::Auto);
     match single.vm {
-        Some(kernel) => vm::run(&vm::Options { kernel, modules, accel }, order),
+        Some(guest) => vm::run(&vm::Options { guest, accel: Accel::Auto }, order),
         None => run::run(order),
     }
 }

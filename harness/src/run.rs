@@ -1,6 +1,7 @@
 //! The runner: hands the plan to workers, judges by the table, prints, writes results.
 
 pub mod console;
+pub mod guest;
 pub mod plan;
 pub mod results;
 pub mod worker;
@@ -17,6 +18,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use console::Console;
+use guest::Guest;
 use plan::Item;
 use results::{Entry, Run};
 use worker::{Job, Line, Played, Stopped};
@@ -61,11 +63,8 @@ pub struct Order {
     pub json: bool,
     /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
     pub relay: bool,
-    /// The kernel of the machine that it runs in, as `vm --kernel` takes it; none: this machine's.
-    pub vm: Option<String>,
-    /// Folder of that kernel's modules, where it was named.
-    #[serde(default)]
-    pub modules: Option<PathBuf>,
+    /// The machine of its own that it runs in; none: this one.
+    pub vm: Option<Guest>,
 }
 
 impl Order {
@@ -85,7 +84,6 @@ impl Order {
             json: false,
             relay: false,
             vm: None,
-            modules: None,
         }
     }
 }
@@ -307,11 +305,8 @@ impl Runner {
             "" => String::new(),
             options => format!(" -o {options}"),
         };
-        let modules = self.order.modules.as_ref();
-        let modules =
-            modules.map_or(String::new(), |folder| format!("--modules {} ", folder.display()));
         let vm = self.order.vm.as_ref();
-        let vm = vm.map_or(String::new(), |spec| format!("vm --kernel {spec} {modules}-- "));
+        let vm = vm.map_or(String::new(), |guest| format!("vm {} -- ", guest.words()));
         let time = match self.order.time {
             STRESS => String::new(),
             time => format!(" --time {}ms", time.as_millis()),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use inflight_race::run::guest::Guest;
 use inflight_race::run::results;
 use inflight_race::vm::source;
 use nix::sys::signal::{Signal, kill};
@@ -42,9 +43,15 @@ impl Setup {
     }
 
     fn command(&self, kernel: &str, case: &str) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.args(["vm", "--accel", "tcg", "--kernel", kernel, "--results", "results"]);
+        let mut command = self.command_of(kernel);
+        command.args(["--results", "results"]);
         command.args(["--", "run", case, "--bound", "1", "--seed", "5"]);
+        command
+    }
+
+    fn command_of(&self, kernel: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["vm", "--accel", "tcg", "--kernel", kernel]);
         command.current_dir(self.folder.path()).env("INFLIGHT_QEMU", self.at("qemu"));
         command.env("INFLIGHT_KERNELS", self.at("cache")).env("INFLIGHT", "/bin/true");
         command
@@ -192,7 +199,7 @@ fn a_whole_run_is_as_a_native_one_and_judged_by_the_guests_kernel() {
     let output = setup.run("FK1:store/uring/anon");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let run = results::read_run(&setup.at("results")).unwrap();
-    assert_eq!((&*run.kernel.release, run.vm.as_deref()), ("6.1.0-x", Some("vmlinuz")));
+    assert_eq!((&*run.kernel.release, run.vm), ("6.1.0-x", Some(Guest::of("vmlinuz"))));
     assert_eq!(run.variants[0].verdict.word(), "XFAIL", "{}", text(&output));
     let wanted =
         "inflight-race vm --kernel vmlinuz -- run 'FK1:store/uring/anon' --on inflight --seed 5";
@@ -225,7 +232,7 @@ fn what_cannot_be_run_is_said_in_one_line() {
     let absent = setup.command("debian:6.1", "FK1");
     not_run(absent, "`scripts/kernels get 6.1` brings it");
     not_run(setup.command("nothing", "FK1"), "kernel nothing: No such file");
-    not_run(setup.command("qemu", "FK1"), "kernel qemu is not a bzImage");
+    not_run(setup.command("qemu", "FK1"), "kernel qemu is none for x86: no setup header");
 
     let modules = setup.at("lib/modules/6.1.0-x");
     fs::create_dir_all(&modules).unwrap();
@@ -245,7 +252,7 @@ fn what_cannot_be_run_is_said_in_one_line() {
 fn a_wrong_command_for_the_guest_is_a_usage_error() {
     let setup = Setup::new(UP);
     for (words, wanted) in [
-        (&["list"][..], "behind -- comes `run` and its arguments"),
+        (&["list"][..], "unrecognized subcommand 'list'"),
         (&["run", "FK11"], "unknown case 'FK11'; nearest: FK1"),
     ] {
         let mut command = Command::new(PROGRAM);
@@ -254,6 +261,61 @@ fn a_wrong_command_for_the_guest_is_a_usage_error() {
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains(wanted), "{}", text(&output));
     }
+}
+
+/// Any program runs under another kernel: what it wrote and its exit code are those of a native run.
+#[test]
+fn a_program_in_a_guest_writes_and_ends_as_it_would_here() {
+    let wrote = |line: &str| format!(r#"echo '{{"guest":"wrote","line":"{line}"}}'"#);
+    let ended = r#"echo '{"guest":"ended","code":3}'"#;
+    let keep = "printf '%s\\n' \"$@\" >args";
+    let script = [keep, UP, &wrote("one"), &wrote("two"), ended].join("\n");
+    let setup = Setup::new(&script);
+    let mut command = setup.command_of("vmlinuz");
+    command.args(["--memory", "1025", "--smp", "3", "--append", "slub_debug=FZ"]);
+    let output = command.args(["--", "exec", "true", "--flag"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\ntwo\n");
+    let arguments = fs::read_to_string(setup.at("args")).unwrap();
+    let arguments: Vec<_> = arguments.lines().collect();
+    let after = |word: &str| arguments[arguments.iter().position(|&at| at == word).unwrap() + 1];
+    assert_eq!((after("-m"), after("-smp")), ("1025", "3,sockets=3,cores=1,threads=1"));
+    assert!(after("-append").ends_with(" slub_debug=FZ"), "{arguments:?}");
+    assert!(arguments.contains(&"node,nodeid=1,cpus=1-2,memdev=memory1"), "{arguments:?}");
+    assert!(arguments.contains(&"memory-backend-ram,id=memory1,size=513M"), "{arguments:?}");
+}
+
+/// A panic under a program is harm, told with the kernel's own words; a program that is not there is told at once.
+#[test]
+fn a_program_under_which_the_kernel_dies_has_failed() {
+    let console = "printf 'up\\nBUG: KASAN: x\\nKernel panic - not syncing: x\\n' >>\"$console\"";
+    let setup = Setup::new(&[UP, console].join("\n"));
+    let output = setup.command_of("vmlinuz").args(["--", "exec", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("BUG: KASAN: x\n"));
+    let output = setup.command_of("vmlinuz").args(["--", "exec", "./none"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("./none: no such program"), "{}", text(&output));
+}
+
+/// One's own kernel is named by its image, its vmlinux or its tree.
+#[test]
+fn a_tree_and_a_vmlinux_are_kernels() {
+    let setup = Setup::new(UP);
+    let release = |spec: &str| {
+        let spec = setup.at(spec).display().to_string();
+        source::Source::find(&Guest::of(&spec)).map(|source| source.release)
+    };
+    let missing = release("tree").unwrap_err().to_string();
+    assert!(missing.contains("tree: No such file"), "{missing}");
+    fs::create_dir_all(setup.at("tree/arch/x86/boot")).unwrap();
+    let missing = release("tree").unwrap_err().to_string();
+    assert!(missing.ends_with("tree has no arch/x86/boot/bzImage: `make bzImage`"), "{missing}");
+    fs::copy(setup.at("vmlinuz"), setup.at("tree/arch/x86/boot/bzImage")).unwrap();
+    assert_eq!(release("tree").unwrap(), "6.1.0-x");
+    let banner = "%s version\0Linux version %s\0Linux version 6.19.0-rc1+ (me@here) #7 SMP\n\0";
+    fs::write(setup.at("vmlinux"), [b"\x7FELF".as_slice(), banner.as_bytes()].concat()).unwrap();
+    assert_eq!(release("vmlinux").unwrap(), "6.19.0-rc1+");
 }
 
 fn ended_by(signal: Signal) -> Option<i32> {
@@ -283,7 +345,7 @@ fn no_qemu_is_left_after_an_interrupt() {
 fn a_cached_kernel_shows_the_loss_that_its_version_must_have() {
     let spec = ["debian:6.1", "debian:5.10"]
         .into_iter()
-        .find(|spec| source::Source::find(spec, None).is_ok());
+        .find(|spec| source::Source::find(&Guest::of(spec)).is_ok());
     let has_qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
     let (Some(spec), true) = (spec, has_qemu) else {
         eprintln!("skipped: no QEMU, or no kernel in {}", source::cache().display());

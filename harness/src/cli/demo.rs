@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use crate::cli::mutants;
 use crate::observe::races::Races;
+use crate::run::guest::Guest;
 use crate::run::plan::{self, Item, Wanted};
 use crate::run::results::{self, RUN_FILE, Run};
 use crate::run::{self, INTERRUPTED, Order};
@@ -227,7 +228,7 @@ impl Tour<'_> {
         let cases = vec![OLD_LOSES.to_owned()];
         let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
         let order = Order { tour: BTreeMap::new(), ..self.order(items, name) };
-        let options = vm::Options { kernel: OLD.to_owned(), modules: None, accel: Accel::Auto };
+        let options = vm::Options { guest: Guest::of(OLD), accel: Accel::Auto };
         vm::run(&options, order)
     }
 

@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use crate::kit::kernel::Kernel;
 use crate::kit::verdict::{Class, Verdict, exit_code};
+use crate::run::guest::Guest;
 use crate::run::plan;
 use crate::run::results::{self, Entry, RUN_FILE, Run};
 use crate::run::{self, INTERRUPTED, Order};
@@ -113,8 +114,7 @@ fn one(options: &Options, kernel: &str, order: Order) -> anyhow::Result<Result<R
     let code = if kernel == "host" {
         run::run(order)?
     } else {
-        let kernel = kernel.to_owned();
-        vm::run(&vm::Options { kernel, modules: None, accel: options.accel }, order)?
+        vm::run(&vm::Options { guest: Guest::of(kernel), accel: options.accel }, order)?
     };
     if code == INTERRUPTED || !file.is_file() {
         return Ok(Err(code));

@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::USAGE;
 use crate::kit::verdict::{Stop, Verdict, exit_code};
 use crate::mechanisms::{ALL, Mechanism, Outcome, Show, Shown, check, document, named, show};
+use crate::run::guest::Guest;
 use crate::vm::machine::Accel;
 use crate::vm::{self, source};
 
@@ -121,7 +122,7 @@ fn on(
     if kernel == "host" {
         return show(&arguments.ids, said);
     }
-    let options = vm::Options { kernel: kernel.to_owned(), modules: None, accel: arguments.accel };
+    let options = vm::Options { guest: Guest::of(kernel), accel: arguments.accel };
     let shown = vm::mechanisms(&options, &arguments.ids)?;
     if !arguments.json {
         println!("{} {}", shown.kernel.release, shown.kernel.build);

@@ -11,6 +11,7 @@ use crate::fixture::STRESS;
 use crate::kit::kernel::Kernel;
 use crate::kit::verdict::Verdict;
 use crate::run::Order;
+use crate::run::guest::Guest;
 use crate::run::worker::Played;
 use crate::target::Target;
 
@@ -24,12 +25,9 @@ pub struct Run {
     pub version: u32,
     /// Kernel that it ran on.
     pub kernel: Kernel,
-    /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
+    /// The machine of its own that it ran in, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<String>,
-    /// Folder of its modules, where it was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub modules: Option<PathBuf>,
+    pub vm: Option<Guest>,
     /// How long a stress run might last.
     #[serde(default = "stress")]
     pub time: Duration,
@@ -53,7 +51,6 @@ impl Run {
             version: VERSION,
             kernel,
             vm: order.vm.clone(),
-            modules: order.modules.clone(),
             time: order.time,
             target: order.target.clone(),
             options: order.options.clone(),
@@ -107,12 +104,9 @@ pub struct Single {
     pub version: u32,
     /// Kernel that it ran on.
     pub kernel: Kernel,
-    /// That kernel as `vm --kernel` takes it, when it ran in a machine of its own.
+    /// The machine of its own that it ran in, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<String>,
-    /// Folder of its modules, where it was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub modules: Option<PathBuf>,
+    pub vm: Option<Guest>,
     /// How long a stress run might last.
     #[serde(default = "stress")]
     pub time: Duration,
@@ -149,7 +143,6 @@ pub fn write_entry(folder: &Path, run: &Run, entry: &Entry) -> anyhow::Result<()
         version: VERSION,
         kernel: run.kernel.clone(),
         vm: run.vm.clone(),
-        modules: run.modules.clone(),
         time: run.time,
         target: run.target.clone(),
         options: run.options.clone(),

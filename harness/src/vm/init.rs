@@ -2,7 +2,7 @@
 //! ends the machine.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,10 +16,7 @@ use nix::sys::wait::{WaitStatus, wait};
 
 use crate::kit::kernel::Kernel;
 use crate::kit::sys;
-use crate::vm::message::{Message, PORT, State, TASK, Task};
-
-/// Where the run has its images and mounts.
-pub const SCRATCH: &str = "/scratch";
+use crate::vm::message::{Job, Message, PORT, PROGRAM, SCRATCH, State, TASK, Task};
 
 /// Longest that the port of the messages may take to appear.
 const PORT_BOUND: Duration = Duration::from_secs(20);
@@ -63,7 +60,10 @@ fn serve() -> anyhow::Result<()> {
         return say(&mut port, State::Unfit { reason: format!("{error:#}") });
     }
     say(&mut port, State::Up { kernel, lacks })?;
-    let code = play(&port)?;
+    let code = match &task.job {
+        Job::Program(words) => program(&mut port, &words[1..])?,
+        Job::Run(_) | Job::Mechanisms(_) => play(&port)?,
+    };
     say(&mut port, State::Ended { code })
 }
 
@@ -109,7 +109,8 @@ fn named_port() -> Option<PathBuf> {
 /// What the run takes for granted. What only some cases need is noted in `lacks` when it is not to be had.
 fn prepare(task: &Task, lacks: &mut Vec<String>) -> anyhow::Result<()> {
     let kinds = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
-    if !kinds.split_whitespace().any(|kind| kind == "fuse") {
+    let runs_cases = !matches!(task.job, Job::Program(_));
+    if runs_cases && !kinds.split_whitespace().any(|kind| kind == "fuse") {
         bail!("the kernel {} has no FUSE{}", Kernel::running()?.release, hint(lacks));
     }
     fs::create_dir_all(SCRATCH)?;
@@ -156,8 +157,23 @@ fn swap_header(size: u64) -> Vec<u8> {
     page
 }
 
-/// Plays the run in a process of its own, whose standard output is the line to the host. Also buries every other
-/// process that loses its parent.
+/// Runs the program on the scratch disk, and passes on what it writes.
+fn program(port: &mut File, arguments: &[String]) -> anyhow::Result<i32> {
+    let (output, writer) = std::io::pipe()?;
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).env("PATH", "/bin").env("TMPDIR", SCRATCH).current_dir(SCRATCH);
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let child = command.spawn().context("start the program")?;
+    // The command has the pipe's other end as well: without it, the output ends with the program.
+    drop(command);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        say(port, State::Wrote { line })?;
+    }
+    reap(child.id())
+}
+
+/// Plays the run in a process of its own, whose standard output is the line to the host.
 fn play(port: &File) -> anyhow::Result<i32> {
     let output = Stdio::from(OwnedFd::from(port.try_clone()?));
     let mut command = Command::new("/init");
@@ -168,10 +184,15 @@ fn play(port: &File) -> anyhow::Result<i32> {
         .env("INFLIGHT", "/bin/inflight")
         .env("TMPDIR", SCRATCH);
     let child = command.stdout(output).spawn().context("start the run")?;
+    reap(child.id())
+}
+
+/// Waits for a child and gives its exit code; whoever has lost its parent is reaped as well.
+fn reap(child: u32) -> anyhow::Result<i32> {
     loop {
         match wait()? {
-            WaitStatus::Exited(pid, code) if pid.as_raw() == child.id() as i32 => return Ok(code),
-            WaitStatus::Signaled(pid, signal, _) if pid.as_raw() == child.id() as i32 => {
+            WaitStatus::Exited(pid, code) if pid.as_raw() == child as i32 => return Ok(code),
+            WaitStatus::Signaled(pid, signal, _) if pid.as_raw() == child as i32 => {
                 return Ok(128 + signal as i32);
             }
             _ => {}

@@ -13,10 +13,13 @@ use anyhow::Context;
 
 use crate::kit::sys;
 use crate::kit::verdict::not_run;
+use crate::run::guest::Guest;
 use crate::vm::message::{Message, PORT};
 
-/// Memory of a machine, in MiB, on two nodes.
+/// Memory of a machine unless told, in MiB, on two nodes.
 const MEMORY_MIB: u64 = 2048;
+/// Its processors unless told.
+const PROCESSORS: u32 = 2;
 
 /// How the guest's code is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,6 +80,8 @@ pub struct Parts {
     pub movable_mib: u64,
     /// Whether it gets a SCSI disk, which reads as zeroes.
     pub with_scsi: bool,
+    /// What its user wants of it.
+    pub guest: Guest,
     /// Where the kernel's own console is written.
     pub console: PathBuf,
 }
@@ -142,7 +147,8 @@ fn program() -> PathBuf {
 }
 
 fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
-    let half = MEMORY_MIB / 2;
+    let memory = parts.guest.memory.unwrap_or(MEMORY_MIB);
+    let processors = parts.guest.smp.unwrap_or(PROCESSORS);
     let cpu = if accel == Accel::Kvm { "host" } else { "max" };
     let path = |path: &Path| path.display().to_string();
     let accel = if accel == Accel::Tcg { "tcg,thread=multi" } else { accel.name() };
@@ -157,15 +163,18 @@ fn arguments(parts: &Parts, accel: Accel) -> Vec<String> {
         "-cpu",
         cpu,
         "-smp",
-        "2,sockets=2,cores=1,threads=1",
+        &format!("{processors},sockets={processors},cores=1,threads=1"),
     ]);
-    add(&["-m", &MEMORY_MIB.to_string()]);
-    for node in ["0", "1"] {
-        add(&["-object", &format!("memory-backend-ram,id=memory{node},size={half}M")]);
-        add(&["-numa", &format!("node,nodeid={node},cpus={node},memdev=memory{node}")]);
+    let nodes =
+        [(0..processors / 2, memory / 2), (processors / 2..processors, memory - memory / 2)];
+    add(&["-m", &memory.to_string()]);
+    for (node, (cpus, mib)) in nodes.into_iter().enumerate() {
+        let (first, last) = (cpus.start, cpus.end - 1);
+        add(&["-object", &format!("memory-backend-ram,id=memory{node},size={mib}M")]);
+        add(&["-numa", &format!("node,nodeid={node},cpus={first}-{last},memdev=memory{node}")]);
     }
     add(&["-kernel", &path(&parts.image), "-initrd", &fd_path(&parts.initramfs)]);
-    add(&["-append", &command_line(parts.movable_mib)]);
+    add(&["-append", &command_line(parts)]);
     add(&["-chardev", &format!("file,id=console,path={}", path(&parts.console))]);
     add(&["-serial", "chardev:console"]);
     add(&["-chardev", "file,id=events,path=/dev/stdout"]);
@@ -195,17 +204,20 @@ fn fd_path(file: &OwnedFd) -> String {
 /// A panic reboots at once, and a reboot ends the machine. A busy host's timer may come late: that is no reason to
 /// panic (no_timer_check). Nobody attacks this guest, and grace periods that do not
 /// wait for idle processors make unmounting fast under translation.
-fn command_line(movable_mib: u64) -> String {
+fn command_line(parts: &Parts) -> String {
     let words = [
         "console=ttyS0",
         "loglevel=7",
         "panic=-1",
+        // A thread that died in the kernel holds what it held: what follows would be no verdict.
+        "oops=panic",
         "no_timer_check",
         "mitigations=off",
         "random.trust_cpu=on",
         "rcupdate.rcu_expedited=1",
         "hugepages=16",
     ];
-    let movable = (movable_mib > 0).then(|| format!(" movablecore={movable_mib}M"));
-    words.join(" ") + &movable.unwrap_or_default()
+    let movable = (parts.movable_mib > 0).then(|| format!("movablecore={}M", parts.movable_mib));
+    let more = movable.iter().chain(&parts.guest.append);
+    words.into_iter().chain(more.map(String::as_str)).collect::<Vec<_>>().join(" ")
 }

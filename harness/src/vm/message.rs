@@ -13,19 +13,35 @@ pub const PORT: &str = "inflight.events";
 /// Where the guest finds its [`Task`].
 pub const TASK: &str = "/task.json";
 
+/// Where the guest has its images and mounts.
+pub const SCRATCH: &str = "/scratch";
+
+/// Where it has the program that it is to run.
+pub const PROGRAM: &str = "/bin/program";
+
 /// What a guest is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     /// Modules to load, in this order.
     pub modules: Vec<String>,
-    /// What to run.
-    pub order: Order,
-    /// Show these mechanisms (none named: all) instead of running the order.
-    pub mechanisms: Option<Vec<String>>,
+    /// What to do with them.
+    pub job: Job,
     /// Whether messages go over the second serial line, for want of a virtio port.
     pub serial: bool,
     /// Swap on zram, in MiB.
     pub swap_mib: u64,
+}
+
+/// What a guest is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Play an order.
+    Run(Box<Order>),
+    /// Show these mechanisms; none named: all.
+    Mechanisms(Vec<String>),
+    /// Run a program, which is named first, with these arguments.
+    Program(Vec<String>),
 }
 
 /// What a guest says.
@@ -55,6 +71,11 @@ pub enum State {
     Unfit {
         /// Why.
         reason: String,
+    },
+    /// The program wrote this line.
+    Wrote {
+        /// Without its end.
+        line: String,
     },
     /// The run ended, and the machine goes down.
     Ended {

@@ -8,11 +8,12 @@ use serde::Deserialize;
 
 use crate::kit::kernel::{Kernel, Version};
 use crate::kit::verdict::not_run;
+use crate::run::guest::Guest;
 
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The bzImage.
+    /// The bzImage or vmlinux.
     pub image: PathBuf,
     /// `lib/modules/RELEASE`, where there is one.
     pub modules: Option<PathBuf>,
@@ -35,14 +36,15 @@ struct About {
 
 impl Source {
     /// Finds a kernel: `debian:6.1`, `debian:6.18.5`, `debian:6.1-amd64` of another flavour, `debian:` and a whole package
-    /// version, or a path. The modules of a path are looked for in `modules`, beside the image, and in `/lib/modules`.
+    /// version, the path of an image, or of a tree with one. The modules of a path are looked for beside the image, in
+    /// the cache beside a kernel that was built there, and in `/lib/modules`.
     ///
     /// # Errors
     /// NOTRUN: there is no such kernel, or the file is none.
-    pub fn find(spec: &str, modules: Option<&Path>) -> anyhow::Result<Source> {
-        let (image, folder) = match spec.strip_prefix("debian:") {
+    pub fn find(guest: &Guest) -> anyhow::Result<Source> {
+        let (image, folder) = match guest.kernel.strip_prefix("debian:") {
             Some(wanted) => cached(wanted)?,
-            None => (PathBuf::from(spec), None),
+            None => (image(Path::new(&guest.kernel))?, None),
         };
         let (release, build) = version(&image)?;
         let near = image.parent().unwrap_or(Path::new("."));
@@ -53,7 +55,8 @@ impl Source {
             "/usr/lib/modules".into(),
         ];
         let found = places.into_iter().map(|place| place.join(&release));
-        let modules = modules.map(Path::to_owned).or(folder);
+        let named = guest.modules.as_deref().map(|folder| installed(folder, &release));
+        let modules = named.or(folder);
         let modules = modules.or_else(|| found.into_iter().find(|place| place.is_dir()));
         if let Some(folder) = &modules
             && !folder.join("modules.dep").is_file()
@@ -71,6 +74,24 @@ impl Source {
         let (release, build) = (self.release.clone(), self.build.clone());
         Kernel { release, build, machine: "x86_64".to_owned() }
     }
+}
+
+/// The image of a tree that was built, or a file itself.
+fn image(path: &Path) -> anyhow::Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let image = path.join("arch/x86/boot/bzImage");
+    let there = image.is_file();
+    there.then_some(image).ok_or_else(|| {
+        not_run(format!("{} has no arch/x86/boot/bzImage: `make bzImage`", path.display()))
+    })
+}
+
+/// The folder of one kernel's modules below what `make modules_install` calls INSTALL_MOD_PATH, or that folder itself.
+fn installed(folder: &Path, release: &str) -> PathBuf {
+    let below = folder.join("lib/modules").join(release);
+    if below.is_dir() { below } else { folder.to_owned() }
 }
 
 /// The cache: `$INFLIGHT_KERNELS`, else below `$XDG_CACHE_HOME` or `~/.cache`.
@@ -139,27 +160,45 @@ impl About {
     }
 }
 
-/// `uname -r` and `uname -v` of a bzImage, from its setup header (Documentation/arch/x86/boot.rst): the text there is
-/// the release, the builder in parentheses, and the rest.
+/// `uname -r` and `uname -v` of an image, from the image itself.
 fn version(image: &Path) -> anyhow::Result<(String, String)> {
+    let name = image.display();
+    let bytes = fs::read(image).map_err(|error| not_run(format!("kernel {name}: {error}")))?;
+    let text = match bytes.starts_with(b"\x7FELF") {
+        true => banner(&bytes),
+        false => setup_text(&bytes),
+    };
+    let text = text.map_err(|error| not_run(format!("kernel {name} is none for x86: {error}")))?;
+    let (release, rest) = text.split_once(' ').unwrap_or((&text, ""));
+    let build = rest.find('#').map_or("", |at| rest[at..].trim_end());
+    Ok((release.to_owned(), build.to_owned()))
+}
+
+/// Release, builder and build of a bzImage, from its setup header (Documentation/arch/x86/boot.rst).
+fn setup_text(bytes: &[u8]) -> anyhow::Result<String> {
     const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
     const VERSION_POINTER: usize = 0x20E;
     const SETUP: usize = 0x200;
-    let name = image.display();
-    let bytes = fs::read(image).map_err(|error| not_run(format!("kernel {name}: {error}")))?;
-    let text = || {
-        let (at, magic) = MAGIC;
-        ensure!(bytes.get(at..at + magic.len()) == Some(magic), "no setup header");
-        let pointer = bytes.get(VERSION_POINTER..VERSION_POINTER + 2).context("cut short")?;
-        let at = SETUP + usize::from(u16::from_le_bytes([pointer[0], pointer[1]]));
-        let text = bytes.get(at..).context("cut short")?;
-        let end = text.iter().position(|&byte| byte == 0).context("no version")?;
-        let text = String::from_utf8_lossy(&text[..end]);
-        let (release, rest) = text.split_once(' ').unwrap_or((&text, ""));
-        let build = rest.find('#').map_or("", |at| &rest[at..]);
-        Ok((release.to_owned(), build.to_owned()))
-    };
-    text().map_err(|error| not_run(format!("kernel {name} is not a bzImage for x86: {error}")))
+    let (at, magic) = MAGIC;
+    ensure!(bytes.get(at..at + magic.len()) == Some(magic), "no setup header");
+    let pointer = bytes.get(VERSION_POINTER..VERSION_POINTER + 2).context("cut short")?;
+    let at = SETUP + usize::from(u16::from_le_bytes([pointer[0], pointer[1]]));
+    text_at(bytes, at)
+}
+
+/// The same of a vmlinux, from what it will say of itself (`linux_banner` in init/version.c).
+fn banner(bytes: &[u8]) -> anyhow::Result<String> {
+    const BEGIN: &[u8] = b"Linux version ";
+    // The text of a format comes first in some kernels: a version begins with a digit.
+    let is_version = |at: &usize| bytes.get(at + BEGIN.len()).is_some_and(u8::is_ascii_digit);
+    let found = memchr::memmem::find_iter(bytes, BEGIN).find(is_version);
+    text_at(bytes, found.context("an ELF file that says no version")? + BEGIN.len())
+}
+
+fn text_at(bytes: &[u8], at: usize) -> anyhow::Result<String> {
+    let text = bytes.get(at..).context("cut short")?;
+    let end = text.iter().position(|&byte| byte == 0).context("no version")?;
+    Ok(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 
 #[cfg(test)]
@@ -209,7 +248,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), vec![0; 4096]).unwrap();
         let text = version(file.path()).unwrap_err().to_string();
-        assert!(text.ends_with("is not a bzImage for x86: no setup header"), "{text}");
+        assert!(text.ends_with("is none for x86: no setup header"), "{text}");
         let mut header = vec![0; 0x300];
         header[0x202..0x206].copy_from_slice(b"HdrS");
         header[0x20E] = 0x20;
