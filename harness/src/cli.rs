@@ -247,7 +247,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             match task.job {
                 Job::Mechanisms(ids) => crate::mechanisms::relay(&ids).map(|()| 0),
                 Job::Run(order) => run::run(*order),
-                Job::Program(_) => anyhow::bail!("a program is started without a player"),
+                Job::Program { .. } => anyhow::bail!("a program is started without a player"),
             }
         }
         Command::Mechanisms(arguments) => mechanisms::run(&arguments),
@@ -344,6 +344,9 @@ enum InGuest {
         /// Longest that it may write nothing, in seconds.
         #[arg(long, default_value_t = 600)]
         bound: u64,
+        /// A program that it finds in its PATH; may be repeated.
+        #[arg(long = "with", value_name = "PROGRAM")]
+        beside: Vec<String>,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
@@ -361,8 +364,8 @@ fn in_guest(
             Ok(order) => vm::run(options, order),
             Err(error) => Ok(usage(&error)),
         },
-        InGuest::Exec { bound, words } => {
-            vm::exec::exec(options, &words, Duration::from_secs(bound))
+        InGuest::Exec { bound, beside, words } => {
+            vm::exec::exec(options, &words, &beside, Duration::from_secs(bound))
         }
     }
 }

@@ -19,13 +19,18 @@ use crate::vm::watch::{Birth, Lost};
 /// How often an interrupt is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs a program (with its shared libraries; an empty ext4 is its folder) and gives its exit code; 4 when the machine
+/// Runs a program, with its shared libraries and those `beside` it, in a folder that is an empty ext4, and gives its exit code; 4 when the machine
 /// cannot be made, 1 when the kernel panicked under it.
 ///
 /// # Errors
 /// The machine was lost otherwise, or nothing was heard of it for `bound`.
-pub fn exec(options: &Options, words: &[String], bound: Duration) -> anyhow::Result<i32> {
-    match attempt(options, words, bound) {
+pub fn exec(
+    options: &Options,
+    words: &[String],
+    beside: &[String],
+    bound: Duration,
+) -> anyhow::Result<i32> {
+    match attempt(options, words, beside, bound) {
         Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => {
             eprintln!("inflight-race: not run: {error}");
             Ok(NOTHING)
@@ -34,18 +39,21 @@ pub fn exec(options: &Options, words: &[String], bound: Duration) -> anyhow::Res
     }
 }
 
-fn attempt(options: &Options, words: &[String], bound: Duration) -> anyhow::Result<i32> {
+fn attempt(
+    options: &Options,
+    words: &[String],
+    beside: &[String],
+    bound: Duration,
+) -> anyhow::Result<i32> {
     let (program, arguments) = words.split_first().context("which program?")?;
-    let file = match program.contains('/') {
-        true => Some(PathBuf::from(program)).filter(|file| file.is_file()),
-        false => sys::find_program(program),
-    };
-    let file = file.ok_or_else(|| not_run(format!("{program}: no such program")))?;
+    let file = find(program)?;
+    let beside = beside.iter().map(|name| find(name)).collect::<anyhow::Result<_>>()?;
     interrupt::catch()?;
     let source = Source::find(&options.guest)?;
     let folder = tempfile::tempdir().context("a folder for the console")?;
     let words = [file.display().to_string()].into_iter().chain(arguments.iter().cloned());
-    let parts = parts::of(&source, &options.guest, Job::Program(words.collect()), folder.path())?;
+    let job = Job::Program { words: words.collect(), beside };
+    let parts = parts::of(&source, &options.guest, job, folder.path())?;
     let (machine, birth, remark) = start(&parts, options.accel)?;
     remark.iter().for_each(|remark| eprintln!("inflight-race: {remark}"));
     let ended = match birth {
@@ -69,6 +77,15 @@ fn attempt(options: &Options, words: &[String], bound: Duration) -> anyhow::Resu
         }
         Err(lost) => bail!(lost.reason(&console, complaint.as_deref())),
     }
+}
+
+/// A program by its path or its name.
+fn find(program: &str) -> anyhow::Result<PathBuf> {
+    let file = match program.contains('/') {
+        true => Some(PathBuf::from(program)).filter(|file| file.is_file()),
+        false => sys::find_program(program),
+    };
+    file.ok_or_else(|| not_run(format!("{program}: no such program")))
 }
 
 /// What the kernel said from the first sign of its end on.

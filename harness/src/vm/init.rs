@@ -16,7 +16,7 @@ use nix::sys::wait::{WaitStatus, wait};
 
 use crate::kit::kernel::Kernel;
 use crate::kit::sys;
-use crate::vm::message::{Job, Message, PORT, PROGRAM, SCRATCH, State, TASK, Task};
+use crate::vm::message::{Job, Message, PORT, SCRATCH, State, TASK, Task, program};
 
 /// Longest that the port of the messages may take to appear.
 const PORT_BOUND: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ fn serve() -> anyhow::Result<()> {
     }
     say(&mut port, State::Up { kernel, lacks })?;
     let code = match &task.job {
-        Job::Program(words) => program(&mut port, &words[1..])?,
+        Job::Program { words, .. } => run_program(&mut port, words)?,
         Job::Run(_) | Job::Mechanisms(_) => play(&port)?,
     };
     say(&mut port, State::Ended { code })
@@ -109,7 +109,7 @@ fn named_port() -> Option<PathBuf> {
 /// What the run takes for granted. What only some cases need is noted in `lacks` when it is not to be had.
 fn prepare(task: &Task, lacks: &mut Vec<String>) -> anyhow::Result<()> {
     let kinds = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
-    let runs_cases = !matches!(task.job, Job::Program(_));
+    let runs_cases = !matches!(task.job, Job::Program { .. });
     if runs_cases && !kinds.split_whitespace().any(|kind| kind == "fuse") {
         bail!("the kernel {} has no FUSE{}", Kernel::running()?.release, hint(lacks));
     }
@@ -158,9 +158,10 @@ fn swap_header(size: u64) -> Vec<u8> {
 }
 
 /// Runs the program on the scratch disk, and passes on what it writes.
-fn program(port: &mut File, arguments: &[String]) -> anyhow::Result<i32> {
+fn run_program(port: &mut File, words: &[String]) -> anyhow::Result<i32> {
     let (output, writer) = std::io::pipe()?;
-    let mut command = Command::new(PROGRAM);
+    let (file, arguments) = words.split_first().context("no program")?;
+    let mut command = Command::new(program(Path::new(file)));
     command.args(arguments).env("PATH", "/bin").env("TMPDIR", SCRATCH).current_dir(SCRATCH);
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let child = command.spawn().context("start the program")?;

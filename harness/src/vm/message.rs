@@ -1,5 +1,7 @@
 //! What the guest tells the host: JSON lines on a line of their own, which the guest's kernel does not write to.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use crate::kit::kernel::Kernel;
@@ -16,8 +18,10 @@ pub const TASK: &str = "/task.json";
 /// Where the guest has its images and mounts.
 pub const SCRATCH: &str = "/scratch";
 
-/// Where it has the program that it is to run.
-pub const PROGRAM: &str = "/bin/program";
+/// Where it has a program of the host: under its own name, by which some know what they are to be.
+pub fn program(on_host: &Path) -> String {
+    format!("/bin/{}", on_host.file_name().unwrap_or_default().display())
+}
 
 /// What a guest is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,8 +44,13 @@ pub enum Job {
     Run(Box<Order>),
     /// Show these mechanisms; none named: all.
     Mechanisms(Vec<String>),
-    /// Run a program, which is named first, with these arguments.
-    Program(Vec<String>),
+    /// Run a program.
+    Program {
+        /// The program on the host, and its arguments.
+        words: Vec<String>,
+        /// Programs that it finds in its PATH.
+        beside: Vec<PathBuf>,
+    },
 }
 
 /// What a guest says.

@@ -17,7 +17,7 @@ use crate::target::mounted;
 use crate::target::network::{self, Kind};
 use crate::vm::archive::Archive;
 use crate::vm::machine::Parts;
-use crate::vm::message::{Job, PROGRAM, SCRATCH, TASK, Task};
+use crate::vm::message::{Job, SCRATCH, TASK, Task, program};
 use crate::vm::modules::{self, Modules, Presence};
 use crate::vm::source::Source;
 
@@ -97,14 +97,14 @@ pub fn of(source: &Source, guest: &Guest, job: Job, folder: &Path) -> anyhow::Re
 fn target(job: &Job) -> &Target {
     match job {
         Job::Run(order) => &order.target,
-        Job::Mechanisms(_) | Job::Program(_) => &Target::Ext4,
+        Job::Mechanisms(_) | Job::Program { .. } => &Target::Ext4,
     }
 }
 
 /// What a job cannot do without.
 fn needs(job: &Job) -> Vec<&'static str> {
     let target = match job {
-        Job::Program(_) => return Vec::new(),
+        Job::Program { .. } => return Vec::new(),
         job => target(job),
     };
     let mut all = vec!["fuse"];
@@ -132,7 +132,7 @@ fn network(job: &Job) -> Vec<Kind> {
     let is_wanted = match job {
         Job::Run(order) => order.items.iter().any(|item| is_named(&item.case)),
         Job::Mechanisms(ids) => mechanisms::cases(ids).iter().any(|&name| is_named(name)),
-        Job::Program(_) => false,
+        Job::Program { .. } => false,
     };
     if is_wanted { network::ALL.to_vec() } else { Vec::new() }
 }
@@ -141,7 +141,7 @@ fn wanted(job: &Job) -> Vec<&'static &'static str> {
     let mut all: Vec<_> = ALWAYS.iter().collect();
     match (job, target(job)) {
         (Job::Mechanisms(_), _) => all.extend(SHOWING.iter().chain(&CHARACTERS)),
-        (Job::Program(_), _) => all.extend(CHECKSUMS.iter().chain(&["xfs", "btrfs"])),
+        (Job::Program { .. }, _) => all.extend(CHECKSUMS.iter().chain(&["xfs", "btrfs"])),
         (_, Target::Xfs) => all.extend(CHECKSUMS.iter().chain(&["xfs"])),
         (_, Target::Btrfs) => all.extend(CHECKSUMS.iter().chain(&["btrfs"])),
         (_, Target::Vfat) => all.extend(CHARACTERS.iter().chain(&["vfat"])),
@@ -163,7 +163,11 @@ fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Resu
     let own = std::env::current_exe().context("our own path")?;
     archive.program("/init", &own)?;
     match &task.job {
-        Job::Program(words) => archive.program(PROGRAM, Path::new(&words[0]))?,
+        Job::Program { words, beside } => {
+            for file in beside.iter().map(PathBuf::as_path).chain([Path::new(&words[0])]) {
+                archive.program(&program(file), file)?;
+            }
+        }
         job => tools(&mut archive, job)?,
     }
     // Servers look up whom they serve as, and whom they serve.
