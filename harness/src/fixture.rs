@@ -14,7 +14,7 @@ use anyhow::Context;
 
 pub use aside::Aside;
 pub use files::{Open, Stamped, forget_pages};
-pub use gate::Parked;
+pub use gate::{Change, Order, Parked};
 
 use crate::kit::engine::{Done, Engines};
 use crate::kit::event::{Actor, Event};
@@ -51,6 +51,8 @@ pub struct Fixture<'a> {
     log_from: u64,
     /// How long a stress run may last.
     pub time: Duration,
+    /// What the kernel held back until the I/O was over, if it did: then there was no race.
+    pub held_back: Option<String>,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
     /// Judged ranges in which there is harm.
@@ -92,6 +94,7 @@ impl<'a> Fixture<'a> {
             nodes: std::collections::HashMap::new(),
             log_from,
             time: STRESS,
+            held_back: None,
             faults,
             strips,
             notes,
@@ -137,6 +140,13 @@ impl<'a> Fixture<'a> {
     /// Writes down an observation.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
+    }
+
+    /// Writes down that the racer had to wait until the I/O was over, and where: a race that finds nothing is SERIALISED.
+    pub fn serialised<T>(&mut self, racer: &Aside<T>) {
+        let text = racer.waiting();
+        self.event(Actor::Racer, text.clone());
+        self.held_back.get_or_insert(text);
     }
 
     /// Writes down harm.

@@ -427,6 +427,7 @@ pub(crate) fn verdict(
         Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
         Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
         Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
+        Some(Stopped::Serialised(reason)) => Verdict::Serialised { reason: reason.clone() },
         // A stress run may miss what a parked request cannot: that it saw nothing is no XPASS.
         None if may_pass => Verdict::Pass,
         None => expect::settle(&[], case.expected.iter().find(row)),

@@ -263,7 +263,10 @@ impl Cell {
         }
         let classes: &[Class] = match &entry.verdict {
             // Nothing was seen.
-            Verdict::Notrun { .. } | Verdict::Broken { .. } | Verdict::Noproof { .. } => return,
+            Verdict::Notrun { .. }
+            | Verdict::Serialised { .. }
+            | Verdict::Broken { .. }
+            | Verdict::Noproof { .. } => return,
             Verdict::Fail { classes } | Verdict::Xfail { classes, .. } => classes,
             Verdict::Pass | Verdict::Xpass { .. } => &[],
         };

@@ -93,6 +93,8 @@ pub enum Stopped {
     NotRun(String),
     /// The window did not overlap.
     NoProof(String),
+    /// The kernel held the racer back until the I/O was over.
+    Serialised(String),
     /// The setup failed.
     Broken(String),
 }
@@ -160,6 +162,8 @@ struct Act {
     records: Vec<Record>,
     gate_start_ns: u64,
     took: Duration,
+    /// What the kernel held back until the I/O was over.
+    held_back: Option<String>,
 }
 
 impl Played {
@@ -241,9 +245,11 @@ impl Worker {
         let act = self.act(case, variant, number * 2 + 1, true);
         played.seconds = act.took.as_secs_f64();
         let spoilt = matches!(act.result, Err(Stop::Hang(_)));
+        let held_back = act.held_back.clone();
         let result = played.tell(act);
         match result {
-            Ok(()) => {}
+            Ok(()) => played.stop = held_back.map(Stopped::Serialised),
+            Err(Stop::Serialised(reason)) => played.stop = Some(Stopped::Serialised(reason)),
             Err(Stop::Hang(text)) => played.faults.push(Fault { class: Class::Hang, text }),
             Err(Stop::NotRun(reason)) => played.stop = Some(Stopped::NotRun(reason)),
             Err(Stop::NoProof(reason)) => played.stop = Some(Stopped::NoProof(reason)),
@@ -269,6 +275,7 @@ impl Worker {
             records: Vec::new(),
             gate_start_ns: 0,
             took: Duration::ZERO,
+            held_back: None,
         };
         if let Err(error) = self.ready(&key) {
             act.result = Err(stop(error, &self.target));
@@ -293,6 +300,7 @@ impl Worker {
                 act.faults.extend(fixture.faults);
                 act.notes.extend(fixture.notes);
                 (act.strips, act.events) = (fixture.strips, fixture.events);
+                act.held_back = fixture.held_back;
             }
         }
         act.took = started.elapsed();

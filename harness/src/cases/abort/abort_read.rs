@@ -9,13 +9,13 @@ use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::{Settings, Which};
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::raw_server::{Settings, Which};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::CANARY;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {

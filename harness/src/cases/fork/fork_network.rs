@@ -10,16 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::touch::{HALF, Touch, prove};
+use crate::fixture::{Fixture, Open, RENDEZVOUS, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::target::network::Kind;
-use crate::fixture::{Open, RENDEZVOUS, Fixture, Stamped};
-use crate::fixture::touch::{HALF, Touch, prove};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, Stop};
+use crate::target::network::Kind;
 
 pub const CASE: Case = Case {
     id: "FK5",
@@ -96,15 +96,15 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         buffer.advise(MmapAdvise::MADV_DONTFORK)?;
     }
     share.proxy()?.hold(DATA);
-    let flight = fixture.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
+    let flight =
+        fixture.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
     if !share.proxy()?.wait_held(HALF, RENDEZVOUS) {
         let text = format!("the answer of the read did not come to the proxy in {RENDEZVOUS:?}");
         return Err(Stop::Broken(text).into());
     }
     fixture.event(Actor::Gate, "the answer is held back");
 
-    let touch =
-        if fixture.race() { Touch::race(fixture, act, &buffer)? } else { Touch::default() };
+    let touch = if fixture.race() { Touch::race(fixture, act, &buffer)? } else { Touch::default() };
 
     fixture.event(Actor::Gate, "release");
     share.proxy()?.release()?;

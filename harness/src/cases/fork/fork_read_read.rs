@@ -5,13 +5,13 @@
 //! writing that moves the parent to a copy, where only a reference holds the first.
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::engine::{Engine, Io};
 use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
+use crate::kit::engine::{Engine, Io};
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {

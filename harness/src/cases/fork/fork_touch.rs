@@ -5,13 +5,13 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::engine::{Engine, Io};
 use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::touch::{HALF, Touch, prove};
+use crate::fixture::{Fixture, Open};
+use crate::kit::engine::{Engine, Io};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory, PAGE};
-use crate::fixture::{Open, Fixture};
-use crate::fixture::touch::{HALF, Touch, prove};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {

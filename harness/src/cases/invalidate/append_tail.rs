@@ -9,12 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::event::Actor;
 use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
+use crate::kit::event::Actor;
 use crate::kit::kernel::Version;
 use crate::kit::mapping::Mapping;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {

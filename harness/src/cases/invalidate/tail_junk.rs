@@ -10,13 +10,12 @@ use anyhow::Context;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::event::Actor;
 use crate::cases::expect::{EVER, Expected, Fixed};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
+use crate::kit::event::Actor;
 use crate::kit::kernel::Version;
 use crate::kit::mapping::Mapping;
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -95,7 +94,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let bytes = fixture.read(&handle, 0, 8192)?.map_err(anyhow::Error::from)?;
     if fixture.count("read", Ok(bytes.len()), 8192) {
         fixture.judge("the file", &bytes[..LEN], 0, &[file.generation(1)]);
-        fixture.judge("behind the old end", &bytes[LEN..], LEN as u64, &[Legal::Zero]);
+        fixture.judge("behind the old end", &bytes[LEN..], LEN as u64, &[file.hole()]);
     }
     Ok(())
 }

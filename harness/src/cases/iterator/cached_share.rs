@@ -20,13 +20,13 @@ use anyhow::Context;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, RENDEZVOUS, Stamped};
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
+use crate::kit::verdict::no_proof;
 use crate::target::network::cache::Cache;
 use crate::target::network::{Caching, Kind, Share};
-use crate::fixture::{RENDEZVOUS, Fixture, Stamped};
-use crate::cases::variant::Variant;
-use crate::kit::verdict::no_proof;
 
 pub const CASE: Case = Case {
     id: "IT2",
@@ -70,13 +70,17 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
             break;
         }
         if brought < LEN as u64 / 2 {
-            let text = format!("read {round}: {brought} bytes came from the server, the file from the cache");
+            let text = format!(
+                "read {round}: {brought} bytes came from the server, the file from the cache"
+            );
             fixture.event(Actor::Test, text);
             break;
         }
         forget(&handle, end)?;
         if Instant::now() >= end {
-            let text = format!("the server was asked again each of {round} times: nothing came from the cache");
+            let text = format!(
+                "the server was asked again each of {round} times: nothing came from the cache"
+            );
             return Err(no_proof(text));
         }
     }

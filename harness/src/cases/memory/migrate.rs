@@ -10,12 +10,12 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, HUGE, Memory, PAGE};
 use crate::kit::pagemap::Pagemap;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
@@ -25,7 +25,8 @@ pub const CASE: Case = Case {
     groups: &["memory"],
     reach: Reach::Gated,
     variants: || {
-        let with = |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
+        let with =
+            |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
         ["compact", "collapse", "nodes", "merge"].into_iter().flat_map(with).collect()
     },
     run,
@@ -107,7 +108,9 @@ fn merge(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Resul
         return Err(not_run("frame numbers need root"));
     }
     let range = at..at + 4 * PAGE;
-    buffer.advise_range(range.clone(), MmapAdvise::MADV_MERGEABLE).map_err(|_| not_run("this kernel has no KSM"))?;
+    buffer
+        .advise_range(range.clone(), MmapAdvise::MADV_MERGEABLE)
+        .map_err(|_| not_run("this kernel has no KSM"))?;
     for (setting, value) in MERGING {
         fixture.mounted().borrow(setting, value)?;
     }

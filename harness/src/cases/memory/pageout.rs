@@ -6,13 +6,13 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -21,7 +21,11 @@ pub const CASE: Case = Case {
     claim: "data of a direct read arrives although its page was sent to swap, touched and stored to meanwhile",
     groups: &["memory"],
     reach: Reach::Gated,
-    variants: || [Engine::Pread, Engine::Aio, Engine::Uring].map(|e| Variant::new("pageout").engine(e)).into(),
+    variants: || {
+        [Engine::Pread, Engine::Aio, Engine::Uring]
+            .map(|e| Variant::new("pageout").engine(e))
+            .into()
+    },
     run,
     expected: &[Expected {
         on: "*",

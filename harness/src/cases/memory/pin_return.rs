@@ -7,14 +7,14 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task};
 use crate::kit::frames::Frames;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pins;
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {

@@ -7,12 +7,12 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::CANARY;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -55,7 +55,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
                 let call = fixture.engines().unregister_elsewhere()?;
                 // It may have to wait for the read.
                 let mut aside = fixture.aside("unregister the buffer", call)?;
-                aside.settle()?;
+                if !aside.settle()? {
+                    fixture.serialised(&aside);
+                }
                 unregister = Some(aside);
                 is_registered = false;
             }

@@ -7,16 +7,16 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Fixed};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::{Settings, Which};
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected, Fixed};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::raw_server::{Settings, Which};
-use crate::fixture::{Open, Fixture};
-use crate::target::Target;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "SP4",

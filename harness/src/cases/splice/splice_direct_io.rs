@@ -10,13 +10,13 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::event::Actor;
 use crate::cases::expect::Expected;
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::Settings;
+use crate::fixture::{Fixture, Open};
+use crate::kit::event::Actor;
 use crate::kit::kernel::Version;
 use crate::kit::pipe::Pipe;
-use crate::fixture::raw_server::Settings;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {

@@ -7,15 +7,15 @@
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::event::Actor;
 use crate::cases::expect::Expected;
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture};
+use crate::kit::event::Actor;
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pipe::Pipe;
-use crate::fixture::{BOUND, Fixture};
 use crate::kit::stamp::{self, Legal};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
 use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "TR6",

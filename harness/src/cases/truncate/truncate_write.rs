@@ -10,12 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::engine::{Engine, Io};
 use crate::cases::expect::{EVER, Expected};
-use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
 use crate::cases::variant::Variant;
+use crate::fixture::{Change, Fixture, Open, Order};
+use crate::kit::engine::{Engine, Io, Way};
+use crate::kit::memory::{Buffer, Memory};
+use crate::kit::stamp::Legal;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -77,7 +77,10 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         } else {
             fixture.aside("ftruncate", call)?
         };
-        aside.settle()?;
+        let may_wait = fuse && is_async;
+        if !aside.settle()? && !may_wait {
+            fixture.serialised(&aside);
+        }
         truncate = Some(aside);
     }
     fixture.release(parked)?;
@@ -103,7 +106,7 @@ fn check(
         fixture.fault(Class::Short, text);
         return Ok(());
     }
-    let kept: &[Legal] = if fixture.race() { &[Legal::Zero] } else { &[file.generation(1)] };
+    let kept: &[Legal] = if fixture.race() { &[file.hole()] } else { &[file.generation(1)] };
     let parts = [(0, AT, kept), (AT, AT + PART, &[file.generation(2)]), (AT + PART, LEN, kept)];
     for (from, to, legal) in parts {
         let to = to.min(size);
@@ -116,9 +119,10 @@ fn check(
 
 /// The sizes that the file may have: on FUSE the server's own order decides.
 fn order(fixture: &mut Fixture<'_>, ino: u64) -> anyhow::Result<Vec<usize>> {
-    Ok(match fixture.was_cut_before_write(ino, AT as u64)? {
-        None => vec![0, AT + PART],
-        Some(true) => vec![AT + PART],
-        Some(false) => vec![0],
+    let range = AT as u64..(AT + PART) as u64;
+    Ok(match fixture.order(ino, Way::Write, range, Change::Cut)? {
+        Order::Either => vec![0, AT + PART],
+        Order::ChangeFirst => vec![AT + PART],
+        Order::IoFirst => vec![0],
     })
 }

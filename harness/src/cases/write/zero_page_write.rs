@@ -10,14 +10,13 @@ use std::fs::File;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Aside, Fixture, Open};
 use crate::kit::engine::{Done, Engine, Flight, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pins;
-use crate::fixture::{Aside, Open, Fixture};
-use crate::kit::stamp::Legal;
 use crate::kit::sys;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -76,7 +75,12 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     for (part, name) in bytes.chunks(LEN).zip(["the file", "its second page"]) {
         // What the memory held: stamps of the beginning of the file, wherever they were written to.
         let stored = fixture.race().then(|| file.generation(2));
-        fixture.judge(name, part, 0, &[Some(Legal::Zero), stored].into_iter().flatten().collect::<Vec<_>>());
+        fixture.judge(
+            name,
+            part,
+            0,
+            &[Some(file.hole()), stored].into_iter().flatten().collect::<Vec<_>>(),
+        );
     }
     let fresh = Buffer::new(Memory::Zero, LEN)?;
     if fresh.bytes(0, LEN).iter().any(|&byte| byte != 0) {
