@@ -4,6 +4,7 @@ mod aside;
 mod files;
 mod gate;
 mod io;
+mod pages;
 pub mod raw_server;
 pub mod touch;
 
@@ -15,6 +16,7 @@ use anyhow::Context;
 pub use aside::Aside;
 pub use files::{Open, Stamped, forget_pages};
 pub use gate::{Change, Order, Parked};
+pub use pages::ROUNDS;
 
 use crate::kit::engine::{Done, Engines};
 use crate::kit::event::{Actor, Event};

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use inflight_gate::Phase;
+use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
@@ -16,7 +17,7 @@ use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, HUGE, Memory, PAGE};
 use crate::kit::pagemap::Pagemap;
-use crate::kit::verdict::not_run;
+use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "MV1",
@@ -75,13 +76,13 @@ fn disturb(
     at: usize,
 ) -> anyhow::Result<()> {
     match variant.act {
-        "compact" => fixture.compact(),
+        "compact" => compact(fixture, buffer, at),
         "collapse" => {
             buffer.advise(MmapAdvise::MADV_HUGEPAGE)?;
             let result = crate::kit::memory::collapse(buffer.at(at) as usize, HUGE);
             fixture.note(format!("MADV_COLLAPSE: {result:?}"));
             match result {
-                Err(nix::errno::Errno::EINVAL) => Err(not_run("this kernel has no MADV_COLLAPSE")),
+                Err(Errno::EINVAL) => Err(not_run("this kernel has no MADV_COLLAPSE")),
                 _ => Ok(()),
             }
         }
@@ -93,9 +94,32 @@ fn disturb(
             }
             let result = crate::kit::memory::move_to_node(buffer.at(at) as usize, 1);
             fixture.note(format!("move_pages: {result:?}"));
-            Ok(())
+            match result.map(|status| Errno::from_raw(-status)) {
+                Ok(Errno::ENOENT | Errno::EFAULT) => {
+                    Err(no_proof("the page was not there to move"))
+                }
+                _ => Ok(()),
+            }
         }
     }
+}
+
+/// Has the kernel compact all memory. Nothing says that it came by the page that is read into, unless it moved some of those
+/// around it.
+fn compact(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Result<()> {
+    let pages = Pagemap::of("self")?;
+    let around = || -> anyhow::Result<Vec<Option<u64>>> {
+        let others = (0..SPACE).step_by(PAGE).filter(|&page| page != at);
+        others.map(|page| pages.frame(buffer.at(page) as usize)).collect()
+    };
+    let before = around()?;
+    fixture.compact()?;
+    let moved = before.iter().zip(around()?).filter(|(before, after)| *before != after).count();
+    fixture.note(format!("compaction moved {moved} of the {} pages around it", before.len()));
+    if moved == 0 {
+        return Err(not_run("compaction moved none of the pages around: it may not have come by"));
+    }
+    Ok(())
 }
 
 /// Has KSM look at the page that is being read into, at one with the same contents behind it, and at a pair that
