@@ -4,6 +4,7 @@ mod aside;
 mod files;
 mod gate;
 mod io;
+mod known;
 mod pages;
 pub mod raw_server;
 pub mod touch;
@@ -16,6 +17,7 @@ use anyhow::Context;
 pub use aside::Aside;
 pub use files::{Open, Stamped, forget_pages};
 pub use gate::{Change, Order, Parked};
+pub use known::Known;
 pub use pages::ROUNDS;
 
 use crate::kit::engine::{Done, Engines};
@@ -53,6 +55,8 @@ pub struct Fixture<'a> {
     log_from: u64,
     /// How long a stress run may last.
     pub time: Duration,
+    /// What is known to fail here: the bugs that a stress run goes on after.
+    pub known: Known,
     /// What the kernel held back until the I/O was over, if it did: then there was no race.
     pub held_back: Option<String>,
     /// Harm seen so far.
@@ -96,6 +100,7 @@ impl<'a> Fixture<'a> {
             nodes: std::collections::HashMap::new(),
             log_from,
             time: STRESS,
+            known: Known::default(),
             held_back: None,
             faults,
             strips,

@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::cases::case::Case;
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
+use crate::fixture::Known;
 use crate::kit::engine::Engines;
 use crate::kit::event::Event;
+use crate::kit::kernel::Kernel;
 use crate::kit::kmsg::KernelLog;
 use crate::kit::stacks;
 use crate::kit::strip::Strip;
@@ -150,6 +152,7 @@ struct Worker {
     targets_made: u64,
     engines: Engines,
     log: Option<KernelLog>,
+    kernel: Option<Kernel>,
 }
 
 /// What one act (control or race) came to.
@@ -200,6 +203,7 @@ impl Worker {
             targets_made: 0,
             engines: Engines::default(),
             log: KernelLog::open(),
+            kernel: Kernel::running().ok(),
         }
     }
 
@@ -265,7 +269,7 @@ impl Worker {
 
     /// Mounts what the variant needs, plays one act on it, and reads both logs.
     fn act(&mut self, case: &Case, variant: &Variant, number: u64, race: bool) -> Act {
-        let key = self.key(variant);
+        let key = variant.options(&self.options);
         let mut act = Act {
             result: Ok(()),
             faults: Vec::new(),
@@ -292,6 +296,12 @@ impl Worker {
             Err(error) => act.result = Err(stop(error, &self.target)),
             Ok(mut fixture) => {
                 fixture.time = self.time;
+                if let Some(kernel) = self.kernel.as_ref().filter(|_| race) {
+                    let rows = super::rows(case, variant, &self.target, &self.options, kernel);
+                    let knows =
+                        move |fault: &Fault| rows.iter().any(|(row, _)| row.knows(fault, &[]));
+                    fixture.known = Known::new(knows);
+                }
                 let run = AssertUnwindSafe(|| variant.play(&mut fixture, case.run));
                 act.result = match catch_unwind(run) {
                     Ok(result) => result.map_err(|error| stop(error, &self.target)),
@@ -328,12 +338,6 @@ impl Worker {
             self.hear(case, &mut act.faults, &mut act.notes);
         }
         act
-    }
-
-    fn key(&self, variant: &Variant) -> String {
-        let both = [self.options.as_str(), variant.mount];
-        let parts: Vec<_> = both.into_iter().filter(|options| !options.is_empty()).collect();
-        parts.join(",")
     }
 
     fn ready(&mut self, options: &str) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
@@ -33,25 +33,43 @@ pub const CASE: Case = Case {
     run,
     expected: &[
         Expected {
-            on: "*",
+            on: "inflight",
             variant: "fork-store*",
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[NEVER_CAME],
+            since: EVER,
+            until: Some(Version(6, 9, 0)),
+            must: Must::All,
+            fixed_in: &[],
+            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
+        },
+        Expected {
+            on: "ext4|xfs|btrfs|vfat",
+            variant: "fork-store*",
+            option: "",
+            seen: &[NEVER_CAME],
             since: EVER,
             until: Some(Version(6, 5, 0)),
+            must: Must::All,
             fixed_in: &[],
-            reference: "direct I/O takes references only; seen on 5.10.262 and 6.1.192",
+            reference: "block: Use page pinning, 6.5; seen on 5.10.262 and 6.1.192",
         },
         Expected {
             on: "*",
             variant: "protect*",
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[NEVER_CAME],
             since: EVER,
             until: Some(Version(5, 19, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "mm: PageAnonExclusive, 6c287605fd56; seen on 5.10.262",
         },
     ],
 };
+
+/// Data went to a page that the program did not have any more.
+const NEVER_CAME: Seen = Seen::Words(Class::Lost, "buffer: * are poison (never written); legal: *");
 
 const PAGES: usize = 8;
 const GATE: usize = 5;

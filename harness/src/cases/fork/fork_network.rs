@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::touch::{HALF, Touch, prove};
 use crate::fixture::{Fixture, Open, RENDEZVOUS, Stamped};
@@ -33,18 +33,28 @@ pub const CASE: Case = Case {
         Expected {
             on: "*",
             variant: "nfs-store/*|nfs-no-store/*|nfs-child-exited/*",
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: None,
+            must: Must::All,
             fixed_in: &[],
             reference: "nfs_direct_read_schedule_iovec takes references (iov_iter_get_pages_alloc2)",
         },
         Expected {
             on: "*",
             variant: "cifs-store/*|cifs-no-store/*|cifs-child-exited/*",
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: Some(Version(6, 3, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "cifs: Change the I/O paths to use an iterator rather than a page list, d08089f649a0",
         },

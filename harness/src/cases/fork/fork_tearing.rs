@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::Expected;
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{BOUND, Fixture};
 use crate::kit::event::Actor;
@@ -28,9 +28,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "registered",
-        classes: &[Class::Stale],
+        option: "",
+        seen: &[Seen::Words(Class::Stale, "the child of fork * saw a state that never was")],
         since: Version(5, 9, 0),
         until: None,
+        must: Must::Series(&[(6, 18)]),
         fixed_in: &[],
         reference: "fork tearing, lore 20250603-fork-tearing-v1-1-a7f64b7cfc96@google.com; seen on 6.18.44",
     }],

@@ -16,7 +16,7 @@ use inflight_gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::event::Actor;
@@ -34,10 +34,18 @@ pub const CASE: Case = Case {
     run,
     expected: &[Expected {
         on: "inflight",
-        variant: "*read=pipe-backed*",
-        classes: &[Class::Lost, Class::Foreign, Class::Stale, Class::Short, Class::Errno],
+        variant: "*",
+        option: "read=pipe-backed",
+        seen: &[
+            Seen::Words(Class::Lost, "*"),
+            Seen::Words(Class::Foreign, "*"),
+            Seen::Words(Class::Stale, "*"),
+            Seen::Words(Class::Short, "*"),
+            Seen::Words(Class::Errno, "*"),
+        ],
         since: EVER,
         until: None,
+        must: Must::All,
         fixed_in: &[],
         reference: "the deliberately broken, pipe-backed read path of our own server",
     }],

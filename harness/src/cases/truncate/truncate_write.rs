@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Change, Fixture, Open, Order};
 use crate::kit::engine::{Engine, Io, Way};
@@ -29,9 +29,14 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "inflight|server",
         variant: "async/aio/received|async/uring/received",
-        classes: &[Class::Short],
+        option: "",
+        seen: &[Seen::Words(
+            Class::Short,
+            "fstat says 0, read returns 0, must be [12288]|fstat says 0, read returns 12288, must be [12288]",
+        )],
         since: EVER,
         until: None,
+        must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
         fixed_in: &[],
         reference: "harness/findings/truncate-async-write.md",
     }],
