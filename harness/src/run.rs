@@ -27,6 +27,7 @@ use crate::cases::variant::Variant;
 use crate::fixture::STRESS;
 use crate::kit::interrupt;
 use crate::kit::kernel::Kernel;
+use crate::kit::pause::Pause;
 use crate::kit::verdict::{Class, Fault, Verdict, exit_code};
 use crate::target::Target;
 use crate::target::session::{self, Session};
@@ -400,9 +401,10 @@ impl Worker {
     /// Waits for its end, within a bound. Its first thread may have ended long before its last.
     fn reap(&mut self) -> Option<ExitStatus> {
         let end = Instant::now() + END;
+        let mut pause = Pause::default();
         loop {
             match self.child.try_wait() {
-                Ok(None) if Instant::now() < end => std::thread::yield_now(),
+                Ok(None) if Instant::now() < end => pause.rest(),
                 other => return other.ok().flatten(),
             }
         }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use inflight_race::kit::pause::Pause;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -125,15 +126,17 @@ fn interrupted(end: Signal) -> (tempfile::TempDir, Option<i32>) {
         .unwrap();
     let bound = Instant::now() + Duration::from_secs(20);
     let has = |what: &str| entries(folder.path()).iter().any(|name| name.starts_with(what));
+    let mut pause = Pause::default();
     while !has(".inflight-race.") {
         assert!(Instant::now() < bound, "the worker never set up its target");
-        std::thread::yield_now();
+        pause.rest();
     }
     kill(Pid::from_raw(child.id() as i32), end).unwrap();
     let code = child.wait().unwrap().code();
+    let mut pause = Pause::default();
     while has("inflight-race.") {
         assert!(Instant::now() < bound, "the guard left {:?}", entries(folder.path()));
-        std::thread::yield_now();
+        pause.rest();
     }
     (folder, code)
 }

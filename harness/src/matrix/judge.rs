@@ -14,6 +14,7 @@ use super::play::Set;
 use crate::fixture::{BOUND, Fixture, Open, forget_pages};
 use crate::kit::engine::Way;
 use crate::kit::memory::PAGE;
+use crate::kit::pause::Pause;
 use crate::kit::stamp::{self, CANARY, Legal};
 use crate::kit::sys;
 use crate::kit::verdict::{Class, Fault};
@@ -144,6 +145,7 @@ impl Set {
             false => oracle::read(cell, &self.file, fixture.race(), self.order, *count),
         };
         let end = Instant::now() + BOUND;
+        let mut pause = Pause::default();
         loop {
             handle.sync_all().context("fsync of the mapped file")?;
             let mut bytes = fixture.read(&handle, offset, *count)?.map_err(anyhow::Error::from)?;
@@ -159,7 +161,7 @@ impl Set {
                 judge_pieces(fixture, "the mapped file", &bytes, &legal);
                 return Ok(());
             }
-            std::thread::yield_now();
+            pause.rest();
         }
     }
 

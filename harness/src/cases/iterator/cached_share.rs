@@ -24,6 +24,7 @@ use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, RENDEZVOUS, Stamped};
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
+use crate::kit::pause::Pause;
 use crate::kit::verdict::no_proof;
 use crate::target::network::cache::Cache;
 use crate::target::network::{Caching, Kind, Share};
@@ -92,6 +93,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
 /// Has the client forget the file. It keeps a page until that is in the cache.
 fn forget(handle: &File, end: Instant) -> anyhow::Result<()> {
     let mapping = Mapping::private(handle, LEN)?;
+    let mut pause = Pause::default();
     loop {
         posix_fadvise(handle, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).context("fadvise")?;
         let left = mapping.resident()?;
@@ -101,6 +103,6 @@ fn forget(handle: &File, end: Instant) -> anyhow::Result<()> {
         if Instant::now() >= end {
             return Err(no_proof(format!("the client does not let go of {left} pages")));
         }
-        std::thread::yield_now();
+        pause.rest();
     }
 }

@@ -17,6 +17,7 @@ use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, HUGE, Memory, PAGE};
 use crate::kit::pagemap::Pagemap;
+use crate::kit::pause::Pause;
 use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {
@@ -139,11 +140,12 @@ fn merge(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Resul
         fixture.mounted().borrow(setting, value)?;
     }
     let end = Instant::now() + MERGED;
+    let mut pause = Pause::default();
     while frame(2)? != frame(3)? {
         if Instant::now() >= end {
             return Err(not_run(format!("KSM merged nothing in {MERGED:?}")));
         }
-        std::thread::yield_now();
+        pause.rest();
     }
     fixture.note(format!("KSM shares the page with its twin: {}", frame(0)? == frame(1)?));
     // Its own page from now on, whatever the read brings.
