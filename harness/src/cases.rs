@@ -1,16 +1,8 @@
-//! The cases, one file each, in a folder for each subject. A new one needs its file and its line in the folder's list.
+//! The cases, one file each, in a folder for each subject. A new one needs its file and its two
+//! lines in the list of its folder.
 //!
 //! What a case is ([`case`]), its [`variant`]s and where it is [expected](expect) to fail are here too. The registry that
 //! adds the matrix and the stress run is [`crate::run::plan::cases`].
-
-/// Declares the cases of a subject, in the order in which they are run.
-macro_rules! cases {
-    ($($file:ident),* $(,)?) => {
-        $(mod $file;)*
-        /// Its cases, in the order in which they are run.
-        pub const CASES: &[crate::cases::case::Case] = &[$($file::CASE),*];
-    };
-}
 
 pub mod case;
 pub mod expect;

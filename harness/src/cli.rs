@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::cases::expect::{Applies, EVER, Expected, Must, Seen};
+use crate::cases::variant::Variant;
 use crate::fixture::raw_server;
 use crate::kit::kernel::Kernel;
 use crate::matrix;
@@ -411,8 +413,9 @@ fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> 
     let here = Kernel::running()?;
     let mut all = Vec::new();
     for case in wanted {
-        let names: Vec<_> = (case.variants)().iter().map(|variant| variant.name()).collect();
-        let rows: Vec<_> = case.expected.iter().map(|row| describe(row, &names, &here)).collect();
+        let all_of = (case.variants)();
+        let names: Vec<_> = all_of.iter().map(Variant::name).collect();
+        let rows: Vec<_> = case.expected.iter().map(|row| describe(row, &all_of, &here)).collect();
         if json {
             all.push(serde_json::json!({
                 "id": case.id, "name": case.name, "claim": case.claim, "groups": case.groups,
@@ -440,19 +443,38 @@ fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> 
     Ok(0)
 }
 
-fn describe(row: &crate::cases::expect::Expected, names: &[String], here: &Kernel) -> String {
+fn describe(row: &Expected, variants: &[Variant], here: &Kernel) -> String {
     let since = row.since.to_string();
-    let since = if row.since == crate::cases::expect::EVER { "the beginning" } else { &since };
+    let since = if row.since == EVER { "the beginning" } else { &since };
     let until = row.until.map_or("now".to_owned(), |until| format!("before {until}"));
-    let classes: Vec<_> = row.classes.iter().map(|class| class.name()).collect();
     let on = if row.on == "*" { "any target" } else { row.on };
-    let now = names.iter().any(|name| row.applies(row.on, name, here));
-    let now = if now { ", this kernel included" } else { "" };
-    let classes = classes.join("/");
+    let of = |variant: &Variant| {
+        // The run's options are not known here: those that the row asks for are counted in.
+        row.applies(row.on, &variant.name(), row.option, here)
+    };
+    let now = if variants.iter().any(|variant| of(variant) == Applies::Must) {
+        ", this kernel included"
+    } else {
+        ""
+    };
+    let option = if row.option.is_empty() { "" } else { &format!(" with -o {}", row.option) };
+    let seen: Vec<_> = row.seen.iter().map(Seen::describe).collect();
     let fixed: String = row.fixed_in.iter().map(|fixed| format!(", not {fixed}")).collect();
+    let must = match row.must {
+        Must::All => String::new(),
+        Must::Series(series) => {
+            let series: Vec<_> = series.iter().map(|(a, b)| format!("{a}.{b}")).collect();
+            format!(
+                ", certain on {}",
+                if series.is_empty() { "none".to_owned() } else { series.join(" ") }
+            )
+        }
+    };
     format!(
-        "{} on {on}: {classes} from {since} until {until}{fixed}{now} ({})",
-        row.variant, row.reference
+        "{}{option} on {on}: {} from {since} until {until}{fixed}{must}{now} ({})",
+        row.variant,
+        seen.join(" or "),
+        row.reference
     )
 }
 

@@ -4,6 +4,8 @@ mod aside;
 mod files;
 mod gate;
 mod io;
+mod known;
+mod pages;
 pub mod raw_server;
 pub mod touch;
 
@@ -14,7 +16,9 @@ use anyhow::Context;
 
 pub use aside::Aside;
 pub use files::{Open, Stamped, forget_pages};
-pub use gate::Parked;
+pub use gate::{Change, Order, Parked};
+pub use known::Known;
+pub use pages::ROUNDS;
 
 use crate::kit::engine::{Done, Engines};
 use crate::kit::event::{Actor, Event};
@@ -51,6 +55,10 @@ pub struct Fixture<'a> {
     log_from: u64,
     /// How long a stress run may last.
     pub time: Duration,
+    /// What is known to fail here: the bugs that a stress run goes on after.
+    pub known: Known,
+    /// What the kernel held back until the I/O was over, if it did: then there was no race.
+    pub held_back: Option<String>,
     /// Harm seen so far.
     pub faults: Vec<Fault>,
     /// Judged ranges in which there is harm.
@@ -92,6 +100,8 @@ impl<'a> Fixture<'a> {
             nodes: std::collections::HashMap::new(),
             log_from,
             time: STRESS,
+            known: Known::default(),
+            held_back: None,
             faults,
             strips,
             notes,
@@ -137,6 +147,13 @@ impl<'a> Fixture<'a> {
     /// Writes down an observation.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
+    }
+
+    /// Writes down that the racer had to wait until the I/O was over, and where: a race that finds nothing is SERIALISED.
+    pub fn serialised<T>(&mut self, racer: &Aside<T>) {
+        let text = racer.waiting();
+        self.event(Actor::Racer, text.clone());
+        self.held_back.get_or_insert(text);
     }
 
     /// Writes down harm.

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod nearest;
 pub mod output;
 pub mod pagemap;
+pub mod pause;
 pub mod pins;
 pub mod pipe;
 pub mod stacks;

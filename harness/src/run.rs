@@ -24,10 +24,12 @@ use results::{Entry, Run};
 use worker::{Job, Line, Played, Stopped};
 
 use crate::cases::case::Case;
-use crate::cases::expect::{self, Expected};
+use crate::cases::expect::{self, Applies, Expected};
+use crate::cases::variant::Variant;
 use crate::fixture::STRESS;
 use crate::kit::interrupt;
 use crate::kit::kernel::Kernel;
+use crate::kit::pause::Pause;
 use crate::kit::verdict::{Class, Fault, Verdict, exit_code};
 use crate::target::Target;
 use crate::target::session::{self, Session};
@@ -271,7 +273,8 @@ impl Runner {
     fn judge(&self, item: &Item, mut played: Played) -> anyhow::Result<Entry> {
         let (case, variant) = item.find()?;
         let (target, kernel) = (&self.order.target, &self.run.kernel);
-        let verdict = verdict(case, &item.variant, target, kernel, &played);
+        let options = &self.order.options;
+        let verdict = verdict(case, &variant, target, options, kernel, &played);
         if case.is_in("matrix") && !verdict.is_unexpected() {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
@@ -393,9 +396,10 @@ impl Worker {
     /// Waits for its end, within a bound. Its first thread may have ended long before its last.
     fn reap(&mut self) -> Option<ExitStatus> {
         let end = Instant::now() + END;
+        let mut pause = Pause::default();
         loop {
             match self.child.try_wait() {
-                Ok(None) if Instant::now() < end => std::thread::yield_now(),
+                Ok(None) if Instant::now() < end => pause.rest(),
                 other => return other.ok().flatten(),
             }
         }
@@ -405,25 +409,39 @@ impl Worker {
 /// What a variant came to on a target under a kernel, by the table of expected failures.
 pub(crate) fn verdict(
     case: &Case,
-    variant: &str,
+    variant: &Variant,
     target: &Target,
+    options: &str,
     kernel: &Kernel,
     played: &Played,
 ) -> Verdict {
     // Not every server takes the way on which the kernel fails.
     let may_pass = case.is_in("stress") || matches!(target, Target::Server(_));
-    let target = target.subject();
-    let row = |row: &&Expected| row.applies(&target, variant, kernel);
+    let rows = rows(case, variant, target, options, kernel);
+    let settle = |faults: &[Fault]| expect::settle(faults, &played.notes, &rows);
     match &played.stop {
         // Harm that was seen counts, whatever came after it.
-        _ if !played.faults.is_empty() => {
-            expect::settle(&played.faults, case.expected.iter().find(row))
-        }
+        _ if !played.faults.is_empty() => settle(&played.faults),
         Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
         Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
         Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
+        Some(Stopped::Serialised(reason)) => Verdict::Serialised { reason: reason.clone() },
         // A stress run may miss what a parked request cannot: that it saw nothing is no XPASS.
         None if may_pass => Verdict::Pass,
-        None => expect::settle(&[], case.expected.iter().find(row)),
+        None => settle(&[]),
     }
+}
+
+/// The rows of a case that speak of a variant on a target, mounted with the run's options and its own, under a kernel.
+pub(crate) fn rows(
+    case: &Case,
+    variant: &Variant,
+    target: &Target,
+    options: &str,
+    kernel: &Kernel,
+) -> Vec<(&'static Expected, Applies)> {
+    let (on, name) = (target.subject(), variant.name());
+    let options = variant.options(options);
+    let row = |row| (row, Expected::applies(row, &on, &name, &options, kernel));
+    case.expected.iter().map(row).filter(|(_, applies)| *applies != Applies::No).collect()
 }

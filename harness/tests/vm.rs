@@ -3,6 +3,7 @@
 
 mod support;
 
+use inflight_race::kit::pause::Pause;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -71,12 +72,13 @@ impl Setup {
 
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
+    let mut pause = Pause::default();
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < end, "{what} was waited for in vain");
-        std::thread::yield_now();
+        pause.rest();
     }
 }
 

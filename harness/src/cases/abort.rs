@@ -1,7 +1,10 @@
 //! Connections, processes and descriptors end while I/O is in flight.
 
-cases! {
-    abort_read,
-    exit_inflight,
-    close_inflight,
-}
+use super::case::Case;
+
+mod abort_read;
+mod close_inflight;
+mod exit_inflight;
+
+/// Its cases, in the order in which they are run.
+pub const CASES: &[Case] = &[abort_read::CASE, exit_inflight::CASE, close_inflight::CASE];

@@ -1,7 +1,10 @@
 //! What the page cache holds after a direct write, and behind the end of a file.
 
-cases! {
-    write_cache,
-    append_tail,
-    tail_junk,
-}
+use super::case::Case;
+
+mod append_tail;
+mod tail_junk;
+mod write_cache;
+
+/// Its cases, in the order in which they are run.
+pub const CASES: &[Case] = &[write_cache::CASE, append_tail::CASE, tail_junk::CASE];

@@ -1,7 +1,10 @@
 //! Pages that the kernel wants back or elsewhere while I/O is in flight.
 
-cases! {
-    pin_return,
-    migrate,
-    pageout,
-}
+use super::case::Case;
+
+mod migrate;
+mod pageout;
+mod pin_return;
+
+/// Its cases, in the order in which they are run.
+pub const CASES: &[Case] = &[pin_return::CASE, migrate::CASE, pageout::CASE];

@@ -123,6 +123,12 @@ impl Variant {
         self.mount.split(',').any(|part| part == option)
     }
 
+    /// All options that it is mounted with, those of the whole run and its own.
+    pub fn options(&self, run: &str) -> String {
+        let parts = [run, self.mount].into_iter().filter(|options| !options.is_empty());
+        parts.collect::<Vec<_>>().join(",")
+    }
+
     /// E.g. `store/aio/thp/applied` or `plain/pread/direct_io`.
     pub fn name(&self) -> String {
         if let Some(name) = &self.name {

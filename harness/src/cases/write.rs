@@ -1,6 +1,9 @@
 //! What a write takes from memory, and when.
 
-cases! {
-    writeback_edit,
-    zero_page_write,
-}
+use super::case::Case;
+
+mod writeback_edit;
+mod zero_page_write;
+
+/// Its cases, in the order in which they are run.
+pub const CASES: &[Case] = &[writeback_edit::CASE, zero_page_write::CASE];

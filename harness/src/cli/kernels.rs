@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::kit::kernel::Kernel;
 use crate::kit::verdict::{Class, Verdict, exit_code};
 use crate::run::guest::Guest;
-use crate::run::plan;
+use crate::run::plan::{self, Item};
 use crate::run::results::{self, Entry, RUN_FILE, Run};
 use crate::run::{self, INTERRUPTED, Order};
 use crate::vm::{self, machine::Accel, source};
@@ -96,9 +96,10 @@ fn is_whole(run: &Run, order: &Order) -> bool {
 /// Kept results may be older than the table of expected failures: what was seen is held against it again.
 fn judged_anew(mut run: Run) -> Run {
     for entry in &mut run.variants {
-        if let Some(case) = plan::cases().iter().find(|case| case.id == entry.case) {
-            let (target, kernel) = (&run.target, &run.kernel);
-            entry.verdict = run::verdict(case, &entry.variant, target, kernel, &entry.played);
+        let (number, case, variant) = (0, entry.case.clone(), entry.variant.clone());
+        if let Ok((case, variant)) = (Item { number, case, variant }).find() {
+            let (target, options, kernel) = (&run.target, &run.options, &run.kernel);
+            entry.verdict = run::verdict(case, &variant, target, options, kernel, &entry.played);
         }
     }
     run
@@ -263,7 +264,10 @@ impl Cell {
         }
         let classes: &[Class] = match &entry.verdict {
             // Nothing was seen.
-            Verdict::Notrun { .. } | Verdict::Broken { .. } | Verdict::Noproof { .. } => return,
+            Verdict::Notrun { .. }
+            | Verdict::Serialised { .. }
+            | Verdict::Broken { .. }
+            | Verdict::Noproof { .. } => return,
             Verdict::Fail { classes } | Verdict::Xfail { classes, .. } => classes,
             Verdict::Pass | Verdict::Xpass { .. } => &[],
         };
@@ -294,7 +298,6 @@ impl Cell {
 mod tests {
     use super::*;
     use crate::kit::verdict::Fault;
-    use crate::run::plan::Item;
     use crate::run::worker::Played;
     use crate::target::Target;
 
@@ -314,7 +317,8 @@ mod tests {
     #[test]
     fn kept_results_are_held_against_the_table_as_it_is() {
         let mut lost = entry("store/uring/anon", Verdict::Pass);
-        lost.played.faults.push(Fault { class: Class::Lost, text: String::new() });
+        let text = "parent: byte 0: 512 of 512 bytes are poison (never written); legal: file 7";
+        lost.played.faults.push(Fault { class: Class::Lost, text: text.to_owned() });
         let old = judged_anew(run("#1 SMP Debian 6.1.192-2 (x)", vec![lost.clone()]));
         let new = judged_anew(run("#1 SMP Debian 7.2.13-1 (x)", vec![lost]));
         assert_eq!(old.variants[0].verdict.word(), "XFAIL");

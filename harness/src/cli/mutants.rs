@@ -51,7 +51,7 @@ pub const PROOFS: &[Proof] = &[
     proof(Mutant::SkipTailZero, "TR7:truncate/applied", Class::Resurrected),
     proof(Mutant::SkipTailZero, "TR7:write/applied", Class::Resurrected),
     proof(Mutant::SkipTailZero, "TR7:fallocate/applied", Class::Resurrected),
-    proof(Mutant::SkipEdgeZero, "BK1:edge", Class::Resurrected),
+    proof(Mutant::SkipEdgeZero, "BK1:edge", Class::Foreign),
     proof(Mutant::SkipHoleZero, "BK1:truncate/received/read=copy", Class::Foreign),
     proof(Mutant::DeleteOpenFile, "UN1:unlink/uring/received", Class::Errno),
     proof(Mutant::LoseTailTrim, "SP5:eof-1", Class::Short),

@@ -13,6 +13,7 @@ use nix::unistd::pipe2;
 
 use crate::kit::engine::{Engine, Io};
 use crate::kit::memory::{Buffer, PAGE};
+use crate::kit::pause::Pause;
 use crate::kit::stacks::Watch;
 use crate::kit::sys;
 use crate::kit::verdict::{Stop, not_run};
@@ -286,6 +287,7 @@ impl Child {
         let (say_thread, thread) = channel();
         std::thread::spawn(move || {
             say_thread.send(nix::unistd::gettid()).ok();
+            let mut pause = Pause::default();
             while let Some(state) = sys::state(&folder) {
                 if is_wanted(state) {
                     sender.send(state).ok();
@@ -293,7 +295,7 @@ impl Child {
                 if is_wanted(state) || Instant::now() >= end {
                     return;
                 }
-                std::thread::yield_now();
+                pause.rest();
             }
         });
         let mut watch = Watch::new(thread.recv().ok()?.as_raw());

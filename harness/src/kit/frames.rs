@@ -12,6 +12,7 @@ use anyhow::Context;
 
 use crate::kit::memory::{self, Buffer, Memory, PAGE};
 use crate::kit::pagemap::Pagemap;
+use crate::kit::pause::Pause;
 
 const SLAB: u64 = 1 << 7;
 const MMAP: u64 = 1 << 11;
@@ -62,8 +63,9 @@ impl Frames {
     /// As [`Frames::kept`].
     pub fn settle(&self, bound: Duration) -> anyhow::Result<usize> {
         let end = Instant::now() + bound;
-        let mut left = Frames(self.still()?);
+        let (mut left, mut pause) = (Frames(self.still()?), Pause::default());
         while !left.0.is_empty() && Instant::now() < end {
+            pause.rest();
             drain()?;
             left = Frames(left.still()?);
         }

@@ -15,6 +15,7 @@ pub use act::{collapse, move_to_node, protect};
 pub use build::STACK;
 pub use wp::Protector;
 
+use super::sys::write_from;
 pub use super::sys::{HUGE, PAGE};
 
 /// Kinds of memory.
@@ -140,6 +141,13 @@ impl Buffer {
         // SAFETY: inside our mapping; the destination is a fresh vector.
         unsafe { std::ptr::copy_nonoverlapping(self.base.add(from), bytes.as_mut_ptr(), len) }
         bytes
+    }
+}
+
+impl Buffer {
+    /// Whether its first page can be loaded: the kernel is asked, which answers EFAULT where a load would raise SIGBUS.
+    pub fn is_there(&self) -> bool {
+        nix::unistd::pipe().is_ok_and(|(_out, into)| write_from(&into, self.base, 1).is_ok())
     }
 }
 

@@ -5,6 +5,7 @@
 //! counted as `acquired` only, which never falls: others can only add to it, so the least of several tries
 //! is the call's own.
 
+use crate::kit::pause::Pause;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -63,11 +64,12 @@ pub fn of_process(process: &str) -> Option<u64> {
 /// As [`balance`].
 pub fn settle(before: i64, bound: Duration) -> anyhow::Result<i64> {
     let end = Instant::now() + bound;
+    let mut pause = Pause::default();
     loop {
         let over = balance()? - before;
         if over <= 0 || Instant::now() >= end {
             return Ok(over.max(0));
         }
-        std::thread::yield_now();
+        pause.rest();
     }
 }

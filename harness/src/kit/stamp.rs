@@ -98,7 +98,9 @@ pub fn content(file: u64, generation: u32, offset: u64, len: usize) -> Vec<u8> {
 pub enum Legal {
     /// Stamps of this file and generation.
     Generation(u64, u32),
-    /// Zeroes: a hole, or the space behind the end of a file.
+    /// Zeroes of a file: a hole, or the space behind its end.
+    Hole(u64),
+    /// Zeroes that are no file's.
     Zero,
     /// Untouched memory.
     Poison,
@@ -109,7 +111,7 @@ impl Legal {
     pub fn content(self, offset: u64, len: usize) -> Vec<u8> {
         match self {
             Legal::Generation(file, generation) => content(file, generation, offset, len),
-            Legal::Zero => vec![0; len],
+            Legal::Hole(_) | Legal::Zero => vec![0; len],
             Legal::Poison => vec![POISON; len],
         }
     }
@@ -121,8 +123,7 @@ pub fn judge(what: &str, data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Fault
         let bad = block.bad.as_ref()?;
         let place = offset as usize + bad.first;
         let number = (place / BLOCK) as u64;
-        let tail = &data[bad.first..block.bytes.end];
-        let (class, seen) = classify(number, &data[block.bytes.clone()], tail, legal);
+        let (class, seen) = classify(number, data, offset, block, bad, legal);
         let wanted: Vec<_> = legal.iter().map(|legal| describe(*legal)).collect();
         let text = format!(
             "{what}: byte {place}: {} of {} bytes are {seen}; legal: {}",
@@ -151,6 +152,8 @@ pub(crate) struct Bad {
     pub first: usize,
     /// How many.
     pub count: usize,
+    /// All of them, in the range.
+    places: Vec<usize>,
 }
 
 /// Cuts a range at the borders of the file's blocks and looks for illegal bytes in each part.
@@ -162,10 +165,8 @@ pub(crate) fn blocks(data: &[u8], offset: u64, legal: &[Legal]) -> Vec<Block> {
     let mut at = 0;
     while at < data.len() {
         let end = (at + BLOCK - ((offset as usize + at) % BLOCK)).min(data.len());
-        let bad = (at..end).find(|&at| !is_legal(at)).map(|first| {
-            let count = (first..end).filter(|&at| !is_legal(at)).count();
-            Bad { first, count }
-        });
+        let places: Vec<usize> = (at..end).filter(|&at| !is_legal(at)).collect();
+        let bad = places.first().copied().map(|first| Bad { first, count: places.len(), places });
         blocks.push(Block { bytes: at..end, bad });
         at = end;
     }
@@ -190,25 +191,81 @@ fn condense(what: &str, faults: Vec<Fault>) -> Vec<Fault> {
     kept.into_iter().map(more).collect()
 }
 
-/// What an illegal block is, which should be the file's block `number`. `tail` is the block from its first illegal byte on.
-fn classify(number: u64, block: &[u8], tail: &[u8], legal: &[Legal]) -> (Class, String) {
-    let known = legal.iter().find_map(|legal| match *legal {
+/// The file that a range is of, by what may be in it; and the youngest generation that may.
+fn owner(legal: &[Legal]) -> Option<(u64, u32)> {
+    let generations = legal.iter().filter_map(|legal| match *legal {
         Legal::Generation(file, generation) => Some((file, generation)),
         _ => None,
     });
-    if let Some(stamp) = Stamp::read(block).or_else(|| known.and_then(|_| partial(tail))) {
-        return classify_stamp(number, stamp, known, legal);
+    let hole = legal.iter().find_map(|legal| match *legal {
+        Legal::Hole(file) => Some((file, 0)),
+        _ => None,
+    });
+    generations.max_by_key(|(_, generation)| *generation).or(hole)
+}
+
+/// What an illegal block is, which should be the file's block `number`.
+fn classify(
+    number: u64,
+    data: &[u8],
+    offset: u64,
+    block: &Block,
+    bad: &Bad,
+    legal: &[Legal],
+) -> (Class, String) {
+    let (whole, tail) = (&data[block.bytes.clone()], &data[bad.first..block.bytes.end]);
+    let owner = owner(legal);
+    if let Some(stamp) = Stamp::read(whole).or_else(|| owner.and_then(|_| partial(tail))) {
+        return classify_stamp(number, stamp, owner, legal);
     }
-    if tail.iter().all(|&byte| byte == POISON) {
+    let illegal: Vec<u8> = bad.places.iter().map(|&at| data[at]).collect();
+    if illegal.iter().all(|&byte| byte == POISON) {
         return (Class::Lost, "poison (never written)".to_owned());
     }
-    if tail.iter().all(|&byte| byte == 0) {
+    if illegal.iter().all(|&byte| byte == 0) {
         return (Class::Lost, "zero".to_owned());
     }
-    if legal.contains(&Legal::Poison) && known.is_none() {
+    if let Some(torn) = owner.and_then(|owner| torn(data, offset, bad, owner, legal)) {
+        return torn;
+    }
+    if legal.contains(&Legal::Poison) && owner.is_none() {
         return (Class::Leak, format!("data ({})", hex(tail)));
     }
     (Class::Foreign, format!("unknown ({})", hex(tail)))
+}
+
+/// Fewest bytes by which a generation is recognised in a block that is not whole.
+const RECOGNISED: usize = 8;
+/// Generations younger than what is legal, and in all, that a torn block is searched for.
+const YOUNGER: u32 = 8;
+const SEARCHED: u32 = 64;
+
+/// Whether a block that is no one stamp is made of the right file's own, of one illegal generation at its right place
+/// beside zeroes, poison and what is legal: not another file's data.
+fn torn(
+    data: &[u8],
+    offset: u64,
+    bad: &Bad,
+    (file, youngest): (u64, u32),
+    legal: &[Legal],
+) -> Option<(Class, String)> {
+    let is_data = |&&at: &&usize| !matches!(data[at], 0 | POISON);
+    let strange: Vec<usize> = bad.places.iter().filter(is_data).copied().collect();
+    let (first, last) = (*strange.first()?, *strange.last()?);
+    let last_generation = youngest + YOUNGER;
+    let generations = last_generation.saturating_sub(SEARCHED)..=last_generation;
+    let generation = generations.rev().find(|&generation| {
+        let wanted = content(file, generation, offset + first as u64, last - first + 1);
+        strange.len() >= RECOGNISED && strange.iter().all(|&at| data[at] == wanted[at - first])
+    })?;
+    let is_hole = !legal.iter().any(|legal| matches!(legal, Legal::Generation(..)));
+    let class = if is_hole { Class::Resurrected } else { Class::Stale };
+    let lost = bad.places.len() - strange.len();
+    let seen = format!(
+        "torn: {} of file {file} generation {generation}, {lost} zero or poison",
+        strange.len()
+    );
+    Some((class, seen))
 }
 
 /// A block that is cut by the end of the range: recognised by its magic alone.
@@ -225,15 +282,17 @@ pub(crate) fn partial(tail: &[u8]) -> Option<Stamp> {
 fn classify_stamp(
     number: u64,
     stamp: Stamp,
-    known: Option<(u64, u32)>,
+    owner: Option<(u64, u32)>,
     legal: &[Legal],
 ) -> (Class, String) {
     let Stamp { file, block, generation } = stamp;
     let seen = format!("file {file} block {block} generation {generation}");
-    let class = match known {
+    let is_hole = !legal.iter().any(|legal| matches!(legal, Legal::Generation(..)));
+    let class = match owner {
         None if legal.contains(&Legal::Poison) => Class::Leak,
-        None => Class::Resurrected,
+        None => Class::Foreign,
         Some((wanted, _)) if wanted != file || block != number => Class::Foreign,
+        Some(_) if is_hole => Class::Resurrected,
         Some(_) => Class::Stale,
     };
     (class, seen)
@@ -243,7 +302,7 @@ fn classify_stamp(
 pub fn describe(legal: Legal) -> String {
     match legal {
         Legal::Generation(file, generation) => format!("file {file} generation {generation}"),
-        Legal::Zero => "zero".to_owned(),
+        Legal::Hole(_) | Legal::Zero => "zero".to_owned(),
         Legal::Poison => "poison".to_owned(),
     }
 }
@@ -303,7 +362,10 @@ mod tests {
     fn every_class_is_told_apart() {
         let old = content(7, 1, 0, 1024);
         assert_eq!(classes(&old, 0, &[NEW]), [Class::Stale]);
-        assert_eq!(classes(&old, 0, &[Legal::Zero]), [Class::Resurrected]);
+        assert_eq!(classes(&old, 0, &[Legal::Hole(7)]), [Class::Resurrected]);
+        assert_eq!(classes(&old, 0, &[Legal::Hole(8)]), [Class::Foreign], "another file's hole");
+        assert_eq!(classes(&old, 512, &[Legal::Hole(7)]), [Class::Foreign], "another place");
+        assert_eq!(classes(&old, 0, &[Legal::Zero]), [Class::Foreign], "no file's zeroes");
         assert_eq!(classes(&old, 0, &[Legal::Poison]), [Class::Leak]);
         assert_eq!(classes(&old, 512, &[OLD]), [Class::Foreign], "the right file, another place");
         assert_eq!(classes(&content(7, 3, 0, 512), 512, &[OLD]), [Class::Foreign], "another place");
@@ -311,6 +373,34 @@ mod tests {
         assert_eq!(classes(&[POISON; 512], 0, &[OLD]), [Class::Lost]);
         assert_eq!(classes(&[0; 512], 0, &[OLD]), [Class::Lost]);
         assert_eq!(classes(&[0x42; 512], 0, &[OLD]), [Class::Foreign]);
+    }
+
+    #[test]
+    fn a_torn_block_of_the_right_file_is_not_foreign_and_one_of_another_file_is() {
+        // The first half is legal, the second is older, younger, poison or somebody else's.
+        let torn = |file, generation| {
+            let mut data = content(7, 2, 512, 512);
+            data[256..].copy_from_slice(&content(file, generation, 512 + 256, 256));
+            data
+        };
+        assert_eq!(classes(&torn(7, 1), 512, &[NEW]), [Class::Stale]);
+        assert_eq!(classes(&torn(7, 3), 512, &[NEW]), [Class::Stale]);
+        assert_eq!(classes(&torn(8, 1), 512, &[NEW]), [Class::Foreign]);
+        let mut mixed = torn(7, 1);
+        mixed[300..340].fill(POISON);
+        mixed[400..440].fill(0);
+        assert_eq!(classes(&mixed, 512, &[NEW]), [Class::Stale]);
+        let mut lost = content(7, 2, 512, 512);
+        lost[300..340].fill(POISON);
+        assert_eq!(classes(&lost, 512, &[NEW]), [Class::Lost], "legal bytes on both sides");
+        let mut hole = vec![0; 512];
+        hole[256..].copy_from_slice(&content(7, 1, 512 + 256, 256));
+        assert_eq!(classes(&hole, 512, &[Legal::Hole(7)]), [Class::Resurrected]);
+        assert_eq!(classes(&hole, 512, &[Legal::Hole(8)]), [Class::Foreign]);
+        // The right file's bytes at another place of it.
+        let mut moved = content(7, 2, 512, 512);
+        moved[256..].copy_from_slice(&content(7, 2, 4096 + 256, 256));
+        assert_eq!(classes(&moved, 512, &[NEW]), [Class::Foreign]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Seen {
             Some(&Legal::Generation(file, generation)) => {
                 Seen::Stamp { file, generation, moved: 0 }
             }
-            Some(Legal::Zero) => Seen::Zero,
+            Some(Legal::Hole(_) | Legal::Zero) => Seen::Zero,
             Some(Legal::Poison) => Seen::Poison,
             None => Seen::Mixed,
         }

@@ -7,7 +7,7 @@
 //! | 2 | usage: unknown case, group, target or option |
 //! | 3 | no FAIL, and at least one BROKEN: the setup, not the subject, is at fault |
 //! | 4 | nothing was run: every variant selected is NOTRUN, or none was selected |
-//! | 5 | none of these, and at least one NOPROOF: a window never overlapped |
+//! | 5 | none of these, and at least one NOPROOF: a window never overlapped; or nothing but SERIALISED: no race was run |
 //! | 6 | none of 1, 3 and 4, and at least one XPASS: the table of expected failures is out of date |
 //! | 130 | interrupted |
 
@@ -94,6 +94,11 @@ pub enum Verdict {
         /// How that was noticed.
         reason: String,
     },
+    /// The kernel held the racer back until the I/O was over: there was no race, and nothing was harmed.
+    Serialised {
+        /// What waited where.
+        reason: String,
+    },
     /// It cannot be run here.
     Notrun {
         /// Why.
@@ -108,7 +113,8 @@ pub enum Verdict {
 
 impl Verdict {
     /// The words of all verdicts, in the order of reports.
-    pub const WORDS: [&str; 7] = ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "NOTRUN", "BROKEN"];
+    pub const WORDS: [&str; 8] =
+        ["PASS", "FAIL", "XFAIL", "XPASS", "NOPROOF", "SERIALISED", "NOTRUN", "BROKEN"];
 
     /// The word in reports.
     pub fn word(&self) -> &'static str {
@@ -118,6 +124,7 @@ impl Verdict {
             Verdict::Xfail { .. } => "XFAIL",
             Verdict::Xpass { .. } => "XPASS",
             Verdict::Noproof { .. } => "NOPROOF",
+            Verdict::Serialised { .. } => "SERIALISED",
             Verdict::Notrun { .. } => "NOTRUN",
             Verdict::Broken { .. } => "BROKEN",
         }
@@ -135,6 +142,7 @@ impl Verdict {
             Verdict::Xfail { classes, reference } => format!("{} ({reference})", names(classes)),
             Verdict::Xpass { reference } => format!("must fail here ({reference})"),
             Verdict::Noproof { reason }
+            | Verdict::Serialised { reason }
             | Verdict::Notrun { reason }
             | Verdict::Broken { reason } => reason.clone(),
         }
@@ -142,7 +150,13 @@ impl Verdict {
 
     /// Whether somebody has to look at it.
     pub fn is_unexpected(&self) -> bool {
-        !matches!(self, Verdict::Pass | Verdict::Xfail { .. } | Verdict::Notrun { .. })
+        !matches!(
+            self,
+            Verdict::Pass
+                | Verdict::Xfail { .. }
+                | Verdict::Serialised { .. }
+                | Verdict::Notrun { .. }
+        )
     }
 }
 
@@ -155,6 +169,9 @@ pub enum Stop {
     /// The window did not overlap.
     #[error("{0}")]
     NoProof(String),
+    /// The kernel held the racer back until the I/O was over.
+    #[error("{0}")]
+    Serialised(String),
     /// Something did not return within its bound.
     #[error("{0}")]
     Hang(String),
@@ -173,10 +190,16 @@ pub fn no_proof(reason: impl Into<String>) -> anyhow::Error {
     Stop::NoProof(reason.into()).into()
 }
 
+/// Ends a case whose racer the kernel held back until the I/O was over.
+pub fn serialised(reason: impl Into<String>) -> anyhow::Error {
+    Stop::Serialised(reason.into()).into()
+}
+
 /// Exit code of a run, from its verdicts. See the [module](self).
 pub fn exit_code<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> i32 {
     let (mut fail, mut broken, mut noproof, mut xpass, mut ran) =
         (false, false, false, false, false);
+    let (mut raced, mut serialised) = (false, false);
     for verdict in verdicts {
         ran |= !matches!(verdict, Verdict::Notrun { .. });
         match verdict {
@@ -184,9 +207,12 @@ pub fn exit_code<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> i32 {
             Verdict::Broken { .. } => broken = true,
             Verdict::Noproof { .. } => noproof = true,
             Verdict::Xpass { .. } => xpass = true,
-            Verdict::Pass | Verdict::Xfail { .. } | Verdict::Notrun { .. } => {}
+            Verdict::Pass | Verdict::Xfail { .. } => raced = true,
+            Verdict::Serialised { .. } => serialised = true,
+            Verdict::Notrun { .. } => {}
         }
     }
+    noproof |= serialised && !raced;
     match (fail, broken, ran, noproof, xpass) {
         (true, ..) => 1,
         (_, true, ..) => 3,
@@ -210,7 +236,11 @@ mod tests {
         let noproof = Verdict::Noproof { reason: "x".into() };
         let xpass = Verdict::Xpass { reference: "x".into() };
         let xfail = Verdict::Xfail { classes: vec![], reference: "x".into() };
+        let serialised = Verdict::Serialised { reason: "x".into() };
         let code = |verdicts: &[&Verdict]| exit_code(verdicts.iter().copied());
+        assert_eq!(code(&[&serialised, &notrun]), 5, "no race was run");
+        assert_eq!(code(&[&serialised, &Verdict::Pass]), 0);
+        assert_eq!(code(&[&serialised, &xpass]), 6);
         assert_eq!(code(&[]), 4);
         assert_eq!(code(&[&notrun]), 4);
         assert_eq!(code(&[&Verdict::Pass, &notrun, &xfail]), 0);

@@ -2,7 +2,7 @@
 
 use super::{Cell, cells, play};
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
 use crate::kit::kernel::Version;
@@ -21,37 +21,53 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight",
             variant: TRUNCATED,
-            classes: &[Class::Short],
+            option: "",
+            seen: &[Seen::Words(Class::Short, "fstat said 0 bytes, the file has *")],
             since: EVER,
             until: None,
+            must: Must::Series(&[(6, 18)]),
             fixed_in: &[],
             reference: "harness/findings/truncate-async-write.md",
         },
         Expected {
             on: "inflight",
             variant: "grow/read.*.direct/self-map/*",
-            // A page that is written back and dropped in the middle of the copy holds both.
-            classes: &[Class::Lost, Class::Foreign],
+            option: "",
+            seen: &[Seen::Words(
+                Class::Lost,
+                "the memory: * are poison (never written); legal: *|the mapped file: * are poison (never written); legal: *",
+            )],
             since: EVER,
             until: None,
+            must: Must::Series(&[(6, 18)]),
             fixed_in: &[],
             reference: "harness/findings/grow-under-direct-read.md",
         },
         Expected {
             on: "inflight",
             variant: FORKED,
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "the memory: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: Some(Version(6, 9, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
         },
         Expected {
-            on: "ext4|xfs|btrfs",
+            on: "ext4|xfs|btrfs|vfat",
             variant: FORKED,
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "the memory: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: Some(Version(6, 5, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "block: Use page pinning, 6.5",
         },

@@ -1,7 +1,6 @@
 //! What is judged when a combination of the matrix was played: the count, memory, mappings, and the file.
 
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -15,9 +14,10 @@ use super::play::Set;
 use crate::fixture::{BOUND, Fixture, Open, forget_pages};
 use crate::kit::engine::Way;
 use crate::kit::memory::PAGE;
+use crate::kit::pause::Pause;
 use crate::kit::stamp::{self, CANARY, Legal};
 use crate::kit::sys;
-use crate::kit::verdict::Class;
+use crate::kit::verdict::{Class, Fault};
 
 impl Set {
     /// Judges the count, and what the I/O brought, or left in memory.
@@ -39,12 +39,12 @@ impl Set {
             return Ok(());
         }
         match *done {
-            Ok(count) if count < self.len && oracle::may_be_short(cell, race) => {}
+            Ok(count) if count < self.len && oracle::may_be_short(cell, race, self.order) => {}
             done if !fixture.count("the I/O", done, self.len) => return Ok(()),
             _ => {}
         }
         let count = done.unwrap_or(0);
-        let legal = oracle::read(cell, &self.file, race, SPACE);
+        let legal = oracle::read(cell, &self.file, race, self.order, SPACE);
         match &self.held {
             None if cell.op.way == Way::Read => {
                 if brought.len() != count {
@@ -76,8 +76,7 @@ impl Set {
         let race = fixture.race();
         let cuts = matches!(cell.action, Action::Cut | Action::CutGrow);
         if race && cuts && cell.kind == Kind::SelfMap {
-            // The memory itself was cut off; what it is afterwards is judged as part of the file.
-            return;
+            return self.judge_cut_memory(fixture, cell, held);
         }
         let is_read = cell.op.way == Way::Read;
         if after.canary && (cell.op.holds_pages() || !is_read) {
@@ -143,9 +142,10 @@ impl Set {
         let left = matches!(cell.action, Action::Munmap | Action::Mremap) && fixture.race();
         let legal = match left && !cell.op.holds_pages() {
             true => vec![Piece { from: 0, to: *count, legal: vec![Legal::Poison] }],
-            false => oracle::read(cell, &self.file, fixture.race(), *count),
+            false => oracle::read(cell, &self.file, fixture.race(), self.order, *count),
         };
         let end = Instant::now() + BOUND;
+        let mut pause = Pause::default();
         loop {
             handle.sync_all().context("fsync of the mapped file")?;
             let mut bytes = fixture.read(&handle, offset, *count)?.map_err(anyhow::Error::from)?;
@@ -161,7 +161,37 @@ impl Set {
                 judge_pieces(fixture, "the mapped file", &bytes, &legal);
                 return Ok(());
             }
-            std::thread::yield_now();
+            pause.rest();
+        }
+    }
+
+    /// Judges what is behind the page cache: the same as in it.
+    fn judge_behind(
+        &self,
+        fixture: &mut Fixture<'_>,
+        cached: &[u8],
+        size: usize,
+        pieces: &[Piece],
+    ) -> anyhow::Result<()> {
+        let Some(direct) = &self.direct else { return Ok(()) };
+        let asked = size.next_multiple_of(PAGE) + PAGE;
+        let bytes = fixture.read(direct, 0, asked)?.map_err(anyhow::Error::from)?;
+        fixture.count("reading the file directly", Ok(bytes.len()), size);
+        judge_pieces(fixture, "the file, directly", &bytes, pieces);
+        let upto = pieces.iter().map(|piece| piece.to).max().unwrap_or(0);
+        fixture.faults.extend(agree("the file", cached, &bytes, upto));
+        Ok(())
+    }
+
+    /// Judges the memory that the file was cut below: a mapping of its end, which has nothing left of what it held.
+    fn judge_cut_memory(&self, fixture: &mut Fixture<'_>, cell: &Cell, held: &Held) {
+        if cell.action == Action::CutGrow {
+            let bytes = held.buffer.bytes(0, SPACE);
+            let legal = [self.file.hole()];
+            fixture.judge("the memory, cut off and grown again", &bytes, SPACE as u64, &legal);
+        } else if held.buffer.is_there() {
+            let text = "the memory: a page behind the end of its file can still be loaded";
+            fixture.fault(Class::Resurrected, text);
         }
     }
 
@@ -177,15 +207,8 @@ impl Set {
             self.reader.sync_all().context("fsync")?;
             forget_pages(&self.reader)?;
         }
-        let (mut sizes, pieces) = oracle::file(cell, &self.file, race, self.offset, self.len);
-        if race && cell.action == Action::Cut && sizes.len() > 1 {
-            let ino = self.reader.metadata()?.ino();
-            match fixture.was_cut_before_write(ino, self.offset as u64)? {
-                Some(true) => sizes.retain(|&size| size > 0),
-                Some(false) => sizes.retain(|&size| size == 0),
-                None => {}
-            }
-        }
+        let (sizes, pieces) =
+            oracle::file(cell, &self.file, race, self.order, self.offset, self.len);
         let believed = self.reader.metadata()?.len();
         let size = match sys::refresh(&self.file.path) {
             Ok(size) => size,
@@ -203,6 +226,7 @@ impl Set {
         let bytes = bytes.map_err(anyhow::Error::from)?;
         fixture.count("reading the file", Ok(bytes.len()), size as usize);
         judge_pieces(fixture, "the file", &bytes, &pieces);
+        self.judge_behind(fixture, &bytes, size as usize, &pieces)?;
         for other in &after.others {
             let handle = fixture.open(other, Open::Buffered)?;
             let bytes = fixture.read(&handle, 0, SPACE)?.map_err(anyhow::Error::from)?;
@@ -210,6 +234,15 @@ impl Set {
         }
         Ok(())
     }
+}
+
+/// What two readers of the same bytes must agree on, where either would be legal.
+fn agree(what: &str, cached: &[u8], direct: &[u8], upto: usize) -> Option<Fault> {
+    let (cached, direct) = (&cached[..upto.min(cached.len())], &direct[..upto.min(direct.len())]);
+    let at = cached.iter().zip(direct).position(|(cached, direct)| cached != direct);
+    let at = at.or((cached.len() != direct.len()).then(|| cached.len().min(direct.len())))?;
+    let text = format!("{what}: byte {at}: the page cache and what is behind it differ");
+    Some(Fault { class: Class::Stale, text })
 }
 
 /// Judges what a reader saw from the beginning of a file on, as far as it reaches.
@@ -233,4 +266,21 @@ fn parts<'a>(
         let (from, to) = (piece.from.min(bytes.len()), piece.to.min(bytes.len()));
         (from as u64, &bytes[from..to], &*piece.legal)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_cache_that_is_not_what_is_behind_it_is_stale() {
+        let (old, new) = (stamp::content(7, 1, 0, 8192), stamp::content(7, 2, 0, 8192));
+        assert_eq!(agree("the file", &old, &old, 8192), None);
+        let half: Vec<u8> = [&old[..4096], &new[4096..]].concat();
+        let fault = agree("the file", &old, &half, 8192).unwrap();
+        assert_eq!(fault.class, Class::Stale);
+        assert!(fault.text.contains(&format!("byte {}", 4096 + 24)), "{}", fault.text);
+        assert_eq!(agree("the file", &old, &half, 4096), None, "behind what is judged");
+        assert!(agree("the file", &old, &old[..4096], 8192).is_some(), "one ends earlier");
+    }
 }

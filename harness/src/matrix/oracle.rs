@@ -6,7 +6,7 @@ use super::Cell;
 use super::action::{Action, INSIDE_AT, STORE_AT, STORED};
 use super::buffer::{Kind, SPACE};
 use super::io::Call;
-use crate::fixture::Stamped;
+use crate::fixture::{Order, Stamped};
 use crate::kit::engine::{Done, Way};
 use crate::kit::stamp::{self, Legal, POISON};
 
@@ -22,13 +22,17 @@ pub fn untouched(kind: Kind) -> u8 {
 
 /// What a write finds in its memory.
 pub fn source(cell: &Cell, file: &Stamped) -> Legal {
-    if cell.kind == Kind::Zero { Legal::Zero } else { file.generation(2) }
+    if cell.kind == Kind::Zero { file.hole() } else { file.generation(2) }
 }
 
 /// What the `len` bytes may be that a read brought, in pieces.
-pub fn read(cell: &Cell, file: &Stamped, race: bool, len: usize) -> Vec<Piece> {
+pub fn read(cell: &Cell, file: &Stamped, race: bool, order: Order, len: usize) -> Vec<Piece> {
     let old = vec![file.generation(1)];
-    let gone = vec![file.generation(1), Legal::Zero];
+    let gone = match order {
+        Order::ChangeFirst => vec![file.hole()],
+        Order::IoFirst => old.clone(),
+        Order::Either => vec![file.generation(1), file.hole()],
+    };
     match cell.action {
         Action::Cut | Action::CutGrow if race => pieces(&[(0, len, &gone)]),
         Action::Punch | Action::Zero if race => pieces(&[(0, HALF, &gone), (HALF, len, &old)]),
@@ -37,8 +41,10 @@ pub fn read(cell: &Cell, file: &Stamped, race: bool, len: usize) -> Vec<Piece> {
 }
 
 /// Whether an I/O may return less than it was asked for: the file was shorter for a while.
-pub fn may_be_short(cell: &Cell, race: bool) -> bool {
-    race && cell.op.way == Way::Read && matches!(cell.action, Action::Cut | Action::CutGrow)
+pub fn may_be_short(cell: &Cell, race: bool, order: Order) -> bool {
+    race && order != Order::IoFirst
+        && cell.op.way == Way::Read
+        && matches!(cell.action, Action::Cut | Action::CutGrow)
 }
 
 /// Whether an error is what an I/O must end in (abort), or may (a mapping whose file was cut).
@@ -76,13 +82,15 @@ pub fn file(
     cell: &Cell,
     file: &Stamped,
     race: bool,
+    order: Order,
     offset: usize,
     len: usize,
 ) -> (Vec<usize>, Vec<Piece>) {
     let (whole, is_write) = (file.len as usize, cell.op.way == Way::Write);
     let end = whole.max(if is_write { offset + len } else { 0 });
-    // Only the transferred part is looked at where a mapping of the file is the memory.
-    let upto = if cell.kind == Kind::SelfMap { SPACE } else { end };
+    // Only the transferred part is looked at where a mapping of the file is the memory, unless that is cut off, too.
+    let is_cut = race && cell.action == Action::CutGrow;
+    let upto = if cell.kind == Kind::SelfMap && !is_cut { SPACE } else { end };
     let old = vec![file.generation(1)];
     let mut new = if is_write { vec![source(cell, file)] } else { old.clone() };
     let written = if is_write { offset..offset + len } else { 0..0 };
@@ -96,15 +104,23 @@ pub fn file(
             ]),
         );
     }
-    let zero = vec![Legal::Zero];
+    let zero = vec![file.hole()];
     // What a call left in the page cache before the change began is changed with the rest.
-    let gone = |new: &Vec<Legal>| match (is_write, cell.op.is_written_back()) {
-        (true, false) => [new.clone(), zero.clone()].concat(),
-        _ => zero.clone(),
+    let is_later = is_write && !cell.op.is_written_back();
+    let gone = |new: &Vec<Legal>| match order {
+        _ if !is_later => zero.clone(),
+        Order::ChangeFirst => new.clone(),
+        Order::IoFirst => zero.clone(),
+        Order::Either => [new.clone(), zero.clone()].concat(),
     };
     match cell.action {
         Action::Cut => {
-            let sizes = if is_write && !cell.op.is_written_back() { vec![0, len] } else { vec![0] };
+            let sizes = match order {
+                _ if !is_later => vec![0],
+                Order::ChangeFirst => vec![offset + len],
+                Order::IoFirst => vec![0],
+                Order::Either => vec![0, offset + len],
+            };
             (sizes, pieces(&[(0, len, &new)]))
         }
         Action::CutGrow => {
@@ -173,8 +189,8 @@ mod tests {
         let file = Stamped { path: "f".into(), id: 7, len: SPACE as u64 };
         let legal = |action, race| {
             let cell = Cell { action, op, kind: Kind::Anon, phase: Phase::Received };
-            let zero = |piece: &Piece| piece.legal.contains(&Legal::Zero);
-            read(&cell, &file, race, SPACE)
+            let zero = |piece: &Piece| piece.legal.contains(&file.hole());
+            read(&cell, &file, race, Order::Either, SPACE)
                 .iter()
                 .map(|p| (p.from, p.to, zero(p)))
                 .collect::<Vec<_>>()
@@ -185,5 +201,52 @@ mod tests {
         }
         assert_eq!(legal(Action::Cut, true), [(0, SPACE, true)]);
         assert_eq!(legal(Action::Store, true), [(0, SPACE, false)]);
+    }
+
+    fn cell(way: Way, action: Action) -> Cell {
+        let op = Op { way, call: Call::Engine(Engine::Uring), open: Open::Direct };
+        Cell { action, op, kind: Kind::Anon, phase: Phase::Received }
+    }
+
+    #[test]
+    fn the_order_of_the_log_decides_what_is_legal_for_all_four_changes() {
+        let target = Stamped { path: "f".into(), id: 7, len: SPACE as u64 };
+        let (old, new, hole) = (target.generation(1), target.generation(2), target.hole());
+        for action in [Action::Cut, Action::CutGrow, Action::Punch, Action::Zero] {
+            let wrote = |order| {
+                let (sizes, pieces) =
+                    file(&cell(Way::Write, action), &target, true, order, 0, SPACE);
+                (sizes, pieces[0].legal.clone())
+            };
+            let came = |order| {
+                read(&cell(Way::Read, action), &target, true, order, SPACE)[0].legal.clone()
+            };
+            assert_eq!(wrote(Order::ChangeFirst).1, [new], "{action:?}");
+            if action == Action::Cut {
+                assert_eq!(wrote(Order::ChangeFirst).0, [SPACE]);
+                assert_eq!(wrote(Order::IoFirst).0, [0]);
+                assert_eq!(wrote(Order::Either).0, [0, SPACE]);
+            } else {
+                assert_eq!(wrote(Order::IoFirst).1, [hole], "{action:?}");
+                assert_eq!(wrote(Order::Either).1, [new, hole], "{action:?}");
+            }
+            assert_eq!(came(Order::ChangeFirst), [hole], "{action:?}");
+            assert_eq!(came(Order::IoFirst), [old], "{action:?}");
+            assert_eq!(came(Order::Either), [old, hole], "{action:?}");
+        }
+        assert!(!may_be_short(&cell(Way::Read, Action::Cut), true, Order::IoFirst));
+        assert!(may_be_short(&cell(Way::Read, Action::Cut), true, Order::ChangeFirst));
+    }
+
+    #[test]
+    fn a_mapping_of_the_file_that_was_cut_off_is_judged_with_the_file() {
+        let target = Stamped { path: "f".into(), id: 7, len: 2 * SPACE as u64 };
+        let upto = |action| {
+            let cell = Cell { kind: Kind::SelfMap, ..cell(Way::Read, action) };
+            let (_, pieces) = file(&cell, &target, true, Order::Either, 0, SPACE);
+            pieces.iter().map(|piece| piece.to).max()
+        };
+        assert_eq!(upto(Action::CutGrow), Some(2 * SPACE));
+        assert_eq!(upto(Action::Grow), Some(SPACE));
     }
 }

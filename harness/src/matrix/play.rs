@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use super::action::{self, Action, After};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
-use crate::fixture::{Aside, BOUND, Fixture, Open, PATIENCE, Parked, RENDEZVOUS, Stamped};
+use crate::fixture::{
+    Aside, BOUND, Change, Fixture, Open, Order, PATIENCE, Parked, RENDEZVOUS, Stamped,
+};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory, PAGE};
@@ -29,7 +32,11 @@ pub(super) struct Set {
     handle: Option<Arc<File>>,
     /// Sees the file through the page cache.
     pub(super) reader: File,
+    /// Sees what is behind the page cache, where O_DIRECT is not refused.
+    pub(super) direct: Option<File>,
     pub(super) held: Option<Held>,
+    /// Which of the I/O and the change of the file came first.
+    pub(super) order: Order,
     pub(super) offset: usize,
     pub(super) len: usize,
     /// What is written, as far as memory does not hold it.
@@ -52,6 +59,14 @@ struct Live {
 /// # Errors
 /// As a case's function.
 pub fn play(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<()> {
+    if cell.op.way == Way::Write
+        && cell.action.is_on_memory()
+        && fixture.mounted().target().is_fuse()
+    {
+        return Err(not_run(
+            "the payload of a FUSE write has left its memory when the gate sees it",
+        ));
+    }
     let mut set = Set::new(fixture, cell)?;
     try_flags(fixture, cell)?;
     let is_fixed = cell.op.call == Call::Engine(Engine::Fixed);
@@ -83,8 +98,7 @@ pub fn play(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<()> {
     let Live { outcome, mut after, .. } = live;
     set.judge_io(fixture, cell, outcome.as_ref(), &mut after)?;
     set.judge_mapped(fixture, cell, outcome.as_ref(), &mut after)?;
-    set.judge_file(fixture, cell, &after)?;
-    after.prove(fixture)
+    set.judge_file(fixture, cell, &after)
 }
 
 impl Set {
@@ -122,7 +136,12 @@ impl Set {
         let held = Held::new(fixture, cell.kind, &file, filled)?;
         let handle = Some(Arc::new(fixture.open(&file, cell.op.open)?));
         let reader = fixture.open(&file, Open::Buffered)?;
-        Ok(Set { file, handle, reader, held, offset, len, source })
+        let direct = match fixture.open(&file, Open::Direct) {
+            Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => None,
+            other => Some(other?),
+        };
+        let order = Order::Either;
+        Ok(Set { file, handle, reader, direct, held, order, offset, len, source })
     }
 
     fn parts<'a>(&'a self, cell: &'a Cell) -> anyhow::Result<Parts<'a>> {
@@ -168,7 +187,27 @@ impl Set {
         if let Some(sync) = sync {
             sync.join()?.context("fsync")?;
         }
-        live.after.settle()
+        live.after.settle()?;
+        if fixture.race() {
+            self.order = self.order(fixture, cell)?;
+        }
+        Ok(())
+    }
+
+    /// Which of the I/O and the change of the file the server did first. A read through the page cache may ask twice.
+    fn order(&self, fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<Order> {
+        let is_plain =
+            cell.op.call != Call::Copy && (cell.op.is_direct() || cell.op.way == Way::Write);
+        let change = match cell.action {
+            Action::Cut | Action::CutGrow => Change::Cut,
+            Action::Punch | Action::Zero => Change::Fallocate,
+            _ => return Ok(Order::Either),
+        };
+        if !is_plain {
+            return Ok(Order::Either);
+        }
+        let range = self.offset as u64..(self.offset + self.len) as u64;
+        fixture.order(self.reader.metadata()?.ino(), cell.op.way, range, change)
     }
 
     /// Writes a mapped file that is read into back, while its pages are held: they are clean then, and a read that does
@@ -205,7 +244,9 @@ impl Set {
                 let handle = self.handle.take();
                 let mut close = fixture.aside("close", move || drop(handle))?;
                 let is_over = close.settle()?;
-                fixture.note(format!("close returned while the request was parked: {is_over}"));
+                if !is_over {
+                    fixture.serialised(&close);
+                }
                 return Ok(After { close: Some(close), ..After::default() });
             }
             (Action::Kill, Started::Child(child)) => {

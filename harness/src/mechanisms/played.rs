@@ -17,7 +17,9 @@ pub fn play(on: &str, cases: &str) -> anyhow::Result<Seen> {
 /// What variants came to. One that proved nothing leaves open what it would have shown: unless others already
 /// show what must not be, nothing was observed.
 fn seen(entries: &[Entry], what: &str) -> anyhow::Result<Seen> {
-    let is_not_run = |entry: &&Entry| matches!(entry.verdict, Verdict::Notrun { .. });
+    let is_not_run = |entry: &&Entry| {
+        matches!(entry.verdict, Verdict::Notrun { .. } | Verdict::Serialised { .. })
+    };
     let (skipped, played): (Vec<_>, Vec<_>) = entries.iter().partition(is_not_run);
     if played.is_empty() {
         let first = skipped.first().map_or(String::new(), |entry| entry.verdict.detail());
@@ -37,7 +39,7 @@ fn seen(entries: &[Entry], what: &str) -> anyhow::Result<Seen> {
             }
             Verdict::Xpass { .. } => unexpected += 1,
             Verdict::Broken { .. } | Verdict::Noproof { .. } => open.push(entry),
-            Verdict::Pass | Verdict::Notrun { .. } => {}
+            Verdict::Pass | Verdict::Serialised { .. } | Verdict::Notrun { .. } => {}
         }
     }
     let count = played.len();

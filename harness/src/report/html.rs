@@ -106,6 +106,7 @@ pub(super) fn glyph(word: &str) -> &'static str {
         "XFAIL" => "≈",
         "XPASS" => "+",
         "NOPROOF" => "?",
+        "SERIALISED" => "–",
         "BROKEN" => "!",
         _ => "",
     }
@@ -118,6 +119,7 @@ fn meaning(word: &str) -> &'static str {
         "XFAIL" => "failed as the table says that this kernel must",
         "XPASS" => "passed where the table says that it must fail",
         "NOPROOF" => "the window never overlapped: nothing was shown",
+        "SERIALISED" => "the kernel held the racer back until the I/O was over: no race",
         "NOTRUN" => "cannot be played here, for a stated reason",
         _ => "the setup failed: nothing is said about the subject",
     }

@@ -1,4 +1,5 @@
-//! JUnit XML, as CI systems read it: FAIL, XPASS and NOPROOF are failures, BROKEN is an error, NOTRUN is skipped.
+//! JUnit XML, as CI systems read it: FAIL, XPASS and NOPROOF are failures, BROKEN is an error, SERIALISED and NOTRUN are
+//! skipped.
 
 use std::fmt::Write;
 
@@ -49,7 +50,7 @@ impl Kind {
             Verdict::Pass | Verdict::Xfail { .. } => Kind::Good,
             Verdict::Fail { .. } | Verdict::Xpass { .. } | Verdict::Noproof { .. } => Kind::Failure,
             Verdict::Broken { .. } => Kind::Error,
-            Verdict::Notrun { .. } => Kind::Skipped,
+            Verdict::Serialised { .. } | Verdict::Notrun { .. } => Kind::Skipped,
         }
     }
 }

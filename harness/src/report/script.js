@@ -187,7 +187,7 @@ theme.addEventListener('click', () => {
 try { dress(localStorage.getItem('inflight-race-theme') || 'auto'); } catch { dress('auto'); }
 
 /* What most asks to be looked at comes first. */
-const ranks = ['FAIL', 'BROKEN', 'XPASS', 'NOPROOF', 'XFAIL', 'PASS', 'NOTRUN'];
+const ranks = ['FAIL', 'BROKEN', 'XPASS', 'NOPROOF', 'XFAIL', 'PASS', 'SERIALISED', 'NOTRUN'];
 const wanted = decodeURIComponent(location.hash.slice(1));
 const worst = ranks.map((word) => squares.find((square) => square.dataset.word === word)).find(Boolean);
 if (articles.has(wanted)) show(wanted);

@@ -32,7 +32,7 @@ fn legal(out: &mut String, legal: &[Legal]) {
     for legal in legal {
         let (class, glyph) = match *legal {
             Legal::Generation(_, generation) => (kind(generation), generation.to_string()),
-            Legal::Zero => ("zero", "0".to_owned()),
+            Legal::Hole(_) | Legal::Zero => ("zero", "0".to_owned()),
             Legal::Poison => ("poison", "P".to_owned()),
         };
         let text = escape(&describe(*legal));
@@ -105,7 +105,7 @@ fn kind(generation: u32) -> &'static str {
 /// Whether a file's stamps are legal in some generation; where none are, nothing is another file's.
 fn is_own(file: u64, legal: &[Legal]) -> bool {
     let files = legal.iter().filter_map(|legal| match legal {
-        Legal::Generation(file, _) => Some(*file),
+        Legal::Generation(file, _) | Legal::Hole(file) => Some(*file),
         _ => None,
     });
     let files: Vec<u64> = files.collect();

@@ -16,7 +16,8 @@ pub struct Subject<'a> {
 }
 
 /// Verdicts by how much they ask to be looked at.
-pub const RANKS: [&str; 7] = ["FAIL", "BROKEN", "XPASS", "NOPROOF", "XFAIL", "PASS", "NOTRUN"];
+pub const RANKS: [&str; 8] =
+    ["FAIL", "BROKEN", "XPASS", "NOPROOF", "XFAIL", "PASS", "SERIALISED", "NOTRUN"];
 
 impl<'a> Subject<'a> {
     /// All subjects of all runs, in the order in which they were first played.

@@ -121,7 +121,7 @@ impl Console {
         let (verdict, played) = (&entry.verdict, &entry.played);
         let (word, detail) = (verdict.word(), verdict.detail());
         if verdict.is_unexpected() {
-            self.bad.push(format!("{word:<7} {} {}", entry.case, entry.variant));
+            self.bad.push(format!("{word:<10} {} {}", entry.case, entry.variant));
             self.bar.set_prefix(format!("{} unexpected ", self.bad.len()));
         }
         let seconds = played.control_seconds + played.seconds;
@@ -142,7 +142,7 @@ impl Console {
         let width = self.total.to_string().len();
         let count = format!("{:>width$}/{}", self.done, self.total);
         let name = format!("{} {}", entry.case, entry.variant);
-        let line = format!("{count} {name:<46} {word:<7} {seconds:>8.4} s  {detail}");
+        let line = format!("{count} {name:<46} {word:<10} {seconds:>8.4} s  {detail}");
         self.say(line.trim_end());
         self.details(entry, path);
     }

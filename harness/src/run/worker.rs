@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::cases::case::Case;
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
+use crate::fixture::Known;
 use crate::kit::engine::Engines;
 use crate::kit::event::Event;
+use crate::kit::kernel::Kernel;
 use crate::kit::kmsg::KernelLog;
 use crate::kit::stacks;
 use crate::kit::strip::Strip;
@@ -93,6 +95,8 @@ pub enum Stopped {
     NotRun(String),
     /// The window did not overlap.
     NoProof(String),
+    /// The kernel held the racer back until the I/O was over.
+    Serialised(String),
     /// The setup failed.
     Broken(String),
 }
@@ -148,6 +152,7 @@ struct Worker {
     targets_made: u64,
     engines: Engines,
     log: Option<KernelLog>,
+    kernel: Option<Kernel>,
 }
 
 /// What one act (control or race) came to.
@@ -160,6 +165,8 @@ struct Act {
     records: Vec<Record>,
     gate_start_ns: u64,
     took: Duration,
+    /// What the kernel held back until the I/O was over.
+    held_back: Option<String>,
 }
 
 impl Played {
@@ -196,6 +203,7 @@ impl Worker {
             targets_made: 0,
             engines: Engines::default(),
             log: KernelLog::open(),
+            kernel: Kernel::running().ok(),
         }
     }
 
@@ -241,9 +249,11 @@ impl Worker {
         let act = self.act(case, variant, number * 2 + 1, true);
         played.seconds = act.took.as_secs_f64();
         let spoilt = matches!(act.result, Err(Stop::Hang(_)));
+        let held_back = act.held_back.clone();
         let result = played.tell(act);
         match result {
-            Ok(()) => {}
+            Ok(()) => played.stop = held_back.map(Stopped::Serialised),
+            Err(Stop::Serialised(reason)) => played.stop = Some(Stopped::Serialised(reason)),
             Err(Stop::Hang(text)) => played.faults.push(Fault { class: Class::Hang, text }),
             Err(Stop::NotRun(reason)) => played.stop = Some(Stopped::NotRun(reason)),
             Err(Stop::NoProof(reason)) => played.stop = Some(Stopped::NoProof(reason)),
@@ -259,7 +269,7 @@ impl Worker {
 
     /// Mounts what the variant needs, plays one act on it, and reads both logs.
     fn act(&mut self, case: &Case, variant: &Variant, number: u64, race: bool) -> Act {
-        let key = self.key(variant);
+        let key = variant.options(&self.options);
         let mut act = Act {
             result: Ok(()),
             faults: Vec::new(),
@@ -269,6 +279,7 @@ impl Worker {
             records: Vec::new(),
             gate_start_ns: 0,
             took: Duration::ZERO,
+            held_back: None,
         };
         if let Err(error) = self.ready(&key) {
             act.result = Err(stop(error, &self.target));
@@ -285,6 +296,12 @@ impl Worker {
             Err(error) => act.result = Err(stop(error, &self.target)),
             Ok(mut fixture) => {
                 fixture.time = self.time;
+                if let Some(kernel) = self.kernel.as_ref().filter(|_| race) {
+                    let rows = super::rows(case, variant, &self.target, &self.options, kernel);
+                    let knows =
+                        move |fault: &Fault| rows.iter().any(|(row, _)| row.knows(fault, &[]));
+                    fixture.known = Known::new(knows);
+                }
                 let run = AssertUnwindSafe(|| variant.play(&mut fixture, case.run));
                 act.result = match catch_unwind(run) {
                     Ok(result) => result.map_err(|error| stop(error, &self.target)),
@@ -293,6 +310,7 @@ impl Worker {
                 act.faults.extend(fixture.faults);
                 act.notes.extend(fixture.notes);
                 (act.strips, act.events) = (fixture.strips, fixture.events);
+                act.held_back = fixture.held_back;
             }
         }
         act.took = started.elapsed();
@@ -320,12 +338,6 @@ impl Worker {
             self.hear(case, &mut act.faults, &mut act.notes);
         }
         act
-    }
-
-    fn key(&self, variant: &Variant) -> String {
-        let both = [self.options.as_str(), variant.mount];
-        let parts: Vec<_> = both.into_iter().filter(|options| !options.is_empty()).collect();
-        parts.join(",")
     }
 
     fn ready(&mut self, options: &str) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use super::lane::{Action, Mix, Way};
 use super::oracle::{Harm, Oracle};
 use super::sampler::{Aim, Sampler};
 use super::tally::Span;
+use crate::fixture::Known;
 use crate::kit::event::now_ns;
 use crate::kit::verdict::Fault;
 
@@ -38,6 +39,10 @@ pub struct Board {
     samplers: Mutex<Vec<Sampler>>,
     spots: Mutex<Vec<usize>>,
     found: Mutex<Option<Found>>,
+    /// Bugs that are known here: the run goes on after them.
+    known: Known,
+    /// The first harm of a known bug, and how often such was seen.
+    met: Mutex<Option<(Found, u64)>>,
 }
 
 /// What an I/O lane tells, and what it is asked for.
@@ -91,7 +96,14 @@ impl Board {
             samplers: Mutex::new(samplers),
             spots: Mutex::default(),
             found: Mutex::default(),
+            known: Known::default(),
+            met: Mutex::default(),
         }
+    }
+
+    /// The same where these bugs are known.
+    pub fn knowing(self, known: Known) -> Board {
+        Board { known, ..self }
     }
 
     /// Chooses the parts that the next burst is about, and who plays in it.
@@ -219,10 +231,24 @@ impl Board {
         }
     }
 
-    /// Harm was seen: the first is kept, and the stress run ends.
+    /// Harm was seen: the first is kept, and the stress run ends. It goes on when all of it is of known bugs.
     pub fn report(&self, found: Found) {
+        if found.harm.faults.iter().all(|fault| self.known.knows(fault)) {
+            lock(&self.met).get_or_insert((found, 0)).1 += 1;
+            return;
+        }
         lock(&self.found).get_or_insert(found);
         self.bursts.stop();
+    }
+
+    /// Whether a known bug was met.
+    pub fn has_met(&self) -> bool {
+        lock(&self.met).is_some()
+    }
+
+    /// The first harm of a known bug, and how often such was seen.
+    pub fn met(&self) -> Option<(Found, u64)> {
+        lock(&self.met).take()
     }
 
     /// What was seen.
@@ -334,6 +360,7 @@ impl Bursts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::verdict::Class;
 
     const BOUND: Duration = Duration::from_secs(10);
 
@@ -366,5 +393,19 @@ mod tests {
     fn a_lane_that_does_not_come_is_noticed() {
         let bursts = Bursts::new(1);
         assert!(bursts.quiesce(Duration::from_millis(1)).is_none());
+    }
+
+    #[test]
+    fn a_known_bug_does_not_end_a_run_and_another_does() {
+        let fault = |class, text: &str| Fault { class, text: text.to_owned() };
+        let known = Known::new(|fault| fault.class == Class::Stale && fault.text == "old");
+        let board = Board::new(Oracle::new(1, 4), 0).knowing(known);
+        for _ in 0..2 {
+            board.report(Found::fault("a reader", 0, fault(Class::Stale, "old")));
+        }
+        assert!(board.has_met() && !board.bursts.is_stopped() && board.found().is_none());
+        board.report(Found::fault("a reader", 0, fault(Class::Stale, "older")));
+        assert!(board.bursts.is_stopped() && board.found().is_some());
+        assert_eq!(board.met().map(|(_, times)| times), Some(2));
     }
 }

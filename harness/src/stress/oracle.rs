@@ -300,7 +300,7 @@ impl Oracle {
         });
         let contents = seen.map(|change| match change.content {
             Content::Generation(generation) => Legal::Generation(self.file, generation),
-            Content::Zero => Legal::Zero,
+            Content::Zero => Legal::Hole(self.file),
         });
         let mut legal: Vec<Legal> = Vec::new();
         for content in contents {

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
 
+use crate::kit::pause::Pause;
 use crate::kit::sys;
 use crate::target::borrow::{borrow, give_back};
 
@@ -140,10 +141,11 @@ pub fn unmount(mount: &Mount) {
     within(POLITE + Duration::from_secs(1), move || {
         let end = Instant::now() + POLITE;
         // EBUSY passes when the last user is gone.
+        let mut pause = Pause::default();
         while umount2(&path, MntFlags::empty()) == Err(nix::errno::Errno::EBUSY)
             && Instant::now() < end
         {
-            std::thread::yield_now();
+            pause.rest();
         }
     });
     if is_mounted(&mount.path) {
@@ -210,6 +212,7 @@ pub fn wait_end(pid: i32, bound: Duration) -> bool {
     let end = Instant::now() + bound;
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let is_zombie = || sys::state(&folder) == Some('Z');
+    let mut pause = Pause::default();
     loop {
         if kill(Pid::from_raw(pid), None).is_err() || is_zombie() {
             return true;
@@ -217,7 +220,7 @@ pub fn wait_end(pid: i32, bound: Duration) -> bool {
         if Instant::now() >= end {
             return false;
         }
-        std::thread::yield_now();
+        pause.rest();
     }
 }
 

@@ -15,6 +15,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 
 use crate::kit::kernel::Kernel;
+use crate::kit::pause::Pause;
 use crate::kit::sys;
 use crate::vm::message::{Job, Message, PORT, SCRATCH, State, TASK, Task, program};
 
@@ -86,13 +87,14 @@ fn port(task: &Task) -> anyhow::Result<File> {
         return Ok(line);
     }
     let end = Instant::now() + PORT_BOUND;
+    let mut pause = Pause::default();
     loop {
         // The device announces its ports in its own time.
         if let Some(path) = named_port() {
             return File::options().write(true).open(&path).context("open the port");
         }
         ensure!(Instant::now() < end, "no virtio port {PORT} after {PORT_BOUND:?}");
-        std::thread::yield_now();
+        pause.rest();
     }
 }
 

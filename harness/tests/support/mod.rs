@@ -1,6 +1,7 @@
 //! What the tests of the command share: the program in a folder of its own, bounded waits, and what a run left.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use inflight_race::kit::pause::Pause;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -65,9 +66,10 @@ pub fn inflight() -> Option<PathBuf> {
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + BOUND;
+    let mut pause = Pause::default();
     while !is_so() {
         assert!(Instant::now() < end, "{what} did not happen in {BOUND:?}");
-        std::thread::yield_now();
+        pause.rest();
     }
 }
 

@@ -9,13 +9,14 @@ use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::{Settings, Which};
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
+use crate::kit::frames::Frames;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::raw_server::{Settings, Which};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::CANARY;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {
@@ -57,6 +58,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let handle = fixture.open(&file, Open::Direct)?;
     let mut buffer = Buffer::new(Memory::Anon, LEN)?;
+    let frames = Frames::of("self", buffer.ptr() as usize, LEN)?;
     let parked = fixture.park("read", &file, (0, LEN as u64), variant.phase_or_received())?;
     let io = Io::read(&handle, &buffer, 0..LEN, 0);
     let flight = fixture.start(variant.engine_or_pread(), io)?;
@@ -77,6 +79,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     if variant.act == "remap" {
         buffer.remap()?;
+        // The read is over: nobody may hold its pages, though the server has not answered.
+        let frames: Vec<_> = frames.into_iter().collect();
+        fixture.judge_given_back(&frames, BOUND)?;
     }
     buffer.fill(0, LEN, CANARY);
     fixture.event(Actor::Test, "the memory is in other use");

@@ -9,11 +9,11 @@ use anyhow::Context;
 use inflight_gate::{Phase, Record};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, Stop};
 
 pub const CASE: Case = Case {

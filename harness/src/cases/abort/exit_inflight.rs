@@ -8,14 +8,14 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open, PATIENCE, RENDEZVOUS};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::Task;
 use crate::kit::frames::Frames;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, PATIENCE, RENDEZVOUS, Fixture};
 use crate::kit::stamp::CANARY;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, Stop, not_run};
 
 pub const CASE: Case = Case {
@@ -81,7 +81,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     if let Some(lost) = frames.as_ref().map(Frames::lost).transpose()?
         && lost > 0
     {
-        fixture.fault(Class::Pins, format!("{lost} pages were freed with the read still in flight"));
+        fixture
+            .fault(Class::Pins, format!("{lost} pages were freed with the read still in flight"));
     }
     fixture.release(parked)?;
     fixture.wait_done(seq)?;

@@ -9,11 +9,11 @@ use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::PAGE;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -23,7 +23,8 @@ pub const CASE: Case = Case {
     groups: &["fault", "mmap"],
     reach: Reach::Gated,
     variants: || {
-        let with = |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
+        let with =
+            |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
         ["read", "write"].into_iter().flat_map(with).collect()
     },
     run,

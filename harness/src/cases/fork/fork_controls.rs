@@ -7,12 +7,12 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Task, sharer, spawn_and_wait};
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "FK4",

@@ -10,16 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::touch::{HALF, Touch, prove};
+use crate::fixture::{Fixture, Open, RENDEZVOUS, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::target::network::Kind;
-use crate::fixture::{Open, RENDEZVOUS, Fixture, Stamped};
-use crate::fixture::touch::{HALF, Touch, prove};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, Stop};
+use crate::target::network::Kind;
 
 pub const CASE: Case = Case {
     id: "FK5",
@@ -33,18 +33,28 @@ pub const CASE: Case = Case {
         Expected {
             on: "*",
             variant: "nfs-store/*|nfs-no-store/*|nfs-child-exited/*",
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: None,
+            must: Must::All,
             fixed_in: &[],
             reference: "nfs_direct_read_schedule_iovec takes references (iov_iter_get_pages_alloc2)",
         },
         Expected {
             on: "*",
             variant: "cifs-store/*|cifs-no-store/*|cifs-child-exited/*",
-            classes: &[Class::Lost, Class::Leak],
+            option: "",
+            seen: &[
+                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+            ],
             since: EVER,
             until: Some(Version(6, 3, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "cifs: Change the I/O paths to use an iterator rather than a page list, d08089f649a0",
         },
@@ -96,15 +106,15 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         buffer.advise(MmapAdvise::MADV_DONTFORK)?;
     }
     share.proxy()?.hold(DATA);
-    let flight = fixture.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
+    let flight =
+        fixture.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
     if !share.proxy()?.wait_held(HALF, RENDEZVOUS) {
         let text = format!("the answer of the read did not come to the proxy in {RENDEZVOUS:?}");
         return Err(Stop::Broken(text).into());
     }
     fixture.event(Actor::Gate, "the answer is held back");
 
-    let touch =
-        if fixture.race() { Touch::race(fixture, act, &buffer)? } else { Touch::default() };
+    let touch = if fixture.race() { Touch::race(fixture, act, &buffer)? } else { Touch::default() };
 
     fixture.event(Actor::Gate, "release");
     share.proxy()?.release()?;

@@ -5,13 +5,13 @@
 //! writing that moves the parent to a copy, where only a reference holds the first.
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -26,36 +26,56 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight",
             variant: BASE_PAGES,
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[Seen::Words(
+                Class::Lost,
+                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
+            )],
             since: EVER,
             until: Some(Version(6, 9, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
         },
         Expected {
             on: "*",
             variant: BASE_PAGES,
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[Seen::Words(
+                Class::Lost,
+                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
+            )],
             since: EVER,
             until: Some(Version(6, 5, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "block: Use page pinning, 6.5",
         },
         Expected {
             on: "inflight",
             variant: HUGE_PAGE,
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[Seen::Words(
+                Class::Lost,
+                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
+            )],
             since: Version(5, 19, 0),
             until: Some(Version(6, 9, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2; ok on 5.10.262",
         },
         Expected {
             on: "*",
             variant: HUGE_PAGE,
-            classes: &[Class::Lost],
+            option: "",
+            seen: &[Seen::Words(
+                Class::Lost,
+                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
+            )],
             since: Version(5, 19, 0),
             until: Some(Version(6, 5, 0)),
+            must: Must::All,
             fixed_in: &[],
             reference: "block: Use page pinning, 6.5; ok on 5.10.262",
         },

@@ -8,13 +8,13 @@
 use std::time::{Duration, Instant};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture};
 use crate::kit::event::Actor;
-use crate::cases::expect::Expected;
 use crate::kit::fork::{Task, child};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory, PAGE};
-use crate::fixture::{BOUND, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {
@@ -28,9 +28,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "registered",
-        classes: &[Class::Stale],
+        option: "",
+        seen: &[Seen::Words(Class::Stale, "the child of fork * saw a state that never was")],
         since: Version(5, 9, 0),
         until: None,
+        must: Must::Series(&[(6, 18)]),
         fixed_in: &[],
         reference: "fork tearing, lore 20250603-fork-tearing-v1-1-a7f64b7cfc96@google.com; seen on 6.18.44",
     }],
@@ -77,7 +79,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     fixture.note(format!("the writer moved in {moved} of {made} forks"));
     if torn {
         fixture.fault(Class::Stale, format!("the child of fork {made} saw a state that never was"));
-    } else if fixture.race() && made < if variant.act == "registered" { FORKS } else { FORKS / 10 } {
+    } else if fixture.race() && made < if variant.act == "registered" { FORKS } else { FORKS / 10 }
+    {
         return Err(no_proof(format!("{made} forks in {TIME:?} are too few to tell")));
     } else if fixture.race() && moved < made / 10 {
         return Err(no_proof(format!("the writer moved in {moved} of {made} forks only")));

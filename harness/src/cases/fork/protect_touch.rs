@@ -9,13 +9,13 @@ use inflight_gate::Phase;
 use nix::sys::mman::ProtFlags;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory, Protector};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -30,9 +30,14 @@ pub const CASE: Case = Case {
         on: "*",
         // Not in a huge page, as seen on 5.10.262: there the store took the page as it was, whoever else held it.
         variant: "*/pread|*/aio|*/uring",
-        classes: &[Class::Lost],
+        option: "",
+        seen: &[Seen::Words(
+            Class::Lost,
+            "buffer: * are poison (never written); legal: *|the store to byte * is gone",
+        )],
         since: EVER,
         until: Some(Version(5, 19, 0)),
+        must: Must::All,
         fixed_in: &[],
         reference: "mm: PageAnonExclusive, 6c287605fd56; seen LOST on 5.10, ok on 6.1",
     }],

@@ -10,13 +10,12 @@ use anyhow::Context;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Fixed, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected, Fixed};
 use crate::kit::kernel::Version;
 use crate::kit::mapping::Mapping;
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -31,37 +30,45 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight|server",
             variant: "truncate|fallocate",
-            classes: &[Class::Foreign],
+            option: "",
+            seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
             since: EVER,
             until: Some(Version(7, 3, 0)),
+            must: Must::Series(&[(5, 10), (6, 1), (6, 18), (7, 2)]),
             fixed_in: &[Fixed::From(Version(6, 12, 117))],
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb",
         },
         Expected {
             on: "inflight|server",
             variant: "write",
-            classes: &[Class::Foreign],
+            option: "",
+            seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
             since: EVER,
             until: Some(Version(7, 3, 0)),
+            must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
             fixed_in: &[],
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb; 6.12.117 has it for truncate and fallocate only",
         },
         Expected {
             on: "tmpfs|overlay",
             variant: "*",
-            classes: &[Class::Foreign],
+            option: "",
+            seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
             since: EVER,
             until: None,
+            must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
             fixed_in: &[],
             reference: "tmpfs does not zero behind the end; seen on 5.10 to 7.2",
         },
         Expected {
             on: "ext4",
             variant: "*",
-            classes: &[Class::Foreign],
+            option: "",
+            seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
             since: EVER,
             // Of what lies between 6.12.117, which fails, and 6.16.12, which does not, nothing was run.
             until: Some(Version(6, 16, 0)),
+            must: Must::Series(&[(5, 10), (6, 1), (6, 12)]),
             fixed_in: &[],
             reference: "ext4: partial zero eof block on unaligned inode size extension, c7fc0366c656; 6.12.117 zeroes to the end of the block, which here is smaller than a page",
         },
@@ -69,6 +76,8 @@ pub const CASE: Case = Case {
 };
 
 const LEN: usize = 100;
+/// The same, as a judge tells of it.
+const JUNK_SEEN: &str = "behind the old end: * unknown (4242424242424242); legal: zero*";
 const JUNK: [u8; 1000] = [0x42; 1000];
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
@@ -95,7 +104,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let bytes = fixture.read(&handle, 0, 8192)?.map_err(anyhow::Error::from)?;
     if fixture.count("read", Ok(bytes.len()), 8192) {
         fixture.judge("the file", &bytes[..LEN], 0, &[file.generation(1)]);
-        fixture.judge("behind the old end", &bytes[LEN..], LEN as u64, &[Legal::Zero]);
+        fixture.judge("behind the old end", &bytes[LEN..], LEN as u64, &[file.hole()]);
     }
     Ok(())
 }

@@ -20,13 +20,14 @@ use anyhow::Context;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, RENDEZVOUS, Stamped};
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
+use crate::kit::pause::Pause;
+use crate::kit::verdict::no_proof;
 use crate::target::network::cache::Cache;
 use crate::target::network::{Caching, Kind, Share};
-use crate::fixture::{RENDEZVOUS, Fixture, Stamped};
-use crate::cases::variant::Variant;
-use crate::kit::verdict::no_proof;
 
 pub const CASE: Case = Case {
     id: "IT2",
@@ -70,13 +71,17 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
             break;
         }
         if brought < LEN as u64 / 2 {
-            let text = format!("read {round}: {brought} bytes came from the server, the file from the cache");
+            let text = format!(
+                "read {round}: {brought} bytes came from the server, the file from the cache"
+            );
             fixture.event(Actor::Test, text);
             break;
         }
         forget(&handle, end)?;
         if Instant::now() >= end {
-            let text = format!("the server was asked again each of {round} times: nothing came from the cache");
+            let text = format!(
+                "the server was asked again each of {round} times: nothing came from the cache"
+            );
             return Err(no_proof(text));
         }
     }
@@ -88,6 +93,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
 /// Has the client forget the file. It keeps a page until that is in the cache.
 fn forget(handle: &File, end: Instant) -> anyhow::Result<()> {
     let mapping = Mapping::private(handle, LEN)?;
+    let mut pause = Pause::default();
     loop {
         posix_fadvise(handle, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).context("fadvise")?;
         let left = mapping.resident()?;
@@ -97,6 +103,6 @@ fn forget(handle: &File, end: Instant) -> anyhow::Result<()> {
         if Instant::now() >= end {
             return Err(no_proof(format!("the client does not let go of {left} pages")));
         }
-        std::thread::yield_now();
+        pause.rest();
     }
 }

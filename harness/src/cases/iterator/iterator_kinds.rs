@@ -16,14 +16,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{self, Task};
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pipe::Pipe;
-use crate::fixture::{BOUND, Open, Fixture, Stamped};
 use crate::kit::sys;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -202,7 +202,8 @@ fn core_dump(fixture: &mut Fixture<'_>) -> anyhow::Result<()> {
     fixture.event(Actor::Racer, "a child dumps its core");
     child.buried(BOUND)?;
     let entries = std::fs::read_dir(fixture.folder())?.collect::<Result<Vec<_>, _>>()?;
-    let core = entries.iter().find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"core"));
+    let core =
+        entries.iter().find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"core"));
     let core = core.ok_or_else(|| not_run("the kernel wrote no core"))?.path();
     let file = Stamped { path: core, id: stamped.id, len: 0 };
     fixture.forget(&file)?;

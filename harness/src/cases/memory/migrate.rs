@@ -7,16 +7,18 @@
 use std::time::{Duration, Instant};
 
 use inflight_gate::Phase;
+use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, HUGE, Memory, PAGE};
 use crate::kit::pagemap::Pagemap;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
-use crate::kit::verdict::not_run;
+use crate::kit::pause::Pause;
+use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "MV1",
@@ -25,7 +27,8 @@ pub const CASE: Case = Case {
     groups: &["memory"],
     reach: Reach::Gated,
     variants: || {
-        let with = |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
+        let with =
+            |act: &'static str| [Engine::Pread, Engine::Uring].map(|e| Variant::new(act).engine(e));
         ["compact", "collapse", "nodes", "merge"].into_iter().flat_map(with).collect()
     },
     run,
@@ -74,13 +77,13 @@ fn disturb(
     at: usize,
 ) -> anyhow::Result<()> {
     match variant.act {
-        "compact" => fixture.compact(),
+        "compact" => compact(fixture, buffer, at),
         "collapse" => {
             buffer.advise(MmapAdvise::MADV_HUGEPAGE)?;
             let result = crate::kit::memory::collapse(buffer.at(at) as usize, HUGE);
             fixture.note(format!("MADV_COLLAPSE: {result:?}"));
             match result {
-                Err(nix::errno::Errno::EINVAL) => Err(not_run("this kernel has no MADV_COLLAPSE")),
+                Err(Errno::EINVAL) => Err(not_run("this kernel has no MADV_COLLAPSE")),
                 _ => Ok(()),
             }
         }
@@ -92,9 +95,32 @@ fn disturb(
             }
             let result = crate::kit::memory::move_to_node(buffer.at(at) as usize, 1);
             fixture.note(format!("move_pages: {result:?}"));
-            Ok(())
+            match result.map(|status| Errno::from_raw(-status)) {
+                Ok(Errno::ENOENT | Errno::EFAULT) => {
+                    Err(no_proof("the page was not there to move"))
+                }
+                _ => Ok(()),
+            }
         }
     }
+}
+
+/// Has the kernel compact all memory. Nothing says that it came by the page that is read into, unless it moved some of those
+/// around it.
+fn compact(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Result<()> {
+    let pages = Pagemap::of("self")?;
+    let around = || -> anyhow::Result<Vec<Option<u64>>> {
+        let others = (0..SPACE).step_by(PAGE).filter(|&page| page != at);
+        others.map(|page| pages.frame(buffer.at(page) as usize)).collect()
+    };
+    let before = around()?;
+    fixture.compact()?;
+    let moved = before.iter().zip(around()?).filter(|(before, after)| *before != after).count();
+    fixture.note(format!("compaction moved {moved} of the {} pages around it", before.len()));
+    if moved == 0 {
+        return Err(not_run("compaction moved none of the pages around: it may not have come by"));
+    }
+    Ok(())
 }
 
 /// Has KSM look at the page that is being read into, at one with the same contents behind it, and at a pair that
@@ -107,16 +133,19 @@ fn merge(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Resul
         return Err(not_run("frame numbers need root"));
     }
     let range = at..at + 4 * PAGE;
-    buffer.advise_range(range.clone(), MmapAdvise::MADV_MERGEABLE).map_err(|_| not_run("this kernel has no KSM"))?;
+    buffer
+        .advise_range(range.clone(), MmapAdvise::MADV_MERGEABLE)
+        .map_err(|_| not_run("this kernel has no KSM"))?;
     for (setting, value) in MERGING {
         fixture.mounted().borrow(setting, value)?;
     }
     let end = Instant::now() + MERGED;
+    let mut pause = Pause::default();
     while frame(2)? != frame(3)? {
         if Instant::now() >= end {
             return Err(not_run(format!("KSM merged nothing in {MERGED:?}")));
         }
-        std::thread::yield_now();
+        pause.rest();
     }
     fixture.note(format!("KSM shares the page with its twin: {}", frame(0)? == frame(1)?));
     // Its own page from now on, whatever the read brings.

@@ -6,14 +6,12 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
-use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
-use crate::kit::verdict::{Class, not_run};
+use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
     id: "SW1",
@@ -21,17 +19,13 @@ pub const CASE: Case = Case {
     claim: "data of a direct read arrives although its page was sent to swap, touched and stored to meanwhile",
     groups: &["memory"],
     reach: Reach::Gated,
-    variants: || [Engine::Pread, Engine::Aio, Engine::Uring].map(|e| Variant::new("pageout").engine(e)).into(),
+    variants: || {
+        [Engine::Pread, Engine::Aio, Engine::Uring]
+            .map(|e| Variant::new("pageout").engine(e))
+            .into()
+    },
     run,
-    expected: &[Expected {
-        on: "*",
-        variant: "*",
-        classes: &[Class::Lost],
-        since: EVER,
-        until: Some(Version(5, 19, 0)),
-        fixed_in: &[],
-        reference: "predicted from the code for kernels that copy referenced pages on a store (5.10)",
-    }],
+    expected: &[],
 };
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {

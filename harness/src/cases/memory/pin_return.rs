@@ -7,14 +7,15 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open, ROUNDS, Stamped};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task};
 use crate::kit::frames::Frames;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pins;
-use crate::fixture::{BOUND, Open, Fixture};
-use crate::cases::variant::Variant;
+use crate::kit::stamp::CANARY;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -38,32 +39,19 @@ fn variants() -> Vec<Variant> {
     all
 }
 
-/// Rounds; a leak shows in each of them.
-const ROUNDS: usize = 4;
 const LEN: usize = 16384;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let before = pins::of_process("self");
-    let (mut all, mut held, mut freed) = (Vec::new(), 0, 0);
+    let mut all = Vec::new();
     for _ in 0..ROUNDS {
-        let Some((frames, free)) = round(fixture, variant, &file)? else {
+        let Some(frames) = round(fixture, variant, &file)? else {
             return Err(not_run("page frames are not readable here"));
         };
-        freed += free;
         all.push(frames);
     }
-    if freed > 0 {
-        fixture.fault(Class::Pins, format!("{freed} pages were free with the I/O still in flight"));
-    }
-    for frames in &all {
-        held += usize::from(frames.settle(BOUND / ROUNDS as u32)? > 0);
-    }
-    fixture.note(format!("rounds of which pages are still held: {held} of {ROUNDS}"));
-    if held == ROUNDS {
-        let text = format!("each of {ROUNDS} I/Os left pages that something holds");
-        fixture.fault(Class::Pins, text);
-    }
+    fixture.judge_given_back(&all, BOUND / ROUNDS as u32)?;
     let after = pins::of_process("self");
     if after > before {
         let text = format!("this process has {after:?} KiB pinned, {before:?} before");
@@ -72,12 +60,12 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One I/O; gives the frames of its memory, which is gone, and how many were free while it was in flight.
+/// One I/O, its data judged; gives the frames of its memory, which is gone.
 fn round(
     fixture: &mut Fixture<'_>,
     variant: &Variant,
-    file: &crate::fixture::Stamped,
-) -> anyhow::Result<Option<(Frames, usize)>> {
+    file: &Stamped,
+) -> anyhow::Result<Option<Frames>> {
     let handle = fixture.open(file, Open::Direct)?;
     let mut buffer = Buffer::new(Memory::Anon, LEN)?;
     let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN)? else { return Ok(None) };
@@ -87,6 +75,9 @@ fn round(
         registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
     }
     let way = if variant.act.starts_with("read") { Way::Read } else { Way::Write };
+    if way == Way::Write {
+        buffer.write(0, &file.content(2, 0, LEN));
+    }
     let (op, io) = match way {
         Way::Read => ("read", Io::read(&handle, &buffer, 0..LEN, 0)),
         Way::Write => ("write", Io::write(&handle, &buffer, 0..LEN, 0)),
@@ -96,7 +87,7 @@ fn round(
     fixture.meet(parked, 1)?;
     let mut child: Option<Child> = None;
     // A FUSE write was copied when it was parked: its pages are held for the answer alone.
-    let mut free = 0;
+    let mut is_elsewhere = false;
     if fixture.race() {
         if variant.act.ends_with("fork") {
             child = Some(fixture.fork(Task::Exit)?);
@@ -104,7 +95,9 @@ fn round(
         } else {
             fixture.event(Actor::Racer, "munmap");
             buffer.remap()?;
-            free = frames.lost()?;
+            buffer.fill(0, LEN, CANARY);
+            is_elsewhere = true;
+            fixture.judge_held(&frames)?;
         }
     }
     fixture.release(parked)?;
@@ -113,7 +106,15 @@ fn round(
     if engine == Engine::Fixed {
         fixture.engines().unregister()?;
     }
+    if is_elsewhere && buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
+        fixture.fault(Class::Foreign, "data arrived in pages that were mapped there later");
+    }
+    if way == Way::Write {
+        // What was stored meanwhile was stored when the server had the payload of its page.
+        let bytes = fixture.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
+        fixture.judge("the file", &bytes, 0, &[file.generation(2)]);
+    }
     drop(buffer);
     child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))?;
-    Ok(Some((frames, free)))
+    Ok(Some(frames))
 }

@@ -3,8 +3,8 @@
 use anyhow::bail;
 
 use crate::cases::case::{Case, Reach};
-use crate::fixture::Fixture;
 use crate::cases::variant::Variant;
+use crate::fixture::Fixture;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {

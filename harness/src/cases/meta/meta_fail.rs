@@ -1,9 +1,9 @@
 //! A case that must fail: shows that harm is reported.
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::Fixture;
 use crate::cases::variant::Variant;
+use crate::fixture::Fixture;
+use crate::kit::memory::{Buffer, Memory};
 use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {

@@ -1,8 +1,8 @@
 //! A case that must hang: shows that a lost worker is noticed, and that the run goes on.
 
 use crate::cases::case::{Case, Reach};
-use crate::fixture::Fixture;
 use crate::cases::variant::Variant;
+use crate::fixture::Fixture;
 
 pub const CASE: Case = Case {
     id: "META2",
@@ -10,7 +10,9 @@ pub const CASE: Case = Case {
     claim: "the harness ends a variant that never returns, or whose process dies, and goes on",
     groups: &["meta"],
     reach: Reach::Any,
-    variants: || vec![Variant::new("never-returns"), Variant::new("never-ends"), Variant::new("dies")],
+    variants: || {
+        vec![Variant::new("never-returns"), Variant::new("never-ends"), Variant::new("dies")]
+    },
     run,
     expected: &[],
 };

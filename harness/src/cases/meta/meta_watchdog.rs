@@ -4,10 +4,10 @@ use anyhow::Context;
 use inflight_gate::{Phase, Rule};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "META5",

@@ -6,15 +6,15 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture};
 use crate::kit::stamp::POISON;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -28,9 +28,14 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "*hugetlb",
-        classes: &[Class::Lost, Class::Leak],
+        option: "",
+        seen: &[
+            Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+            Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+        ],
         since: EVER,
         until: Some(Version(5, 12, 0)),
+        must: Must::All,
         fixed_in: &[],
         reference: "hugetlb: early copy at fork, 4eae4efa2c29",
     }],

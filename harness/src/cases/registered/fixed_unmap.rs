@@ -7,12 +7,13 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
+use crate::kit::frames::Frames;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::CANARY;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -30,7 +31,8 @@ fn variants() -> Vec<Variant> {
     ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).into()
 }
 
-const LEN: usize = 4096;
+/// Some pages: one alone may be somebody else's memory again before it is looked at.
+const LEN: usize = 65536;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
@@ -38,7 +40,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let mut buffer = Buffer::new(Memory::Anon, LEN)?;
     let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
     registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
-    let parked = fixture.park("read", &file, (0, LEN as u64), Phase::Received)?;
+    let frames = Frames::of("self", buffer.ptr() as usize, LEN)?;
+    let parked = fixture.park("read", &file, (0, 4096), Phase::Received)?;
     let flight = fixture.start(Engine::Fixed, Io::read(&handle, &buffer, 0..LEN, 0))?;
     fixture.meet(parked, 1)?;
 
@@ -48,23 +51,31 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     if fixture.race() {
         fixture.event(Actor::Racer, variant.act);
         match variant.act {
-            "munmap" => buffer.remap()?,
+            "munmap" => {
+                buffer.remap()?;
+                frames.as_ref().map_or(Ok(()), |frames| fixture.judge_held(frames))?;
+            }
             "dontneed" => buffer.advise(MmapAdvise::MADV_DONTNEED)?,
             "mremap" => moved = Some(buffer.move_away()?),
             "unregister" => {
                 let call = fixture.engines().unregister_elsewhere()?;
                 // It may have to wait for the read.
                 let mut aside = fixture.aside("unregister the buffer", call)?;
-                aside.settle()?;
+                if !aside.settle()? {
+                    fixture.serialised(&aside);
+                }
                 unregister = Some(aside);
                 is_registered = false;
             }
             _ => {
                 fixture.engines().close_ring();
                 is_registered = false;
+                // Nobody asks for the data any more, and nobody has the memory: the request alone holds its pages.
+                buffer.remap()?;
+                frames.as_ref().map_or(Ok(()), |frames| fixture.judge_held(frames))?;
             }
         }
-        if matches!(variant.act, "munmap" | "dontneed" | "mremap") {
+        if matches!(variant.act, "munmap" | "dontneed" | "mremap" | "close") {
             buffer.fill(0, LEN, CANARY);
             holds_canary = true;
         }
@@ -76,7 +87,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         for seq in seq {
             fixture.wait_done(seq)?;
         }
-        return Ok(());
+        judge_elsewhere(fixture, &buffer);
+        let frames: Vec<_> = frames.into_iter().collect();
+        return fixture.judge_given_back(&frames, BOUND);
     }
     let done = fixture.finish(flight)?;
     fixture.count("the read", done, LEN);
@@ -86,9 +99,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     if is_registered {
         fixture.engines().unregister()?;
     }
-    if holds_canary && buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
-        let text = "data arrived in pages that were mapped at the old address later";
-        fixture.fault(Class::Foreign, text);
+    if holds_canary {
+        judge_elsewhere(fixture, &buffer);
     }
     if let Some(moved) = moved {
         fixture.judge("the moved pages", &moved.bytes(0, LEN), 0, &[file.generation(1)]);
@@ -96,4 +108,12 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         fixture.judge("the buffer", &buffer.bytes(0, LEN), 0, &[file.generation(1)]);
     }
     Ok(())
+}
+
+/// What is mapped at the old address by now is somebody else's.
+fn judge_elsewhere(fixture: &mut Fixture<'_>, buffer: &Buffer) {
+    if buffer.bytes(0, LEN).iter().any(|&byte| byte != CANARY) {
+        let text = "data arrived in pages that were mapped at the old address later";
+        fixture.fault(Class::Foreign, text);
+    }
 }

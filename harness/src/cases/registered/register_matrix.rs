@@ -9,14 +9,14 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::kernel::{Kernel, Version};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::target::Target;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "RB3",
@@ -30,7 +30,8 @@ pub const CASE: Case = Case {
 };
 
 fn variants() -> Vec<Variant> {
-    let acts = ["anon", "untouched", "memfd", "hugetlb", "file-shared", "file-private", "read-only"];
+    let acts =
+        ["anon", "untouched", "memfd", "hugetlb", "file-shared", "file-private", "read-only"];
     acts.map(Variant::new).into()
 }
 

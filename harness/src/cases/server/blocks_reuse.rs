@@ -12,12 +12,12 @@ use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture, Stamped};
 use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "BK1",
@@ -70,7 +70,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     fixture.release(parked)?;
     let done = fixture.finish(flight)?;
     let legal: &[Legal] =
-        if fixture.race() { &[file.generation(1), Legal::Zero] } else { &[file.generation(1)] };
+        if fixture.race() { &[file.generation(1), file.hole()] } else { &[file.generation(1)] };
     match done {
         // Only a truncate makes the file shorter.
         Ok(count) if count <= LEN && fixture.race() && variant.act == "truncate" => {
@@ -89,7 +89,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let bytes = whole(fixture, &file, LEN)?;
     fixture.judge("the file", &bytes, 0, legal);
     if fixture.race() && fixture.faults.is_empty() {
-        fixture.judge("the file", &bytes, 0, &[Legal::Zero]);
+        fixture.judge("the file", &bytes, 0, &[file.hole()]);
     }
     let bytes = whole(fixture, &neighbour, BLOCK + LEN)?;
     fixture.judge("the neighbour", &bytes[..BLOCK], 0, &[neighbour.generation(1)]);
@@ -109,9 +109,9 @@ fn edge(fixture: &mut Fixture<'_>, neighbour: &Stamped, file: &Stamped) -> anyho
     nix::unistd::ftruncate(writer.as_fd(), 2 * BLOCK as i64).context("ftruncate")?;
     let bytes = whole(fixture, neighbour, 2 * BLOCK)?;
     fixture.judge("the neighbour", &bytes[..BLOCK], 0, &[neighbour.generation(1)]);
-    fixture.judge("before the write", &bytes[BLOCK..at], BLOCK as u64, &[Legal::Zero]);
+    fixture.judge("before the write", &bytes[BLOCK..at], BLOCK as u64, &[neighbour.hole()]);
     fixture.judge("the write", &bytes[at..at + 512], at as u64, &[neighbour.generation(2)]);
-    fixture.judge("behind the write", &bytes[at + 512..], at as u64 + 512, &[Legal::Zero]);
+    fixture.judge("behind the write", &bytes[at + 512..], at as u64 + 512, &[neighbour.hole()]);
     Ok(())
 }
 

@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{BOUND, Open, Fixture, Stamped};
-use crate::target::Target;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, no_proof, not_run};
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "WR1",

@@ -7,11 +7,11 @@ use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture, Stamped};
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "SP9",

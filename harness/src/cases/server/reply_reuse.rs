@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::no_proof;
 
 pub const CASE: Case = Case {

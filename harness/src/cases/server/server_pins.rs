@@ -10,14 +10,14 @@ use anyhow::Context;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open, PATIENCE};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pins;
-use crate::fixture::{Open, PATIENCE, Fixture};
-use crate::target::Target;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "PN1",
@@ -140,7 +140,9 @@ impl Holdings {
     fn exceeds(&self, before: &Holdings) -> Vec<String> {
         let pairs = self.list().into_iter().zip(before.list());
         let over = pairs.filter(|((_, after), (_, before))| after > before);
-        over.map(|((what, after), (_, before))| format!("{what}: {before} before, {after} afterwards"))
-            .collect()
+        over.map(|((what, after), (_, before))| {
+            format!("{what}: {before} before, {after} afterwards")
+        })
+        .collect()
     }
 }

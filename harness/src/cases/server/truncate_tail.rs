@@ -11,12 +11,11 @@ use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "TR7",
@@ -73,14 +72,14 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     if fixture.count("the read", done, LEN) {
         let read = buffer.bytes(0, LEN);
         fixture.judge("the read", &read[..kept], 0, &[file.generation(1)]);
-        let legal = [file.generation(1), Legal::Zero];
+        let legal = [file.generation(1), file.hole()];
         fixture.judge("the read", &read[kept..], kept as u64, &legal);
     }
     let read = fixture.read(&handle, 0, GROWN)?.map_err(anyhow::Error::from)?;
     if fixture.count("read after", Ok(read.len()), GROWN) {
         fixture.judge("the file", &read[..kept], 0, &[file.generation(1)]);
-        fixture.judge("what was cut off", &read[kept..LEN], kept as u64, &[Legal::Zero]);
-        let grown = if variant.act == "write" { file.generation(2) } else { Legal::Zero };
+        fixture.judge("what was cut off", &read[kept..LEN], kept as u64, &[file.hole()]);
+        let grown = if variant.act == "write" { file.generation(2) } else { file.hole() };
         fixture.judge("what was added", &read[LEN..], LEN as u64, &[grown]);
     }
     Ok(())

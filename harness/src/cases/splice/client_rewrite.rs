@@ -7,16 +7,16 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{EVER, Expected, Fixed, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::{Settings, Which};
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected, Fixed};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::raw_server::{Settings, Which};
-use crate::fixture::{Open, Fixture};
-use crate::target::Target;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::{Class, not_run};
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "SP4",
@@ -29,9 +29,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "inflight",
         variant: "spliced-answered/*",
-        classes: &[Class::Stale],
+        option: "",
+        seen: &[Seen::Words(Class::Stale, "the payload: * generation *")],
         since: EVER,
         until: Some(Version(5, 17, 0)),
+        must: Must::All,
         fixed_in: &[
             Fixed::From(Version(5, 10, 106)),
             Fixed::From(Version(5, 15, 29)),

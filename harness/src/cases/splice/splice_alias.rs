@@ -10,11 +10,11 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, ensure};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
 use crate::kit::pipe::Pipe;
-use crate::fixture::{Open, Fixture};
 use crate::kit::sys;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::no_proof;
 
 pub const CASE: Case = Case {

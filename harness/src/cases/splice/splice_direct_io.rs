@@ -10,13 +10,13 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::Settings;
+use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
-use crate::cases::expect::Expected;
 use crate::kit::kernel::Version;
 use crate::kit::pipe::Pipe;
-use crate::fixture::raw_server::Settings;
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -30,19 +30,23 @@ pub const CASE: Case = Case {
     expected: &[
         Expected {
             on: "inflight",
-            variant: "*/direct_io",
-            classes: &[Class::Stale],
+            variant: "splice*|sendfile*",
+            option: "direct_io",
+            seen: &[Seen::Words(Class::Stale, "second transfer: * generation 1; *")],
             since: Version(6, 5, 0),
             until: None,
+            must: Must::All,
             fixed_in: &[],
             reference: REFERENCE,
         },
         Expected {
             on: "inflight|server",
             variant: "*-empty",
-            classes: &[Class::Short],
+            option: "",
+            seen: &[Seen::Words(Class::Short, "the transfer: returned 0, *")],
             since: Version(6, 5, 0),
             until: None,
+            must: Must::All,
             fixed_in: &[],
             reference: REFERENCE,
         },

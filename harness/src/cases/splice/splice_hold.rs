@@ -10,11 +10,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
 use crate::kit::pipe::Pipe;
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
@@ -23,7 +22,9 @@ pub const CASE: Case = Case {
     claim: "a pipe that holds pages of a file shows its bytes or zeroes when they are freed, never another file's",
     groups: &["quick", "splice", "truncate"],
     reach: Reach::Any,
-    variants: || ["truncate", "punch", "unlink", "truncate-direct", "unlink-direct"].map(Variant::new).into(),
+    variants: || {
+        ["truncate", "punch", "unlink", "truncate-direct", "unlink-direct"].map(Variant::new).into()
+    },
     run,
     expected: &[],
 };
@@ -63,7 +64,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         for _ in 0..4 {
             fixture.file(LEN as u64)?;
         }
-        legal.push(Legal::Zero);
+        legal.push(file.hole());
     }
     let bytes = pipe.drain()?;
     fixture.count("the pipe", Ok(bytes.len()), LEN);

@@ -11,11 +11,11 @@ use anyhow::Context;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::event::Actor;
 use crate::kit::pipe::Pipe;
-use crate::fixture::{Open, Fixture, Stamped};
 use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "SP8",
@@ -84,7 +84,7 @@ fn change(fixture: &mut Fixture<'_>, source: &Stamped, action: &str) -> anyhow::
     if action == "truncate" {
         let cut = fixture.aside("ftruncate", move || nix::unistd::ftruncate(file.as_fd(), 0))?;
         cut.join()??;
-        return Ok(Legal::Zero);
+        return Ok(source.hole());
     }
     let bytes = source.content(2, 0, LEN);
     let write = fixture.aside("overwrite", move || file.write_all_at(&bytes, 0))?;

@@ -16,12 +16,12 @@ use inflight_gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::event::Actor;
-use crate::cases::expect::{EVER, Expected};
-use crate::kit::pipe::Pipe;
-use crate::fixture::{Open, Fixture, Stamped};
-use crate::kit::sys;
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::event::Actor;
+use crate::kit::pipe::Pipe;
+use crate::kit::sys;
 use crate::kit::verdict::{Class, no_proof};
 
 pub const CASE: Case = Case {
@@ -34,10 +34,18 @@ pub const CASE: Case = Case {
     run,
     expected: &[Expected {
         on: "inflight",
-        variant: "*read=pipe-backed*",
-        classes: &[Class::Lost, Class::Foreign, Class::Stale, Class::Short, Class::Errno],
+        variant: "*",
+        option: "read=pipe-backed",
+        seen: &[
+            Seen::Words(Class::Lost, "*"),
+            Seen::Words(Class::Foreign, "*"),
+            Seen::Words(Class::Stale, "*"),
+            Seen::Words(Class::Short, "*"),
+            Seen::Words(Class::Errno, "*"),
+        ],
         since: EVER,
         until: None,
+        must: Must::All,
         fixed_in: &[],
         reference: "the deliberately broken, pipe-backed read path of our own server",
     }],
@@ -48,9 +56,8 @@ const LEN: usize = 65536;
 const CUTS: [(&str, usize); 4] = [("0", 0), ("1", 1), ("100", 100), ("4097", 4097)];
 
 fn variants() -> Vec<Variant> {
-    let acts = [
-        "short-0", "short-1", "short-100", "short-4097", "error", "eof-1", "eof-100", "eof-4097",
-    ];
+    let acts =
+        ["short-0", "short-1", "short-100", "short-4097", "error", "eof-1", "eof-100", "eof-4097"];
     let mut all: Vec<_> = acts.map(Variant::new).into();
     for act in ["truncate-0", "truncate-1", "truncate-100", "truncate-4097"] {
         for phase in [Phase::Received, Phase::Applied] {

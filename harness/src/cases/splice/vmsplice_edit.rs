@@ -7,15 +7,15 @@
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{Expected, Must, Seen};
+use crate::cases::variant::Variant;
+use crate::fixture::{BOUND, Fixture};
 use crate::kit::event::Actor;
-use crate::cases::expect::Expected;
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pipe::Pipe;
-use crate::fixture::{BOUND, Fixture};
 use crate::kit::stamp::{self, Legal};
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -29,9 +29,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "fork*",
-        classes: &[Class::Stale],
+        option: "",
+        seen: &[Seen::Words(Class::Stale, "pipe: * generation *")],
         since: Version(5, 9, 0),
         until: None,
+        must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
         fixed_in: &[],
         reference: "vmsplice takes references, not pins (iter_to_pipe); seen on 5.10, 6.1, 6.18",
     }],

@@ -9,12 +9,11 @@ use anyhow::Context;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -58,7 +57,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         grow.join()?.context("grow the file")?;
     }
     fixture.release(parked)?;
-    let legal = [file.generation(1), Legal::Zero];
+    let legal = [file.generation(1), file.hole()];
     match fixture.finish(flight)? {
         Ok(count) if count == LEN || (fixture.race() && count == 8192) => {
             let bytes = buffer.bytes(0, count);
@@ -79,7 +78,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     fixture.judge("read after", &bytes[..LEN], 0, &[file.generation(1)]);
     if fixture.race() {
-        fixture.judge("the gap", &bytes[LEN..GROW_AT], LEN as u64, &[Legal::Zero]);
+        fixture.judge("the gap", &bytes[LEN..GROW_AT], LEN as u64, &[file.hole()]);
         let grown = &bytes[GROW_AT..];
         fixture.judge("the new page", grown, GROW_AT as u64, &[file.generation(2)]);
     }

@@ -8,12 +8,11 @@ use inflight_gate::Phase;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
 use crate::kit::sys;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
@@ -41,7 +40,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let handle = fixture.open(&file, Open::Direct)?;
     let place = sys::place(&handle, 0)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
-    let below = std::fs::File::options().write(true).open(fixture.mounted().base()?.join("loop"))?;
+    let below =
+        std::fs::File::options().write(true).open(fixture.mounted().base()?.join("loop"))?;
     let parked = fixture.park("read", &file, (0, LEN as u64), variant.phase_or_received())?;
     let flight = fixture.start(Engine::Pread, Io::read(&handle, &buffer, 0..LEN, 0))?;
     fixture.meet(parked, 1)?;
@@ -56,12 +56,14 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
             fallocate(below.as_fd(), hole, place as i64, LEN as i64)
         })?;
         change.join()??;
-        legal.push(Legal::Zero);
+        legal.push(file.hole());
     }
     fixture.release(parked)?;
     match fixture.finish(flight)? {
         Err(errno) if fixture.race() => fixture.note(format!("the read failed: {errno}")),
-        Ok(count) if fixture.race() && count < LEN => fixture.note(format!("the read returned {count}")),
+        Ok(count) if fixture.race() && count < LEN => {
+            fixture.note(format!("the read returned {count}"))
+        }
         done => {
             if fixture.count("the read", done, LEN) {
                 fixture.judge("buffer", &buffer.bytes(0, LEN), 0, &legal);

@@ -10,12 +10,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
@@ -84,7 +84,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     };
     fixture.release(parked)?;
     let legal: &[Legal] =
-        if fixture.race() { &[file.generation(1), Legal::Zero] } else { &[file.generation(1)] };
+        if fixture.race() { &[file.generation(1), file.hole()] } else { &[file.generation(1)] };
     if let Some(flight) = flight {
         let done = fixture.finish(flight)?;
         if fixture.count("racing read", done, HOLE) {
@@ -96,7 +96,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         fixture.judge("racing fault", &bytes, 0, legal);
     }
     let hole = match punch.map(|punch| punch.join()).transpose()? {
-        Some(punched) => punched.map(|()| Legal::Zero)?,
+        Some(punched) => punched.map(|()| file.hole())?,
         None => file.generation(1),
     };
     let reader = fixture.open(&file, Open::Buffered)?;

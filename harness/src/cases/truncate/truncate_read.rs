@@ -9,12 +9,12 @@ use std::os::fd::AsFd;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
 use crate::kit::stamp::Legal;
-use crate::cases::variant::Variant;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -77,7 +77,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     if let Some(flight) = flight {
         let done = fixture.finish(flight)?;
         let legal: &[Legal] =
-            if fixture.race() { &[file.generation(1), Legal::Zero] } else { &[file.generation(1)] };
+            if fixture.race() { &[file.generation(1), file.hole()] } else { &[file.generation(1)] };
         match done {
             Ok(count) if count == READ || fixture.race() => {
                 fixture.judge("racing read", &buffer.bytes(0, count), 0, legal);
@@ -91,7 +91,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let wanted = match truncate {
         Some(truncate) => {
             truncate.join()??;
-            Legal::Zero
+            file.hole()
         }
         None => file.generation(1),
     };

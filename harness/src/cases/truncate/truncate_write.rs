@@ -10,12 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::kit::engine::{Engine, Io};
-use crate::cases::expect::{EVER, Expected};
-use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
+use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
+use crate::fixture::{Change, Fixture, Open, Order};
+use crate::kit::engine::{Engine, Io, Way};
+use crate::kit::memory::{Buffer, Memory};
+use crate::kit::stamp::Legal;
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -29,9 +29,14 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "inflight|server",
         variant: "async/aio/received|async/uring/received",
-        classes: &[Class::Short],
+        option: "",
+        seen: &[Seen::Words(
+            Class::Short,
+            "fstat says 0, read returns 0, must be [12288]|fstat says 0, read returns 12288, must be [12288]",
+        )],
         since: EVER,
         until: None,
+        must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
         fixed_in: &[],
         reference: "harness/findings/truncate-async-write.md",
     }],
@@ -77,7 +82,10 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         } else {
             fixture.aside("ftruncate", call)?
         };
-        aside.settle()?;
+        let may_wait = fuse && is_async;
+        if !aside.settle()? && !may_wait {
+            fixture.serialised(&aside);
+        }
         truncate = Some(aside);
     }
     fixture.release(parked)?;
@@ -103,7 +111,7 @@ fn check(
         fixture.fault(Class::Short, text);
         return Ok(());
     }
-    let kept: &[Legal] = if fixture.race() { &[Legal::Zero] } else { &[file.generation(1)] };
+    let kept: &[Legal] = if fixture.race() { &[file.hole()] } else { &[file.generation(1)] };
     let parts = [(0, AT, kept), (AT, AT + PART, &[file.generation(2)]), (AT + PART, LEN, kept)];
     for (from, to, legal) in parts {
         let to = to.min(size);
@@ -116,9 +124,10 @@ fn check(
 
 /// The sizes that the file may have: on FUSE the server's own order decides.
 fn order(fixture: &mut Fixture<'_>, ino: u64) -> anyhow::Result<Vec<usize>> {
-    Ok(match fixture.was_cut_before_write(ino, AT as u64)? {
-        None => vec![0, AT + PART],
-        Some(true) => vec![AT + PART],
-        Some(false) => vec![0],
+    let range = AT as u64..(AT + PART) as u64;
+    Ok(match fixture.order(ino, Way::Write, range, Change::Cut)? {
+        Order::Either => vec![0, AT + PART],
+        Order::ChangeFirst => vec![AT + PART],
+        Order::IoFirst => vec![0],
     })
 }

@@ -10,9 +10,8 @@ use anyhow::Context;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::fixture::{Open, Fixture};
-use crate::kit::stamp::Legal;
 use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
@@ -60,7 +59,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         Some(truncate) => {
             truncate.join()??;
             in_order(fixture, ino)?;
-            Legal::Zero
+            file.hole()
         }
         None => file.generation(2),
     };

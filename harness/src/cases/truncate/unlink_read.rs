@@ -6,11 +6,11 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
-use crate::fixture::{Open, Fixture};
-use crate::cases::variant::Variant;
 
 pub const CASE: Case = Case {
     id: "UN1",

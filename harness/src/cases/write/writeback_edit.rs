@@ -11,16 +11,16 @@ use anyhow::{Context, ensure};
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::variant::Variant;
+use crate::fixture::raw_server::{RawServer, Settings, Which};
+use crate::fixture::{BOUND, Fixture, Open, RENDEZVOUS, Stamped};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory, PAGE};
-use crate::fixture::raw_server::{RawServer, Settings, Which};
-use crate::fixture::{BOUND, Open, RENDEZVOUS, Fixture, Stamped};
-use crate::kit::stamp::{CANARY, Legal};
-use crate::target::Target;
-use crate::cases::variant::Variant;
+use crate::kit::stamp::CANARY;
 use crate::kit::verdict::{Class, not_run};
+use crate::target::Target;
 
 pub const CASE: Case = Case {
     id: "WB1",
@@ -164,7 +164,7 @@ fn play_spliced(
         if is_late {
             fixture.event(Actor::Racer, "ftruncate");
             nix::unistd::ftruncate(handle, 0)?;
-            legal.push(Legal::Zero);
+            legal.push(file.hole());
             let taken = Buffer::new(Memory::Anon, NEIGHBOUR)?;
             taken.fill(0, NEIGHBOUR, CANARY);
             neighbour = Some(taken);
@@ -187,7 +187,8 @@ fn play_spliced(
         let bytes = fixture.read(&direct, 0, LEN)?.map_err(anyhow::Error::from)?;
         let wanted = file.content(3, STORE_AT as u64, 1)[0];
         if bytes.get(STORE_AT) != Some(&wanted) {
-            let text = format!("byte {STORE_AT} of the server's file is not what was stored to the page");
+            let text =
+                format!("byte {STORE_AT} of the server's file is not what was stored to the page");
             fixture.fault(Class::Lost, text);
         }
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::kit::pause::Pause;
 use crate::kit::sys;
 use crate::kit::verdict::not_run;
 use crate::target::session;
@@ -51,6 +52,7 @@ impl Daemon {
         fs::write(folder.join("server.pid"), process.id().to_string())?;
         let mut daemon = Daemon { process, address };
         let end = Instant::now() + BOUND;
+        let mut pause = Pause::default();
         while TcpStream::connect(address).is_err() {
             let status = daemon.process.try_wait()?;
             if status.is_some() || Instant::now() >= end {
@@ -58,7 +60,7 @@ impl Daemon {
                 let log = fs::read_to_string(&path).unwrap_or_default();
                 bail!("{name}: {how}: {}", log.trim());
             }
-            std::thread::yield_now();
+            pause.rest();
         }
         Ok(daemon)
     }

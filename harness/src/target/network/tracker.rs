@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
+use crate::kit::pause::Pause;
 use crate::target::session;
 
 /// `struct cld_msg` and its larger second version (include/uapi/linux/nfsd/cld.h): version, command, status in two
@@ -70,11 +71,12 @@ fn is_stopped(stopped: &OwnedFd) -> bool {
 
 /// The kernel makes its pipe when the server starts, and waits for a second that somebody opens it.
 fn wait_for(path: &Path, stopped: &OwnedFd) -> std::io::Result<File> {
+    let mut pause = Pause::default();
     loop {
         let nonblock = OFlag::O_NONBLOCK.bits();
         match File::options().read(true).write(true).custom_flags(nonblock).open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound && !is_stopped(stopped) => {
-                std::thread::yield_now();
+                pause.rest();
             }
             other => return other,
         }
