@@ -1,5 +1,6 @@
 //! The command line of `inflight-race`.
 
+pub mod compare;
 pub mod demo;
 pub mod kernels;
 pub mod mechanisms;
@@ -112,6 +113,13 @@ enum Command {
         /// A variant's file in a results folder.
         result: PathBuf,
     },
+    /// What changed from one run to another: variants whose verdicts differ. Exit code 1 where the newer has more harm.
+    Compare {
+        /// Results folder of the older run.
+        old: PathBuf,
+        /// Results folder of the newer run.
+        new: PathBuf,
+    },
     /// Merge results into one page or file.
     Report {
         /// Results folders: shards of one run, or runs on several targets and kernels.
@@ -201,6 +209,9 @@ struct RunArguments {
     /// How long each variant of a stress run lasts: 500ms, 60s or 5m.
     #[arg(long, default_value = "5s", value_parser = inflight_gate::cli::duration)]
     time: Duration,
+    /// Judge without the table of expected failures: every harm is a FAIL, as `git bisect` wants it.
+    #[arg(long)]
+    raw: bool,
     /// Print only what is unexpected, and the summary.
     #[arg(short, long)]
     quiet: bool,
@@ -258,6 +269,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(single) => replay(&result, single),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Compare { old, new } => match compare::read(&old, &new) {
+            Ok((old, new)) => Ok(compare::print(&old, &new)),
+            Err(error) => Ok(usage(&error)),
+        },
         Command::Report { results, outputs } => match report::read(&results) {
             Ok(runs) => report::report(runs, &outputs),
             Err(error) => Ok(usage(&error)),
@@ -310,6 +325,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         bound: arguments.bound.map_or_else(|| run::bound(arguments.time), Duration::from_secs),
         time: arguments.time,
         quiet: arguments.quiet,
+        raw: arguments.raw,
         json: arguments.json,
         ..Order::empty(target)
     })

@@ -65,6 +65,9 @@ pub struct Order {
     pub json: bool,
     /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
     pub relay: bool,
+    /// Judge without the table of expected failures: every harm is a FAIL, and its absence a PASS.
+    #[serde(default)]
+    pub raw: bool,
     /// The machine of its own that it runs in; none: this one.
     pub vm: Option<Guest>,
 }
@@ -85,6 +88,7 @@ impl Order {
             tour: BTreeMap::new(),
             json: false,
             relay: false,
+            raw: false,
             vm: None,
         }
     }
@@ -274,7 +278,11 @@ impl Runner {
         let (case, variant) = item.find()?;
         let (target, kernel) = (&self.order.target, &self.run.kernel);
         let options = &self.order.options;
-        let verdict = verdict(case, &variant, target, options, kernel, &played);
+        let rows = match self.order.raw {
+            true => Vec::new(),
+            false => rows(case, &variant, target, options, kernel),
+        };
+        let verdict = verdict(case, target, &rows, &played);
         if case.is_in("matrix") && !verdict.is_unexpected() {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
@@ -314,8 +322,9 @@ impl Runner {
             STRESS => String::new(),
             time => format!(" --time {}ms", time.as_millis()),
         };
+        let raw = if self.order.raw { " --raw" } else { "" };
         format!(
-            "inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}",
+            "inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}{raw}",
             item.case, item.variant
         )
     }
@@ -406,19 +415,16 @@ impl Worker {
     }
 }
 
-/// What a variant came to on a target under a kernel, by the table of expected failures.
+/// What a variant of a case came to on a target, by those [`rows`] of the table of expected failures.
 pub(crate) fn verdict(
     case: &Case,
-    variant: &Variant,
     target: &Target,
-    options: &str,
-    kernel: &Kernel,
+    rows: &[(&'static Expected, Applies)],
     played: &Played,
 ) -> Verdict {
     // Not every server takes the way on which the kernel fails.
     let may_pass = case.is_in("stress") || matches!(target, Target::Server(_));
-    let rows = rows(case, variant, target, options, kernel);
-    let settle = |faults: &[Fault]| expect::settle(faults, &played.notes, &rows);
+    let settle = |faults: &[Fault]| expect::settle(faults, &played.notes, rows);
     match &played.stop {
         // Harm that was seen counts, whatever came after it.
         _ if !played.faults.is_empty() => settle(&played.faults),

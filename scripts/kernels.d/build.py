@@ -92,14 +92,18 @@ def make(folder, output, *words):
 def configure(folder, output, text):
     """Configure a build; complain of what the tree has not or refuses."""
     wanted = output / "wanted.config"
-    if wanted.exists() and wanted.read_text() == text and (output / ".config").exists():
-        return
     wanted.write_text(text)
     make(folder, output, f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig")
     got = settings((output / ".config").read_text())
     refused = {name for name, value in settings(text).items() if got.get(name) != value}
     for name in sorted(refused - OPTIONAL):
         print(f"note: this tree does not take {name}={settings(text)[name]}")
+
+
+def build_tree(folder, output, text):
+    """Build a bzImage of a clean tree in a folder of its own."""
+    configure(folder, output, text)
+    make(folder, output, f"-j{os.cpu_count()}", "bzImage")
 
 
 def build(wanted, apt):
@@ -112,7 +116,6 @@ def build(wanted, apt):
     name = wanted.name or "-".join([release_of(folder), *kinds])
     output = cache() / "build" / name
     output.mkdir(parents=True, exist_ok=True)
-    configure(folder, output, fragment(wanted.kasan, wanted.lockdep, wanted.config))
-    make(folder, output, f"-j{os.cpu_count()}", "bzImage")
+    build_tree(folder, output, fragment(wanted.kasan, wanted.lockdep, wanted.config))
     print(f"built {output / 'arch/x86/boot/bzImage'}; run cases on it with")
     print(f"    inflight-race vm --kernel {output} -- run --group=quick")

@@ -99,7 +99,8 @@ fn judged_anew(mut run: Run) -> Run {
         let (number, case, variant) = (0, entry.case.clone(), entry.variant.clone());
         if let Ok((case, variant)) = (Item { number, case, variant }).find() {
             let (target, options, kernel) = (&run.target, &run.options, &run.kernel);
-            entry.verdict = run::verdict(case, &variant, target, options, kernel, &entry.played);
+            let rows = run::rows(case, &variant, target, options, kernel);
+            entry.verdict = run::verdict(case, target, &rows, &entry.played);
         }
     }
     run
