@@ -100,9 +100,12 @@ fn broken(script: &str, reason: &str) -> Setup {
 
 #[test]
 fn a_guest_that_panics_breaks_the_rest_and_its_console_is_kept() {
-    let panic = "[ 9.0] Kernel panic - not syncing: as told";
+    let panic = "[ 9.0] Kernel panic - not syncing: parent: byte 0: 512 of 512 bytes are poison (never written); legal: as told";
     let script = format!("{UP}\nprintf '%s\\r\\n' '{panic}' >\"$console\"");
-    let setup = broken(&script, "the guest panicked: [ 9.0] Kernel panic - not syncing: as told");
+    let setup = broken(
+        &script,
+        "the guest panicked: [ 9.0] Kernel panic - not syncing: parent: byte 0: 512 of 512 bytes are poison (never written); legal: as told",
+    );
     assert_eq!(fs::read_to_string(setup.at("results/console.log")).unwrap(), format!("{panic}\n"));
 }
 
@@ -136,7 +139,7 @@ fn a_run_that_ends_early_is_broken() {
 
 /// A guest that plays one variant, with harm, and then does what `end` says.
 fn one_variant(end: &str) -> String {
-    let played = r#"{"stop":null,"faults":[{"class":"LOST","text":"as told"}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}"#;
+    let played = r#"{"stop":null,"faults":[{"class":"LOST","text":"parent: byte 0: 512 of 512 bytes are poison (never written); legal: as told"}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}"#;
     format!(
         "{UP}\necho '{{\"line\":\"started\",\"number\":0}}'\n\
          printf '%s\\r\\n' '{{\"line\":\"finished\",\"number\":0,\"played\":{played}}}'\n{end}"

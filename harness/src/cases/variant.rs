@@ -126,11 +126,6 @@ impl Variant {
         self.phase.unwrap_or(Phase::Received)
     }
 
-    /// Whether one of its mount options is this.
-    pub fn has(&self, option: &str) -> bool {
-        self.mount.split(',').any(|part| part == option)
-    }
-
     /// All options that it is mounted with, those of the whole run and its own.
     pub fn options(&self, run: &str) -> String {
         let parts = [run, self.mount].into_iter().filter(|options| !options.is_empty());

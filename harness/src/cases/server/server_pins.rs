@@ -23,7 +23,7 @@ pub const CASE: Case = Case {
     id: "PN1",
     name: "server-pins",
     claim: "the server holds no block, buffer or page longer than the read that needed it, also when the read fails or its file is truncated",
-    groups: &["quick", "pins"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

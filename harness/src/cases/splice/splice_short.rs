@@ -147,7 +147,7 @@ fn play(fixture: &mut Fixture<'_>, variant: &Variant, cut: usize) -> anyhow::Res
     let wanted: &[Result<usize, Errno>] = match kind {
         _ if !fixture.race() => &[Ok(LEN)],
         "error" => &[Err(Errno::EIO)],
-        "short" if !variant.has("direct_io") => &[Ok(cut), Ok(LEN)],
+        "short" if !fixture.has("direct_io") => &[Ok(cut), Ok(LEN)],
         _ => &[Ok(cut)],
     };
     let mut pipe = Pipe::new()?;
