@@ -55,6 +55,8 @@ pub struct Fixture<'a> {
     log_from: u64,
     /// How long a stress run may last.
     pub time: Duration,
+    /// What it is mounted with: the run's options and the variant's own.
+    pub options: String,
     /// What is known to fail here: the bugs that a stress run goes on after.
     pub known: Known,
     /// What the kernel held back until the I/O was over, if it did: then there was no race.
@@ -100,6 +102,7 @@ impl<'a> Fixture<'a> {
             nodes: std::collections::HashMap::new(),
             log_from,
             time: STRESS,
+            options: String::new(),
             known: Known::default(),
             held_back: None,
             faults,
@@ -117,6 +120,11 @@ impl<'a> Fixture<'a> {
     /// Whether the race is on; without it, this is the control.
     pub fn race(&self) -> bool {
         self.race
+    }
+
+    /// Whether it is mounted with this option.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|part| part == option)
     }
 
     /// Seed of this fixture: the run's, and the same whenever the variant is played alone with it.

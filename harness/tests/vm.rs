@@ -143,7 +143,7 @@ fn a_run_that_ends_early_is_broken() {
 
 /// A guest that plays one variant, with harm, and then does what `end` says.
 fn one_variant(end: &str) -> String {
-    let played = r#"{"stop":null,"faults":[{"class":"LOST","text":"as told"}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}"#;
+    let played = r#"{"stop":null,"faults":[{"class":"LOST","text":"parent: byte 0: 512 of 512 bytes are poison (never written); legal: as told"}],"notes":[],"events":[],"records":[],"gate_start_ns":0,"seconds":0.5,"control_seconds":0.5}"#;
     format!(
         "{UP}\necho '{{\"line\":\"started\",\"number\":0}}'\n\
          printf '%s\\r\\n' '{{\"line\":\"finished\",\"number\":0,\"played\":{played}}}'\n{end}"

@@ -17,6 +17,8 @@ type Play = Arc<dyn Fn(&mut Fixture<'_>, &Variant) -> anyhow::Result<()> + Send 
 pub struct Variant {
     /// What is special about it, in the case's own words.
     pub act: &'static str,
+    /// How that is done, or to what; "" when there is one way. Behind a dash in the name.
+    pub how: &'static str,
     engine: Option<Engine>,
     memory: Option<Memory>,
     phase: Option<Phase>,
@@ -40,7 +42,7 @@ impl Variant {
     /// A variant with nothing but a word.
     pub fn new(act: &'static str) -> Variant {
         let (engine, memory, phase, name, play) = (None, None, None, None, None);
-        Variant { act, engine, memory, phase, mount: "", fresh: false, name, play }
+        Variant { act, how: "", engine, memory, phase, mount: "", fresh: false, name, play }
     }
 
     /// Played by this, which knows the parameters that have no name here.
@@ -71,6 +73,12 @@ impl Variant {
             Some(play) => play(fixture, self),
             None => otherwise(fixture, self),
         }
+    }
+
+    /// In this way: `punch` of a `read` is `punch-read`.
+    pub fn how(mut self, how: &'static str) -> Variant {
+        self.how = how;
+        self
     }
 
     /// With this engine.
@@ -118,11 +126,6 @@ impl Variant {
         self.phase.unwrap_or(Phase::Received)
     }
 
-    /// Whether one of its mount options is this.
-    pub fn has(&self, option: &str) -> bool {
-        self.mount.split(',').any(|part| part == option)
-    }
-
     /// All options that it is mounted with, those of the whole run and its own.
     pub fn options(&self, run: &str) -> String {
         let parts = [run, self.mount].into_iter().filter(|options| !options.is_empty());
@@ -134,8 +137,12 @@ impl Variant {
         if let Some(name) = &self.name {
             return name.clone();
         }
+        let act = match self.how {
+            "" => self.act.to_owned(),
+            how => format!("{}-{how}", self.act),
+        };
         let parts = [
-            Some(self.act),
+            Some(&*act),
             self.engine.map(Engine::name),
             self.memory.map(Memory::name),
             self.phase.map(Phase::name),

@@ -296,6 +296,7 @@ impl Worker {
             Err(error) => act.result = Err(stop(error, &self.target)),
             Ok(mut fixture) => {
                 fixture.time = self.time;
+                fixture.options.clone_from(&key);
                 if let Some(kernel) = self.kernel.as_ref().filter(|_| race) {
                     let rows = super::rows(case, variant, &self.target, &self.options, kernel);
                     let knows =

@@ -43,11 +43,6 @@ pub enum Kind {
 pub const ALL: [Kind; 3] = [Kind::Nfs, Kind::Cifs, Kind::NineP];
 
 impl Kind {
-    /// By its name in variants.
-    pub fn named(name: &str) -> Option<Kind> {
-        ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
     /// The name in variants.
     pub fn name(self) -> &'static str {
         match self {

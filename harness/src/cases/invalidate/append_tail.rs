@@ -47,14 +47,14 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 1024;
 const MORE: usize = 512;
 
-fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+fn run(fixture: &mut Fixture<'_>, _: &Variant) -> anyhow::Result<()> {
     if fixture.grain() > MORE {
         return Err(not_run("the target writes so little through its page cache"));
     }
     let file = fixture.file(LEN as u64)?;
     let reader = fixture.open(&file, Open::Buffered)?;
     // Before the page is cached: opening a FOPEN_DIRECT_IO file empties the cache. Such a file needs no flag.
-    let flag = if variant.has("direct_io") { 0 } else { libc::O_DIRECT };
+    let flag = if fixture.has("direct_io") { 0 } else { libc::O_DIRECT };
     let mut options = std::fs::OpenOptions::new();
     let writer = options.append(true).custom_flags(libc::O_CLOEXEC | flag).open(&file.path);
     let writer = match writer {

@@ -85,7 +85,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let flight = fixture.start(variant.engine_or_pread(), io)?;
     fixture.meet(parked, 1)?;
 
-    let sees_mapping = variant.has("direct_io");
+    let sees_mapping = fixture.has("direct_io");
     let mut early = None;
     if fixture.race() {
         let reader = reader.try_clone()?;

@@ -35,16 +35,19 @@ pub const CASE: Case = Case {
     claim: "what a network filesystem keeps in a cache on the target comes back as it was",
     groups: &["network", "iterator"],
     reach: Reach::Any,
-    variants: || ["nfs", "9p"].map(Variant::new).into(),
-    run,
+    variants: || [Kind::Nfs, Kind::NineP].map(of).into(),
+    run: |fixture, _| run(fixture, Kind::Nfs),
     expected: &[],
 };
 
 /// Bytes of the file: many folios, and a last one that is not full.
 const LEN: usize = 64 * 4096 + 512;
 
-fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let kind = Kind::named(variant.act).context("every variant is a filesystem")?;
+fn of(kind: Kind) -> Variant {
+    Variant::new(kind.name()).plays(move |fixture, _| run(fixture, kind))
+}
+
+fn run(fixture: &mut Fixture<'_>, kind: Kind) -> anyhow::Result<()> {
     kind.check()?;
     let name = fixture.name();
     let cache = fixture.folder().join("cache");

@@ -32,8 +32,8 @@ pub const CASE: Case = Case {
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     for engine in [Engine::Pread, Engine::Preadv, Engine::Aio, Engine::Uring, Engine::Fixed] {
-        for act in ["read-fork", "read-munmap", "write-fork", "write-munmap"] {
-            all.push(Variant::new(act).engine(engine));
+        for act in ["read", "write"] {
+            all.extend(["fork", "munmap"].map(|how| Variant::new(act).how(how).engine(engine)));
         }
     }
     all
@@ -74,7 +74,7 @@ fn round(
         let registered = fixture.engines().register(buffer.ptr(), LEN)?;
         registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
     }
-    let way = if variant.act.starts_with("read") { Way::Read } else { Way::Write };
+    let way = if variant.act == "read" { Way::Read } else { Way::Write };
     if way == Way::Write {
         buffer.write(0, &file.content(2, 0, LEN));
     }
@@ -89,7 +89,7 @@ fn round(
     // A FUSE write was copied when it was parked: its pages are held for the answer alone.
     let mut is_elsewhere = false;
     if fixture.race() {
-        if variant.act.ends_with("fork") {
+        if variant.how == "fork" {
             child = Some(fixture.fork(Task::Exit)?);
             buffer.store(0, 1);
         } else {

@@ -23,7 +23,7 @@ pub const CASE: Case = Case {
     id: "BK1",
     name: "blocks-reuse",
     claim: "blocks that a file loses under a read go to nobody before the read is over, and then without their bytes",
-    groups: &["quick", "truncate"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

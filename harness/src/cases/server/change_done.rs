@@ -25,7 +25,7 @@ pub const CASE: Case = Case {
     id: "WR1",
     name: "change-done",
     claim: "a write or truncate that returned is seen by everybody, however long the server took and whatever it did beside it",
-    groups: &["quick", "write", "truncate"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

@@ -17,7 +17,7 @@ pub const CASE: Case = Case {
     id: "SP9",
     name: "reply-beside",
     claim: "replies share neither memory nor pipes: one that is held, cut or failed takes nothing from its neighbours and gives them nothing",
-    groups: &["quick", "splice"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

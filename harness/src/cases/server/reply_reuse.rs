@@ -21,7 +21,7 @@ pub const CASE: Case = Case {
     id: "SP7",
     name: "reply-reuse",
     claim: "a page that came in a spliced reply keeps its bytes when the reply's source changes",
-    groups: &["quick", "splice"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

@@ -23,7 +23,7 @@ pub const CASE: Case = Case {
     id: "PN1",
     name: "server-pins",
     claim: "the server holds no block, buffer or page longer than the read that needed it, also when the read fails or its file is truncated",
-    groups: &["quick", "pins"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,
@@ -36,7 +36,7 @@ fn variants() -> Vec<Variant> {
         for act in ["truncate", "fail", "cut"] {
             all.push(Variant::new(act).phase(phase));
         }
-        all.push(Variant::new("truncate-buffered").phase(phase));
+        all.push(Variant::new("truncate").how("buffered").phase(phase));
     }
     all
 }
@@ -48,7 +48,7 @@ const CUT: u32 = 5000;
 /// The control reads nothing, and nothing is held.
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
-    let (action, how) = variant.act.split_once('-').unwrap_or((variant.act, "direct"));
+    let (action, how) = (variant.act, variant.how);
     let open = if how == "direct" { Open::Direct } else { Open::Buffered };
     let handle = fixture.open(&file, open)?;
     fixture.file(4096)?;

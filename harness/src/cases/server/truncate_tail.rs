@@ -21,7 +21,7 @@ pub const CASE: Case = Case {
     id: "TR7",
     name: "truncate-tail",
     claim: "what a truncate cuts off a file's last block stays gone when the file grows, with a read in flight",
-    groups: &["quick", "truncate"],
+    groups: &["quick", "server"],
     reach: Reach::Fuse,
     variants,
     run,

@@ -50,7 +50,7 @@ fn variants() -> Vec<Variant> {
             all.push(Variant::new("rewrite").engine(engine).phase(phase));
         }
         all.push(Variant::new("spliced").engine(engine));
-        all.push(Variant::new("spliced-answered").engine(engine));
+        all.push(Variant::new("spliced").how("answered").engine(engine));
     }
     all
 }
@@ -58,7 +58,7 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 65536;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    if variant.act.starts_with("spliced") {
+    if variant.act == "spliced" {
         return run_spliced(fixture, variant);
     }
     let file = fixture.file(LEN as u64)?;
@@ -101,7 +101,7 @@ fn run_spliced(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<(
     let handle = fixture.open(&file, Open::Direct)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
     buffer.write(0, &file.content(2, 0, LEN));
-    let answered = variant.act == "spliced-answered";
+    let answered = variant.how == "answered";
     server.hold(Which::Write, answered)?;
     let io = Io::write(&handle, &buffer, 0..LEN, 0);
     let flight = fixture.start(variant.engine_or_pread(), io)?;

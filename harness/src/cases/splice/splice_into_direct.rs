@@ -30,9 +30,11 @@ pub const CASE: Case = Case {
 
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for act in ["splice-overwrite", "splice-truncate", "sendfile-overwrite", "sendfile-truncate"] {
-        for phase in [Phase::Received, Phase::Applied] {
-            all.push(Variant::new(act).phase(phase));
+    for act in ["splice", "sendfile"] {
+        for how in ["overwrite", "truncate"] {
+            for phase in [Phase::Received, Phase::Applied] {
+                all.push(Variant::new(act).how(how).phase(phase));
+            }
         }
     }
     all
@@ -41,7 +43,7 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 16384;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let (how, action) = variant.act.split_once('-').unwrap_or((variant.act, ""));
+    let (how, action) = (variant.act, variant.how);
     let source = fixture.file(LEN as u64)?;
     let target = fixture.file(LEN as u64)?;
     let input = fixture.open(&source, Open::Buffered)?;

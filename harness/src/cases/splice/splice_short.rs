@@ -11,7 +11,6 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Context;
 use inflight_gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
@@ -31,7 +30,7 @@ pub const CASE: Case = Case {
     groups: &["quick", "splice", "first"],
     reach: Reach::Fuse,
     variants,
-    run,
+    run: |fixture, variant| run(fixture, variant, 0),
     expected: &[Expected {
         on: "inflight",
         variant: "*",
@@ -53,28 +52,34 @@ pub const CASE: Case = Case {
 
 const LEN: usize = 65536;
 /// Where a reply, a file or a truncate ends: nothing, a byte, in a block, a byte into the second page.
+/// Bytes after which a read is cut, by their names in variants.
 const CUTS: [(&str, usize); 4] = [("0", 0), ("1", 1), ("100", 100), ("4097", 4097)];
+const MOST: (&str, usize) = CUTS[3];
+
+/// A splice whose read is cut, or fails ("error", after nothing).
+fn cut(kind: &'static str, (name, cut): (&'static str, usize)) -> Variant {
+    let how = if kind == "error" { "" } else { name };
+    Variant::new(kind).how(how).plays(move |fixture, variant| run(fixture, variant, cut))
+}
 
 fn variants() -> Vec<Variant> {
-    let acts =
-        ["short-0", "short-1", "short-100", "short-4097", "error", "eof-1", "eof-100", "eof-4097"];
-    let mut all: Vec<_> = acts.map(Variant::new).into();
-    for act in ["truncate-0", "truncate-1", "truncate-100", "truncate-4097"] {
+    let mut all: Vec<_> = CUTS.map(|size| cut("short", size)).into();
+    all.push(cut("error", CUTS[0]));
+    all.extend(CUTS[1..].iter().map(|&size| cut("eof", size)));
+    for size in CUTS {
         for phase in [Phase::Received, Phase::Applied] {
-            all.push(Variant::new(act).phase(phase));
+            all.push(cut("truncate", size).phase(phase));
         }
     }
     for path in ["read=direct", "read=buffered"] {
-        for act in ["short-4097", "eof-4097", "error"] {
-            all.push(Variant::new(act).mount(path));
-        }
-        all.push(Variant::new("truncate-4097").phase(Phase::Received).mount(path));
+        let some = [cut("short", MOST), cut("eof", MOST), cut("error", CUTS[0])];
+        all.extend(some.map(|variant| variant.mount(path)));
+        all.push(cut("truncate", MOST).phase(Phase::Received).mount(path));
     }
-    for act in ["short-0", "short-1", "short-100", "short-4097", "error"] {
-        all.push(Variant::new(act).mount("direct_io"));
-    }
-    all.push(Variant::new("eof-4097").mount("read=pipe-backed"));
-    all.push(Variant::new("truncate-4097").phase(Phase::Received).mount("read=pipe-backed"));
+    all.extend(CUTS.map(|size| cut("short", size).mount("direct_io")));
+    all.push(cut("error", CUTS[0]).mount("direct_io"));
+    all.push(cut("eof", MOST).mount("read=pipe-backed"));
+    all.push(cut("truncate", MOST).phase(Phase::Received).mount("read=pipe-backed"));
     all
 }
 
@@ -89,9 +94,9 @@ enum Play {
     Starved,
 }
 
-fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+fn run(fixture: &mut Fixture<'_>, variant: &Variant, cut: usize) -> anyhow::Result<()> {
     for _ in 0..TRIES {
-        if play(fixture, variant)? == Play::Judged {
+        if play(fixture, variant, cut)? == Play::Judged {
             return Ok(());
         }
     }
@@ -121,9 +126,8 @@ fn starved(fixture: &mut Fixture<'_>, ino: u64, len: usize) -> anyhow::Result<bo
     Ok(is_less)
 }
 
-fn play(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<Play> {
-    let (kind, cut) = variant.act.split_once('-').unwrap_or((variant.act, "0"));
-    let cut = CUTS.iter().find(|(name, _)| *name == cut).context("unknown cut")?.1;
+fn play(fixture: &mut Fixture<'_>, variant: &Variant, cut: usize) -> anyhow::Result<Play> {
+    let kind = variant.act;
     let len = if kind == "eof" && fixture.race() { cut } else { LEN };
     let file = fixture.file(len as u64)?;
     if kind == "truncate" && fixture.race() {
@@ -143,7 +147,7 @@ fn play(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<Play> {
     let wanted: &[Result<usize, Errno>] = match kind {
         _ if !fixture.race() => &[Ok(LEN)],
         "error" => &[Err(Errno::EIO)],
-        "short" if !variant.has("direct_io") => &[Ok(cut), Ok(LEN)],
+        "short" if !fixture.has("direct_io") => &[Ok(cut), Ok(LEN)],
         _ => &[Ok(cut)],
     };
     let mut pipe = Pipe::new()?;

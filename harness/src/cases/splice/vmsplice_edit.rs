@@ -51,7 +51,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let mut child = None;
     let mut generation = 1;
     if fixture.race() {
-        if variant.act.starts_with("fork") {
+        if variant.act != "edit" {
             let forked = fixture.fork(Task::Exit)?;
             match variant.act {
                 "fork-exit-edit" => drop(forked.finish(BOUND)?),

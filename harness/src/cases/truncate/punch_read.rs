@@ -31,15 +31,15 @@ pub const CASE: Case = Case {
 
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    let acts =
-        ["punch-read", "punch-fault", "punch-direct", "zero-read", "zero-fault", "zero-direct"];
-    for act in acts {
-        for phase in [Phase::Received, Phase::Applied] {
-            all.push(Variant::new(act).phase(phase));
+    for act in ["punch", "zero"] {
+        for how in ["read", "fault", "direct"] {
+            for phase in [Phase::Received, Phase::Applied] {
+                all.push(Variant::new(act).how(how).phase(phase));
+            }
         }
     }
-    all.push(Variant::new("punch-direct").engine(Engine::Uring).phase(Phase::Applied));
-    all.push(Variant::new("punch-direct").engine(Engine::Aio).phase(Phase::Applied));
+    let direct = Variant::new("punch").how("direct").phase(Phase::Applied);
+    all.extend([Engine::Uring, Engine::Aio].map(|engine| direct.clone().engine(engine)));
     all
 }
 
@@ -47,7 +47,7 @@ const LEN: usize = 16384;
 const HOLE: usize = 4096;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let (action, how) = variant.act.split_once('-').unwrap_or((variant.act, "read"));
+    let (action, how) = (variant.act, variant.how);
     let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let flags = flags
         | match action {

@@ -12,7 +12,7 @@ use inflight_gate::Phase;
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
-use crate::kit::verdict::Class;
+use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "TR5",
@@ -34,6 +34,9 @@ const LEN: usize = 16384;
 const PART: usize = 4096;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if fixture.has("direct_io") || fixture.has("nowriteback") {
+        return Err(not_run("with these options a write is not over before its request is"));
+    }
     let file = fixture.file(LEN as u64)?;
     let handle = fixture.open(&file, Open::Buffered)?;
     let ino = handle.metadata()?.ino();

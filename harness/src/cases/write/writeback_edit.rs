@@ -39,14 +39,14 @@ fn variants() -> Vec<Variant> {
         all.push(Variant::new("cached").phase(phase));
         all.push(Variant::new("cached").phase(phase).mount("writeback"));
     }
-    all.extend(["spliced", "spliced-late"].map(Variant::new));
+    all.extend(["", "late"].map(|how| Variant::new("spliced").how(how)));
     all
 }
 
 const LEN: usize = 8192;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    if variant.act.starts_with("spliced") {
+    if variant.act == "spliced" {
         return run_spliced(fixture, variant);
     }
     let file = fixture.file(LEN as u64)?;
@@ -122,7 +122,7 @@ fn run_spliced(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<(
     let settings = Settings { id: 0, len: LEN, direct_io: false, writeback: true };
     let (mut server, file) = fixture.raw_server(settings)?;
     let handle = fixture.open(&file, Open::Buffered)?;
-    let result = play_spliced(fixture, &mut server, &file, &handle, variant.act == "spliced-late");
+    let result = play_spliced(fixture, &mut server, &file, &handle, variant.how == "late");
     if result.is_err() {
         // Who closes a file waits for what is held of it; without its server nothing is.
         drop(server);
