@@ -23,6 +23,7 @@ pub mod mount;
 mod output;
 pub mod resize;
 pub mod stat;
+pub mod top;
 pub mod umount;
 mod waiting;
 
@@ -58,6 +59,8 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show what a mount is doing.
     Stat(stat::StatArgs),
+    /// Watch a mount: requests in flight, rates, latencies, processes.
+    Top(top::TopArgs),
     /// Copy what an image holds into a directory, without a mount.
     Export(export::ExportArgs),
     /// Make a filesystem larger, mounted or not.
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Fsck(args) => fsck::run(&args),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Resize(args) => resize::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Label(args) => label::run(&args).map(|()| ExitCode::SUCCESS),

@@ -106,7 +106,7 @@ impl Mounted {
                 if let Some(gate) = &gate {
                     outage.offer(gate, &fs, &request.mountpoint);
                 }
-                let status = Status::answer(&fs, &request.mountpoint)
+                let status = Status::answer(&fs, gate.as_ref(), &request.mountpoint)
                     .inspect_err(|e| tracing::info!("inflight stat asks the mount itself: {e}"))
                     .ok();
                 Ok(Mounted { transport, server, gate, request, outage, status })

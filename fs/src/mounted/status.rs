@@ -2,8 +2,11 @@
 //! mount. A mount whose requests are all parked still answers there.
 
 use crate::ops::Fs;
+use crate::ops::stats::Report;
 use inflight_fuse::mount::Connection;
+use inflight_gate::{Gate, Phase, Record};
 use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
@@ -23,10 +26,12 @@ pub(super) struct Status(Arc<UnixListener>);
 impl Status {
     /// # Errors
     /// The mount is not to be found, or there is no thread.
-    pub fn answer(fs: &Arc<Fs>, mountpoint: &Path) -> io::Result<Status> {
+    pub fn answer(fs: &Arc<Fs>, gate: Option<&Arc<Gate>>, mountpoint: &Path) -> io::Result<Status> {
         let listener = Arc::new(UnixListener::bind_addr(&address(mountpoint)?)?);
         let (ours, fs) = (Arc::clone(&listener), Arc::downgrade(fs));
-        std::thread::Builder::new().name("status".into()).spawn(move || serve(&ours, &fs))?;
+        let gate = gate.map(Arc::downgrade);
+        let serve = move || serve(&ours, &fs, gate.as_ref());
+        std::thread::Builder::new().name("status".into()).spawn(serve)?;
         Ok(Status(listener))
     }
 }
@@ -38,13 +43,13 @@ impl Drop for Status {
     }
 }
 
-fn serve(listener: &UnixListener, fs: &Weak<Fs>) {
+fn serve(listener: &UnixListener, fs: &Weak<Fs>, gate: Option<&Weak<Gate>>) {
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
                 let Some(fs) = fs.upgrade() else { return };
                 // Who does not read gets nothing.
-                let _ = tell(&stream, &fs);
+                let _ = tell(&stream, &fs, gate.and_then(Weak::upgrade).as_deref());
             }
             Err(e) if e.raw_os_error() == Some(libc::EMFILE) => std::thread::sleep(PAUSE),
             Err(_) => return,
@@ -52,12 +57,27 @@ fn serve(listener: &UnixListener, fs: &Weak<Fs>) {
     }
 }
 
-fn tell(mut stream: &UnixStream, fs: &Fs) -> io::Result<()> {
+fn tell(mut stream: &UnixStream, fs: &Fs, gate: Option<&Gate>) -> io::Result<()> {
     if !is_trusted(stream)? {
         return Ok(());
     }
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(&serde_json::to_vec(&fs.report())?)
+    let mut report = fs.report();
+    if let Some(gate) = gate {
+        locate(&mut report, gate);
+    }
+    stream.write_all(&serde_json::to_vec(&report)?)
+}
+
+/// Adds how far the gate let each request come.
+fn locate(report: &mut Report, gate: &Gate) {
+    let records: HashMap<u64, Record> =
+        gate.unfinished().into_iter().map(|record| (record.unique, record)).collect();
+    for request in &mut report.requests {
+        let Some(record) = records.get(&request.unique) else { continue };
+        request.phase = record.phase().map(Phase::name);
+        request.parked = record.is_parked();
+    }
 }
 
 /// The report of the server that has mounted something on `mountpoint`, as JSON. Asks nothing of the mount.
