@@ -60,6 +60,7 @@ pub mod fault;
 mod kind;
 mod log;
 mod names;
+pub mod perfetto;
 pub mod proxy;
 mod request;
 mod rule;
@@ -67,6 +68,8 @@ mod server;
 pub mod size;
 mod table;
 mod ticket;
+pub mod tracefs;
+pub mod utc;
 mod watchdog;
 pub mod wire;
 
