@@ -63,7 +63,7 @@ enum Command {
     Top(top::TopArgs),
     /// Copy what an image holds into a directory, without a mount.
     Export(export::ExportArgs),
-    /// Make a filesystem larger, mounted or not.
+    /// Make a filesystem larger, mounted or not, or smaller.
     Resize(resize::ResizeArgs),
     /// Show the name of a filesystem, or change it.
     Label(label::LabelArgs),

@@ -27,11 +27,13 @@ mod room;
 mod rows;
 mod salvage;
 mod shielded;
+mod shrink;
 mod table;
 mod tree;
 mod walk;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
+pub use shrink::{ShrinkError, shrink, shrink_on};
 
 use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
