@@ -103,7 +103,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { usage_code() } else { 0 });
         }
     };
-    log::init(cli.verbose);
+    // A server in the background writes to a log later.
+    let stays = !matches!(&cli.command, Command::Mount(args) if args.is_in_background());
+    log::init(cli.verbose, stays);
     waiting::set(!cli.no_wait);
     let result = match cli.command {
         Command::Mkfs(args) => mkfs::run(&args).map(|()| ExitCode::SUCCESS),

@@ -2,8 +2,8 @@
 //!
 //! `fs/FORMAT.md` draws the map. From the bottom up:
 //!
-
 //! * [`open`]: the one way in.
+//! * [`snapshot`]: what can be seen of an image that somebody has mounted.
 //! * [`lock`]: one owner at a time, and the owner's name for everyone else.
 //! * [`superblock`]: what the image is, in two checksummed copies.
 //! * [`metastore`]: the byte range that the metadata database lives in.
@@ -23,6 +23,7 @@ pub mod open;
 pub(crate) mod pages;
 pub mod pins;
 pub mod probe;
+pub mod snapshot;
 pub mod space;
 pub mod store;
 pub mod superblock;

@@ -13,7 +13,7 @@ pub struct DumpArgs {
     /// As JSON.
     #[arg(long)]
     json: bool,
-    /// File or block device; it is not written.
+    /// File or block device; it is not written. Of one that is mounted, the last commit is shown.
     image: PathBuf,
     /// A file or directory in it, from its root; the superblock when absent.
     path: Option<PathBuf>,
@@ -42,7 +42,11 @@ fn show<T: serde::Serialize>(json: bool, value: &T, print: fn(&T)) -> anyhow::Re
 fn print_overview(o: &Overview) {
     let sb = &o.superblock;
     let made = Time { secs: sb.created_secs, nanos: 0 };
-    let state = if sb.state & STATE_MOUNTED != 0 { "not cleanly unmounted" } else { "clean" };
+    let state = match &o.mounted_on {
+        Some(dir) => &format!("mounted on {dir}; this is its last commit"),
+        None if sb.state & STATE_MOUNTED != 0 => "not cleanly unmounted",
+        None => "clean",
+    };
     println!("uuid       {}", uuid::Uuid::from_bytes(sb.uuid));
     println!("label      {}", if sb.label.is_empty() { "-" } else { &sb.label });
     println!("format     version {}, made {}", sb.version, utc(made));
@@ -64,6 +68,11 @@ fn print_overview(o: &Overview) {
 
 fn print_inode(d: &InodeDump) {
     let a = &d.attr;
+    if let Some(dir) = &d.mounted_on {
+        println!(
+            "mounted    on {dir}; this is its last commit, and blocks freed since may be others'"
+        );
+    }
     println!("inode      {}, generation {:#x}", d.ino, a.generation);
     println!("mode       {:#o} ({})", a.mode, kind((a.mode >> 12) as u8));
     println!("owner      {}:{}, project {}", a.uid, a.gid, a.project);

@@ -40,6 +40,11 @@ pub struct MountArgs {
 }
 
 impl MountArgs {
+    /// True in the server that another `inflight mount` started.
+    pub(super) fn is_in_background(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// As mount(8) passes them to a helper.
     pub(super) fn for_helper(image: PathBuf, mountpoint: PathBuf, options: Vec<String>) -> Self {
         MountArgs {

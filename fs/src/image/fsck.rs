@@ -40,6 +40,7 @@ use crate::errno::Error;
 use crate::image::metastore::MetaStore;
 use crate::image::open::{self, Access, Locked, OpenError};
 use crate::image::probe::ProbeError;
+use crate::image::snapshot::Snapshot;
 use crate::image::superblock::Superblock;
 use database::{Examined, Suspect, salvage};
 use groups::Layout;
@@ -94,12 +95,16 @@ struct Pass {
 }
 
 /// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
-/// meanwhile, and written only by a repair that has something to do.
+/// meanwhile, and written only by a repair that has something to do. Of an image that is mounted the last commit is checked.
 ///
 /// # Errors
 /// When it is in use, cannot be opened, or is no image; when the repair failed.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
-    let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
+    let Locked { disk, lock: _lock } = match open::locked(path, Access::ReadAlone) {
+        Ok(locked) => locked,
+        Err(refused) if options.repair => return Err(refused.into()),
+        Err(refused) => return check_mounted(path, refused, options),
+    };
     disk.distrust()
         .map_err(|source| OpenError::from(ProbeError::Open { path: path.to_owned(), source }))?;
     let writer = || -> Result<Arc<dyn Disk>, FsckError> {
@@ -108,6 +113,21 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
         Ok(Arc::new(disk))
     };
     check_and_repair(disk, writer, options)
+}
+
+fn check_mounted(
+    path: &Path,
+    refused: OpenError,
+    options: &Options<'_>,
+) -> Result<Report, FsckError> {
+    (options.progress)("copying the metadata of the last commit");
+    let snapshot = Snapshot::instead(path, refused)?;
+    let mounted_on = Some(snapshot.mountpoint().to_owned());
+    let disk: Arc<dyn Disk> = snapshot;
+    let pass = look(&disk, options.progress).map_err(OpenError::from)?;
+    let report = report(disk.name(), &pass, None);
+    let found = report.found.clone().without_notes();
+    Ok(Report { mounted_on, found, ..report })
 }
 
 /// As [`check`], for a disk that nobody else uses.
@@ -283,5 +303,6 @@ fn report(path: &Path, last: &Pass, repaired: Option<Findings>) -> Report {
         inodes: examined.map_or(0, |e| e.inodes),
         blocks_used: examined.map_or(0, |e| e.claims.blocks()),
         blocks_total: last.superblock.total_blocks,
+        mounted_on: None,
     }
 }
