@@ -1,11 +1,23 @@
 //! `fsck` and `dump` of an image that somebody has mounted.
 
 mod common;
+mod images;
 
 use common::{Place, can_mount, inflight, ok, refused, text};
+use inflight::disk::{Disk, MemoryDisk};
+use inflight::image::BLOCK;
+use inflight::image::fsck::{self, Outcome};
+use inflight::image::mkfs::{self, MkfsOptions, ROOT};
+use inflight::image::snapshot::Snapshot;
+use inflight::image::store::Recovery;
+use inflight::ops::Fs;
+use inflight::options::{Options, ReadMode};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 #[test]
@@ -131,4 +143,101 @@ fn damage_is_found_and_nothing_is_written() {
     assert!(said.contains("unmount it, and repair") || said.contains("not all can be"), "{said}");
     file.write_all_at(&before, 0).expect("write");
     mount.umount();
+}
+
+/// A disk on which something happens before one of its reads.
+struct Interrupted {
+    disk: Arc<dyn Disk>,
+    reads: AtomicU64,
+    at: u64,
+    event: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interrupted").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Disk for Interrupted {
+    fn name(&self) -> &Path {
+        self.disk.name()
+    }
+
+    fn is_writable(&self) -> bool {
+        false
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.reads.fetch_add(1, SeqCst) == self.at {
+            (self.event)();
+        }
+        self.disk.read(offset, out)
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        panic!("a snapshot writes nothing")
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        panic!("a snapshot writes nothing")
+    }
+
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        panic!("a snapshot writes nothing")
+    }
+}
+
+/// Makes a file, takes one away, and commits that or not.
+fn change(fs: &Fs, n: u64, commits: bool) {
+    images::file(fs, ROOT, &format!("file {n}"), 9000).expect("file");
+    if n >= 20 {
+        fs.unlink(ROOT, format!("file {}", n - 20).as_bytes()).expect("unlink");
+    }
+    if commits {
+        fs.volume().commit_if_changed(Recovery::Walk).expect("commit");
+    }
+}
+
+/// Changes and commits at every moment of the copying: it is of one commit, or it is made again.
+#[test]
+fn a_copy_is_of_one_commit() {
+    const BLOCKS: u64 = 8192;
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(BLOCKS * BLOCK));
+    mkfs::format(&disk, &MkfsOptions::default(), BLOCKS).expect("mkfs");
+    let options = Options { read: ReadMode::Copy, threads: 1, slabs: 1, ..Options::default() };
+    let fs = Arc::new(inflight::mounted::open_on(disk.clone(), &options).expect("open"));
+    let made = Arc::new(AtomicU64::new(0));
+    let take = |at: u64, commits: u64| {
+        let (fs, made) = (fs.clone(), made.clone());
+        let event = move || {
+            for _ in 0..commits.max(1) {
+                change(&fs, made.fetch_add(1, SeqCst), commits > 0);
+            }
+        };
+        let (disk, event) = (disk.clone(), Box::new(event));
+        let during = Arc::new(Interrupted { disk, reads: 0.into(), at, event });
+        let snapshot = Snapshot::take(&(during.clone() as Arc<dyn Disk>)).expect("readable");
+        (snapshot, during.reads.load(SeqCst))
+    };
+    (0..30).for_each(|_| change(&fs, made.fetch_add(1, SeqCst), true));
+    let (still, reads) = take(u64::MAX, 0);
+    assert!(still.is_some() && reads > 5, "{reads} reads");
+    let mut again = 0;
+    for (at, commits) in (0..reads).flat_map(|at| (0..4).map(move |commits| (at, commits))) {
+        let (snapshot, _) = take(at, commits);
+        let Some(snapshot) = snapshot else {
+            assert!(commits > 0, "nothing was committed, and it is not still");
+            again += 1;
+            continue;
+        };
+        let report = fsck::inspect(&(Arc::new(snapshot) as Arc<dyn Disk>)).expect("an image");
+        assert_eq!(report.outcome, Outcome::Clean, "{commits} at {at} of {reads}: {report:#?}");
+    }
+    assert!(again > 10, "{again} of {reads} reads");
+    inflight::mounted::close(&fs).expect("close");
 }

@@ -32,7 +32,7 @@ const PIECE: u64 = 1 << 20;
 /// A copy of the metadata of a mounted image. It cannot be written.
 #[derive(Debug)]
 pub struct Snapshot {
-    image: FileDisk,
+    image: Arc<dyn Disk>,
     mountpoint: String,
     /// The metadata, where they are in the image; the rest of it is a hole.
     copy: File,
@@ -53,12 +53,13 @@ impl Snapshot {
             return Err(refused);
         }
         let open = |source| ProbeError::Open { path: image.to_owned(), source };
-        let mountpoint = FileDisk::open(image, false).map_err(open)?;
-        let Some(mountpoint) = lock::mount_of(mountpoint.name()) else { return Err(refused) };
+        let disk = FileDisk::open(image, false).map_err(open)?;
+        let Some(mountpoint) = lock::mount_of(disk.name()) else { return Err(refused) };
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(snapshot) = Snapshot::take(image, &mountpoint)? {
-                return Ok(Arc::new(snapshot));
+            if let Some(snapshot) = Snapshot::take(&disk)? {
+                return Ok(Arc::new(Snapshot { mountpoint, ..snapshot }));
             }
             if Instant::now() > end {
                 return Err(OpenError::Restless { image: image.to_owned(), mountpoint });
@@ -66,22 +67,19 @@ impl Snapshot {
         }
     }
 
-    /// Copies; nothing, when a commit came meanwhile.
-    fn take(image: &Path, mountpoint: &str) -> Result<Option<Snapshot>, OpenError> {
-        let open = |source| ProbeError::Open { path: image.to_owned(), source };
-        let disk = Arc::new(FileDisk::open(image, false).map_err(open)?);
-        let before = mark(&disk)?;
-        let runs = {
-            let mut runs: Vec<Run> = fixed_runs(&before.0.chunks).collect();
-            runs.sort_by_key(|run| run.start);
-            runs
-        };
-        let copied = copy(&disk, &runs).map_err(open)?;
-        if mark(&disk)? != before {
-            return Ok(None);
-        }
-        let image = FileDisk::open(image, false).map_err(open)?;
-        Ok(Some(Snapshot { image, mountpoint: mountpoint.to_owned(), copy: copied, runs }))
+    /// Copies the metadata on a disk that somebody else writes to; nothing, when a commit came meanwhile.
+    ///
+    /// # Errors
+    /// Those of reading the disk.
+    pub fn take(disk: &Arc<dyn Disk>) -> Result<Option<Snapshot>, OpenError> {
+        let open = |source| ProbeError::Open { path: disk.name().to_owned(), source };
+        let before = mark(disk)?;
+        let mut runs: Vec<Run> = fixed_runs(&before.0.chunks).collect();
+        runs.sort_by_key(|run| run.start);
+        let copy = copy(&**disk, &runs).map_err(open)?;
+        let is_still = mark(disk)? == before;
+        let (image, mountpoint) = (Arc::clone(disk), String::new());
+        Ok(is_still.then_some(Snapshot { image, mountpoint, copy, runs }))
     }
 
     /// Where the image is mounted.
@@ -97,7 +95,7 @@ impl Snapshot {
     }
 }
 
-fn mark(disk: &Arc<FileDisk>) -> Result<Mark, OpenError> {
+fn mark(disk: &Arc<dyn Disk>) -> Result<Mark, OpenError> {
     let superblock = probe::superblock(&**disk, false)?;
     let meta = MetaStore::salvage(disk.clone(), superblock.clone());
     let head = meta
@@ -107,7 +105,7 @@ fn mark(disk: &Arc<FileDisk>) -> Result<Mark, OpenError> {
     Ok((superblock, slot))
 }
 
-fn copy(disk: &FileDisk, runs: &[Run]) -> io::Result<File> {
+fn copy(disk: &dyn Disk, runs: &[Run]) -> io::Result<File> {
     let copy = temporary()?;
     let mut bytes = vec![0; PIECE as usize];
     for run in runs {
