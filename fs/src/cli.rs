@@ -25,9 +25,10 @@ pub mod resize;
 pub mod stat;
 pub mod top;
 pub mod umount;
+pub mod undertaker;
 mod waiting;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use inflight_gate::{cli as gate, fault};
 use std::process::ExitCode;
 
@@ -75,9 +76,12 @@ enum Command {
     Fault(fault::FaultArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
-    /// Print the manual page.
+    /// Unmount what a server leaves behind.
     #[command(hide = true)]
-    Manual,
+    Undertake(undertaker::UndertakeArgs),
+    /// Print the manual page, or write those of all commands.
+    #[command(hide = true)]
+    Manual(completions::ManualArgs),
 }
 
 /// Runs the command line of this process.
@@ -124,7 +128,8 @@ pub fn main() -> ExitCode {
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Manual => completions::manual(Cli::command()).map(|()| ExitCode::SUCCESS),
+        Command::Undertake(args) => undertaker::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Manual(args) => completions::manual(&args).map(|()| ExitCode::SUCCESS),
     };
     report(result, 1)
 }

@@ -60,6 +60,7 @@ pub mod fault;
 mod kind;
 mod log;
 mod names;
+pub mod pages;
 pub mod perfetto;
 pub mod proxy;
 mod request;

@@ -107,12 +107,15 @@ impl Dump {
     /// Opens and locks the image, or, where it is mounted, its last commit. Waits, within bounds, for somebody who is about to
     /// be done.
     pub fn open(image: &Path) -> std::result::Result<Dump, DumpError> {
-        let (store, mounted_on) = match open::open(image, false) {
-            Ok(store) => (store, None),
-            Err(refused) => {
-                let snapshot = Snapshot::instead(image, refused)?;
-                let dir = snapshot.mountpoint().to_owned();
-                (open::open_on(snapshot, None)?, Some(dir))
+        let (store, mounted_on) = loop {
+            match open::open(image, false) {
+                Ok(store) => break (store, None),
+                Err(refused) => {
+                    if let Some(snapshot) = Snapshot::instead(image, refused)? {
+                        let dir = snapshot.mountpoint().to_owned();
+                        break (open::open_on(snapshot, None)?, Some(dir));
+                    }
+                }
             }
         };
         Ok(Dump { store, image: image.to_owned(), mounted_on })

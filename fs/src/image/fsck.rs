@@ -100,10 +100,16 @@ struct Pass {
 /// # Errors
 /// When it is in use, cannot be opened, or is no image; when the repair failed.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
-    let Locked { disk, lock: _lock } = match open::locked(path, Access::ReadAlone) {
-        Ok(locked) => locked,
-        Err(refused) if options.repair => return Err(refused.into()),
-        Err(refused) => return check_mounted(path, refused, options),
+    let Locked { disk, lock: _lock } = loop {
+        match open::locked(path, Access::ReadAlone) {
+            Ok(locked) => break locked,
+            Err(refused) if options.repair => return Err(refused.into()),
+            Err(refused) => {
+                if let Some(snapshot) = Snapshot::instead(path, refused)? {
+                    return check_mounted(snapshot, options);
+                }
+            }
+        }
     };
     disk.distrust()
         .map_err(|source| OpenError::from(ProbeError::Open { path: path.to_owned(), source }))?;
@@ -115,13 +121,7 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
     check_and_repair(disk, writer, options)
 }
 
-fn check_mounted(
-    path: &Path,
-    refused: OpenError,
-    options: &Options<'_>,
-) -> Result<Report, FsckError> {
-    (options.progress)("copying the metadata of the last commit");
-    let snapshot = Snapshot::instead(path, refused)?;
+fn check_mounted(snapshot: Arc<Snapshot>, options: &Options<'_>) -> Result<Report, FsckError> {
     let mounted_on = Some(snapshot.mountpoint().to_owned());
     let disk: Arc<dyn Disk> = snapshot;
     let pass = look(&disk, options.progress).map_err(OpenError::from)?;

@@ -44,22 +44,27 @@ pub struct Snapshot {
 type Mark = (Superblock, Option<[u8; SLOT_BYTES]>);
 
 impl Snapshot {
-    /// A copy of `image` where `refused` says that the server of a mount has it; gives the error back where it does not.
+    /// A copy of `image` where `refused` says that it is mounted; nothing, when it is no more: then it can be had. Gives the
+    /// error back where somebody else has it.
     ///
     /// # Errors
     /// `refused`; those of reading the image; [`OpenError::Restless`] when commits follow each other too fast.
-    pub fn instead(image: &Path, refused: OpenError) -> Result<Arc<Snapshot>, OpenError> {
-        if !matches!(&refused, OpenError::Locked { source: LockError::Held { .. }, .. }) {
+    pub fn instead(image: &Path, refused: OpenError) -> Result<Option<Arc<Snapshot>>, OpenError> {
+        let OpenError::Locked {
+            source: LockError::Held { mountpoint: Some(mountpoint), .. }, ..
+        } = &refused
+        else {
             return Err(refused);
-        }
+        };
+        let mountpoint = mountpoint.clone();
         let open = |source| ProbeError::Open { path: image.to_owned(), source };
-        let disk = FileDisk::open(image, false).map_err(open)?;
-        let Some(mountpoint) = lock::mount_of(disk.name()) else { return Err(refused) };
-        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(image, false).map_err(open)?);
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(snapshot) = Snapshot::take(&disk)? {
-                return Ok(Arc::new(Snapshot { mountpoint, ..snapshot }));
+                // What was copied while it was unmounted is whole, and not of a mounted image.
+                let is_mounted = lock::mount_of(disk.name()).is_some();
+                return Ok(is_mounted.then(|| Arc::new(Snapshot { mountpoint, ..snapshot })));
             }
             if Instant::now() > end {
                 return Err(OpenError::Restless { image: image.to_owned(), mountpoint });
