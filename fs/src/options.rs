@@ -359,4 +359,10 @@ mod tests {
         let e = o.add("threads=0").expect_err("out of range");
         assert!(e.to_string().contains("'0' is not a number from 1 to 1024"), "{e}");
     }
+    #[test]
+    fn the_manual_page_has_every_option() {
+        let page = include_str!("../package/mount.fuse.inflight.8");
+        let missing: Vec<_> = NAMES.iter().filter(|name| !page.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

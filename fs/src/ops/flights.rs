@@ -82,7 +82,7 @@ struct Table {
     processes: HashMap<u32, Tally>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Tally {
     requests: u64,
     bytes: u64,
@@ -110,20 +110,20 @@ impl Flights {
         begun.since.elapsed()
     }
 
-    /// How many there are, the oldest of them, and who asked most.
+    /// How many there are, the oldest of them, and who asked last.
     pub fn report(&self) -> (u64, Vec<Flying>, Vec<Process>) {
         let table = self.0.lock();
         let mut flying: Vec<(Asked, Instant)> = table.slots.iter().flatten().copied().collect();
-        let tallies = table.processes.iter();
-        let mut processes: Vec<Process> = tallies
-            .map(|(&pid, tally)| Process { pid, requests: tally.requests, bytes: tally.bytes })
-            .collect();
+        let mut tallies: Vec<(u32, Tally)> =
+            table.processes.iter().map(|(pid, tally)| (*pid, *tally)).collect();
         drop(table);
         let count = flying.len() as u64;
         flying.sort_by_key(|(_, since)| *since);
         flying.truncate(REQUESTS_TOLD);
-        processes.sort_by_key(|process| std::cmp::Reverse(process.requests));
-        processes.truncate(PROCESSES_TOLD);
+        tallies.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.last));
+        tallies.truncate(PROCESSES_TOLD);
+        let process = |(pid, Tally { requests, bytes, .. })| Process { pid, requests, bytes };
+        let processes = tallies.into_iter().map(process).collect();
         (count, flying.iter().map(Flying::of).collect(), processes)
     }
 }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_the_oldest_requests_and_the_busiest_processes() {
+    fn a_report_has_the_oldest_requests_and_the_latest_processes() {
         let flights = Flights::default();
         let begun: Vec<Begun> = (0..200).map(|pid| flights.begin(asked(pid))).collect();
         flights.end(&flights.begin(asked(150)));

@@ -134,7 +134,7 @@ pub struct Report {
     pub in_flight: u64,
     /// The oldest of them, a hundred at most.
     pub requests: Vec<Flying>,
-    /// Who asks most, 64 processes at most.
+    /// Who asked last, 64 processes at most.
     pub processes: Vec<Process>,
     /// Reads that hold blocks against reuse.
     pub pins: usize,
