@@ -84,6 +84,19 @@ fn slices(trace: &Value) -> Vec<Slice<'_>> {
     slices.collect()
 }
 
+/// Complete events of a lane nest or lie beside each other, or a viewer drops them.
+fn assert_nest(slices: &[Slice<'_>]) {
+    let mut open: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
+    for (name, _, lane, (from, to)) in slices {
+        let stack = open.entry(*lane).or_default();
+        while stack.last().is_some_and(|end| *end <= *from) {
+            stack.pop();
+        }
+        assert!(stack.last().is_none_or(|end| to <= end), "{name} at {from}");
+        stack.push(*to);
+    }
+}
+
 #[test]
 fn a_trace_has_requests_their_phases_and_the_kernels_side() {
     if !can_mount() {
@@ -141,16 +154,7 @@ fn a_trace_has_requests_their_phases_and_the_kernels_side() {
         assert_eq!(pair[0].2, pair[1].2, "they are on one lane: {pair:?}");
         assert!(pair[1].3.0 <= pair[0].3.0 && pair[0].3.1 <= pair[1].3.1, "{pair:?}");
     }
-    // Complete events of a lane nest or lie beside each other, or a viewer drops them.
-    let mut open: HashMap<(u64, u64), Vec<u64>> = HashMap::new();
-    for (name, _, lane, (from, to)) in &slices {
-        let stack = open.entry(*lane).or_default();
-        while stack.last().is_some_and(|end| *end <= *from) {
-            stack.pop();
-        }
-        assert!(stack.last().is_none_or(|end| to <= end), "{name} at {from}");
-        stack.push(*to);
-    }
+    assert_nest(&slices);
     let events = trace["traceEvents"].as_array().expect("events");
     let is_name = |event: &&Value| event["name"] == "process_name" && event["pid"] == pid;
     let name = events.iter().find(is_name).expect("a name");
