@@ -10,6 +10,7 @@ PATH=$target/tools/bin:$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 export PATH
 fsx_version=0.3.2
 pjdfstest_version=0.2.2
+cargo_deb_version=3.8.0
 
 say() { printf '%s\n' "$@"; }
 complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -23,10 +23,12 @@ pub mod mount;
 mod output;
 pub mod resize;
 pub mod stat;
+pub mod top;
 pub mod umount;
+pub mod undertaker;
 mod waiting;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use inflight_gate::{cli as gate, fault};
 use std::process::ExitCode;
 
@@ -58,9 +60,11 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show what a mount is doing.
     Stat(stat::StatArgs),
+    /// Watch a mount: requests in flight, rates, latencies, processes.
+    Top(top::TopArgs),
     /// Copy what an image holds into a directory, without a mount.
     Export(export::ExportArgs),
-    /// Make a filesystem larger, mounted or not.
+    /// Make a filesystem larger, mounted or not, or smaller.
     Resize(resize::ResizeArgs),
     /// Show the name of a filesystem, or change it.
     Label(label::LabelArgs),
@@ -72,9 +76,12 @@ enum Command {
     Fault(fault::FaultArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
-    /// Print the manual page.
+    /// Unmount what a server leaves behind.
     #[command(hide = true)]
-    Manual,
+    Undertake(undertaker::UndertakeArgs),
+    /// Print the manual page, or write those of all commands.
+    #[command(hide = true)]
+    Manual(completions::ManualArgs),
 }
 
 /// Runs the command line of this process.
@@ -100,7 +107,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { usage_code() } else { 0 });
         }
     };
-    log::init(cli.verbose);
+    // A server in the background writes to a log later.
+    let stays = !matches!(&cli.command, Command::Mount(args) if args.is_in_background());
+    log::init(cli.verbose, stays);
     waiting::set(!cli.no_wait);
     let result = match cli.command {
         Command::Mkfs(args) => mkfs::run(&args).map(|()| ExitCode::SUCCESS),
@@ -111,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Fsck(args) => fsck::run(&args),
         Command::Dump(args) => dump::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Stat(args) => stat::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Resize(args) => resize::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Label(args) => label::run(&args).map(|()| ExitCode::SUCCESS),
@@ -118,7 +128,8 @@ pub fn main() -> ExitCode {
         Command::Gate(args) => gate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Manual => completions::manual(Cli::command()).map(|()| ExitCode::SUCCESS),
+        Command::Undertake(args) => undertaker::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Manual(args) => completions::manual(&args).map(|()| ExitCode::SUCCESS),
     };
     report(result, 1)
 }

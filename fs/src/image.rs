@@ -2,9 +2,10 @@
 //!
 //! `fs/FORMAT.md` draws the map. From the bottom up:
 //!
-
 //! * [`open`]: the one way in.
+//! * [`snapshot`]: what can be seen of an image that somebody has mounted.
 //! * [`lock`]: one owner at a time, and the owner's name for everyone else.
+//! * [`server`]: the socket on which the server of a mount says what it does.
 //! * [`superblock`]: what the image is, in two checksummed copies.
 //! * [`metastore`]: the byte range that the metadata database lives in.
 //! * `pages`: the file format of that database, for when it cannot be opened.
@@ -23,6 +24,8 @@ pub mod open;
 pub(crate) mod pages;
 pub mod pins;
 pub mod probe;
+pub mod server;
+pub mod snapshot;
 pub mod space;
 pub mod store;
 pub mod superblock;

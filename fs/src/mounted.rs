@@ -106,7 +106,7 @@ impl Mounted {
                 if let Some(gate) = &gate {
                     outage.offer(gate, &fs, &request.mountpoint);
                 }
-                let status = Status::answer(&fs, &request.mountpoint)
+                let status = Status::answer(&fs, gate.as_ref(), &request.mountpoint)
                     .inspect_err(|e| tracing::info!("inflight stat asks the mount itself: {e}"))
                     .ok();
                 Ok(Mounted { transport, server, gate, request, outage, status })
@@ -196,6 +196,9 @@ pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Fs, MountError>
 fn operations(store: Store, options: &Options) -> Result<Fs, MountError> {
     let disk = store.disk().clone();
     let image = disk.name().to_owned();
+    if options.discard {
+        store.discard_freed();
+    }
     let volume = Volume::open(store).map_err(|source| OpenError::Metadata { image, source })?;
     let resources = |e: io::Error| MountError::Resources(e.to_string());
     let config = PoolConfig { slabs: options.slabs, ..PoolConfig::default() };

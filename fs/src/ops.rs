@@ -11,6 +11,7 @@ mod control;
 mod copy_range;
 mod create;
 mod directory;
+pub mod flights;
 mod frozen;
 mod namespace;
 pub mod overwrite;

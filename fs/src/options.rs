@@ -80,6 +80,12 @@ pub struct Options {
     pub open_messages: bool,
     /// Writes are kept back until they are flushed, so that `inflight fault S power-cut` can lose them.
     pub power_cut: bool,
+    /// When the server dies, its mount goes too.
+    pub auto_unmount: bool,
+    /// Blocks that were freed and committed are given back to whatever holds the image.
+    pub discard: bool,
+    /// What mount tables show in place of the image.
+    pub fsname: Option<String>,
     /// Server threads.
     pub threads: usize,
     /// read_ahead_kb of the mount, KiB.
@@ -119,6 +125,9 @@ impl Default for Options {
             direct_io: false,
             open_messages: false,
             power_cut: false,
+            auto_unmount: false,
+            discard: false,
+            fsname: None,
             threads: (2 * cores).max(4),
             max_readahead: 1024,
             attr_timeout: FOREVER,
@@ -148,6 +157,10 @@ const NAMES: &[&str] = &[
     "direct_io",
     "open_messages",
     "power_cut",
+    "auto_unmount",
+    "discard",
+    "nodiscard",
+    "fsname=",
     "threads=",
     "max_readahead=",
     "attr_timeout=",
@@ -208,6 +221,13 @@ impl Options {
             "direct_io" => self.direct_io = true,
             "open_messages" => self.open_messages = true,
             "power_cut" | "power-cut" => self.power_cut = true,
+            "auto_unmount" => self.auto_unmount = true,
+            "discard" => self.discard = true,
+            "nodiscard" => self.discard = false,
+            "fsname" if !value.is_empty() && !value.contains('/') => {
+                self.fsname = Some(value.to_owned());
+            }
+            "fsname" => return Err(wrong("fsname", value, "a name without '/'")),
             "nosubtype" => self.subtype = false,
             "noatime" => self.atime = Atime::Never,
             "nodiratime" => self.atime = Atime::NoDirectories,
@@ -338,5 +358,11 @@ mod tests {
         assert_eq!(e.to_string(), "unknown mount option 'writebak'; did you mean 'writeback'?");
         let e = o.add("threads=0").expect_err("out of range");
         assert!(e.to_string().contains("'0' is not a number from 1 to 1024"), "{e}");
+    }
+    #[test]
+    fn the_manual_page_has_every_option() {
+        let page = include_str!("../package/mount.fuse.inflight.8");
+        let missing: Vec<_> = NAMES.iter().filter(|name| !page.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

@@ -111,7 +111,8 @@ fn a_damaged_superblock_costs_nothing_because_there_are_two() {
     common::umount(dir.to_str().expect("path"));
 }
 
-// > While an image is mounted, another mount, mkfs or fsck is refused with the holder's name.
+// > While an image is mounted, another mount, mkfs or repair is refused with the holder's name; fsck and dump see its
+// last commit.
 #[test]
 fn a_mounted_image_is_nobody_elses() {
     if !can_mount() {
@@ -129,7 +130,9 @@ fn a_mounted_image_is_nobody_elses() {
         assert!(said.contains("in use by") && said.contains(&holder), "{said}");
         assert!(said.contains(mount.dir.to_str().expect("path")), "{said}");
     }
-    assert!(refused(8, &["fsck", place.image()]).contains(&holder));
+    assert!(refused(8, &["fsck", "--repair", place.image()]).contains(&holder));
+    assert!(ok(&["fsck", place.image()]).contains("its last commit: clean"));
+    assert!(ok(&["dump", place.image(), "/"]).contains("this is its last commit"));
     assert!(refused(1, &["umount", dir]).contains("not an Inflight mount point"));
     mount.umount();
     ok(&["fsck", place.image()]);

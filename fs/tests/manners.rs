@@ -254,3 +254,29 @@ impl Drop for Unmount {
         let _ = nix::mount::umount2(&self.0[..], nix::mount::MntFlags::MNT_DETACH);
     }
 }
+
+#[test]
+fn a_log_has_no_colours() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(16);
+    // script(1) gives it a terminal, which the server lets go of.
+    let (log, dir) = (place.dir.path().join("log"), place.dir.path().join("m"));
+    let line =
+        format!("{INFLIGHT} -v mount --log {} {} {}", log.display(), place.image(), dir.display());
+    let out = Command::new("script").args(["-q", "-e", "-c", &line, "/dev/null"]).output();
+    assert!(out.expect("script").status.success());
+    let report = ok(&["stat", "--json", dir.to_str().expect("path")]);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let server = Pid::from_raw(report["pid"].as_i64().expect("a process") as i32);
+    kill(server, Signal::SIGTERM).expect("kill");
+    while nix::fcntl::Flock::lock(
+        File::open(&place.image).expect("open"),
+        nix::fcntl::FlockArg::LockExclusive,
+    )
+    .is_err()
+    {}
+    let said = fs::read_to_string(&log).expect("log");
+    assert!(said.contains("SIGTERM") && !said.contains('\x1b'), "{said:?}");
+}

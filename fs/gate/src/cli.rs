@@ -1,5 +1,7 @@
 //! `inflight gate SOCKET ...`: the gate by hand.
 
+mod log;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,15 +80,8 @@ pub enum Command {
         #[arg(long, default_value = "10s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Print the request log as JSON lines.
-    Log {
-        /// Skip so many finished requests.
-        #[arg(long, default_value_t = 0)]
-        since: u64,
-        /// Go on until interrupted.
-        #[arg(short, long)]
-        follow: bool,
-    },
+    /// Show the request log: every request, with the time of every phase.
+    Log(log::LogArgs),
 }
 
 /// What a rule made by hand looks like. It is detached: it lives for `--for`, not for this command.
@@ -180,7 +175,7 @@ pub fn run(args: GateArgs) -> anyhow::Result<()> {
             }
             return Ok(());
         }
-        Command::Log { since, follow } => return log(&mut out, &mut client, since, follow),
+        Command::Log(args) => return log::run(&mut out, &mut client, &args),
         Command::Release { ids, rule: None } if !ids.is_empty() => {
             let mut count = 0;
             for id in ids {
@@ -240,28 +235,6 @@ fn list_json(out: &mut impl Write, listing: &Listing) -> anyhow::Result<()> {
     });
     writeln!(out, "{text}")?;
     Ok(())
-}
-
-fn log(out: &mut impl Write, client: &mut Client, since: u64, follow: bool) -> anyhow::Result<()> {
-    let patience = if follow { Duration::from_secs(60) } else { Duration::ZERO };
-    let mut next = since;
-    loop {
-        let page = client.log(next, super::wire::LOG_MAX, patience)?;
-        if page.lost > 0 {
-            writeln!(out, r#"{{"lost":{}}}"#, page.lost)?;
-        }
-        for record in &page.records {
-            writeln!(out, "{}", serde_json::to_string(record)?)?;
-        }
-        out.flush()?;
-        if page.next == next && !follow {
-            for record in &page.open {
-                writeln!(out, "{}", serde_json::to_string(record)?)?;
-            }
-            return Ok(());
-        }
-        next = page.next;
-    }
 }
 
 /// Reads `500ms`, `60s`, `5m` or plain seconds.

@@ -60,6 +60,8 @@ pub mod fault;
 mod kind;
 mod log;
 mod names;
+pub mod pages;
+pub mod perfetto;
 pub mod proxy;
 mod request;
 mod rule;
@@ -67,6 +69,8 @@ mod server;
 pub mod size;
 mod table;
 mod ticket;
+pub mod tracefs;
+pub mod utc;
 mod watchdog;
 pub mod wire;
 

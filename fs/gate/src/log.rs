@@ -98,6 +98,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// The last phase that it reached.
+    pub fn phase(&self) -> Option<Phase> {
+        let reached = Phase::ALL.iter().zip(&self.times.phases);
+        let last = reached.filter(|(_, time)| time.is_some()).map(|(phase, _)| *phase).next_back();
+        self.times.replied.map(|_| Phase::Replied).or(last)
+    }
+
+    /// Whether it is parked.
+    pub fn is_parked(&self) -> bool {
+        self.holds.last().is_some_and(|hold| hold.released.is_none())
+    }
+
     /// Whether somebody other than a client or a delay let it go, which voids a verdict.
     pub fn voided(&self) -> bool {
         let void = |by| matches!(by, Some(ReleasedBy::Watchdog | ReleasedBy::Shutdown));

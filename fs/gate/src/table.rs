@@ -221,6 +221,11 @@ impl Gate {
         }
     }
 
+    /// The records of requests that are not finished, in the order in which they arrived.
+    pub fn unfinished(&self) -> Vec<Record> {
+        self.state.lock().log.unfinished()
+    }
+
     // What the control server does for its clients.
 
     pub(super) fn listener(&self) -> &UnixListener {

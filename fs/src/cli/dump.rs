@@ -13,7 +13,7 @@ pub struct DumpArgs {
     /// As JSON.
     #[arg(long)]
     json: bool,
-    /// File or block device; it is not written.
+    /// File or block device; it is not written. Of one that is mounted, the last commit is shown.
     image: PathBuf,
     /// A file or directory in it, from its root; the superblock when absent.
     path: Option<PathBuf>,
@@ -42,7 +42,11 @@ fn show<T: serde::Serialize>(json: bool, value: &T, print: fn(&T)) -> anyhow::Re
 fn print_overview(o: &Overview) {
     let sb = &o.superblock;
     let made = Time { secs: sb.created_secs, nanos: 0 };
-    let state = if sb.state & STATE_MOUNTED != 0 { "not cleanly unmounted" } else { "clean" };
+    let state = match &o.mounted_on {
+        Some(dir) => &format!("mounted on {dir}; this is its last commit"),
+        None if sb.state & STATE_MOUNTED != 0 => "not cleanly unmounted",
+        None => "clean",
+    };
     println!("uuid       {}", uuid::Uuid::from_bytes(sb.uuid));
     println!("label      {}", if sb.label.is_empty() { "-" } else { &sb.label });
     println!("format     version {}, made {}", sb.version, utc(made));
@@ -64,6 +68,11 @@ fn print_overview(o: &Overview) {
 
 fn print_inode(d: &InodeDump) {
     let a = &d.attr;
+    if let Some(dir) = &d.mounted_on {
+        println!(
+            "mounted    on {dir}; this is its last commit, and blocks freed since may be others'"
+        );
+    }
     println!("inode      {}, generation {:#x}", d.ino, a.generation);
     println!("mode       {:#o} ({})", a.mode, kind((a.mode >> 12) as u8));
     println!("owner      {}:{}, project {}", a.uid, a.gid, a.project);
@@ -116,38 +125,6 @@ fn kind(number: u8) -> &'static str {
     }
 }
 
-/// A time in the manner of RFC 3339; years may have more than four digits.
 fn utc(time: Time) -> String {
-    let (days, second) = (time.secs.div_euclid(86_400), time.secs.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", time.nanos)
-}
-
-/// Year, month and day of a day since 1970-01-01 in the Gregorian calendar. Years begin in March
-/// here, so that the leap day is the last one; 719468 days lie between 0000-03-01 and 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (year + era * 400 + carry, month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_readable_before_1970_and_past_2038() {
-        let at = |secs| utc(Time { secs, nanos: 5 });
-        assert_eq!(at(0), "1970-01-01T00:00:00.000000005Z");
-        assert_eq!(at(-1), "1969-12-31T23:59:59.000000005Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000005Z");
-        assert_eq!(at(1 << 31), "2038-01-19T03:14:08.000000005Z");
-        assert_eq!(at(13_000_000_000), "2381-12-14T23:06:40.000000005Z");
-    }
+    inflight_gate::utc::utc(time.secs, time.nanos)
 }

@@ -23,7 +23,7 @@ pub struct FsckArgs {
     /// As JSON.
     #[arg(long)]
     json: bool,
-    /// File or block device.
+    /// File or block device. Of one that is mounted, the last commit is checked.
     image: PathBuf,
 }
 
@@ -63,7 +63,14 @@ fn print(report: &Report) {
         Outcome::Uncorrected if report.found.list.iter().any(|f| f.remedy.is_empty()) => {
             (format!("{errors} errors, not all can be repaired"), "")
         }
+        Outcome::Uncorrected if report.mounted_on.is_some() => {
+            (format!("{errors} errors"), "; unmount it, and repair them with --repair")
+        }
         Outcome::Uncorrected => (format!("{errors} errors"), "; repair them with --repair"),
+    };
+    let verdict = match &report.mounted_on {
+        Some(dir) => format!("mounted on {dir}, its last commit: {verdict}"),
+        None => verdict,
     };
     println!(
         "{}: {verdict}, {} inodes, {} of {} blocks used{hint}",

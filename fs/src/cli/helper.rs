@@ -51,7 +51,7 @@ pub(super) fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     }
     let [image, dir] = <[PathBuf; 2]>::try_from(paths)
         .map_err(|_| anyhow::anyhow!("usage: mount.fuse.inflight IMAGE DIR [-o OPTIONS]"))?;
-    super::log::init(0);
+    super::log::init(0, true);
     if options.iter().flat_map(|o| o.split(',')).any(|o| o == "remount") {
         return remount(&dir, &options);
     }

@@ -1,5 +1,6 @@
 //! `inflight mount`: in the background by default, in a process of its own.
 
+use crate::cli::undertaker::Undertaker;
 use crate::mounted::{MountRequest, Mounted};
 use crate::options::Options;
 use anyhow::{Context as _, bail};
@@ -40,6 +41,11 @@ pub struct MountArgs {
 }
 
 impl MountArgs {
+    /// True in the server that another `inflight mount` started.
+    pub(super) fn is_in_background(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// As mount(8) passes them to a helper.
     pub(super) fn for_helper(image: PathBuf, mountpoint: PathBuf, options: Vec<String>) -> Self {
         MountArgs {
@@ -96,13 +102,9 @@ fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
         // Cannot fail with this argument (prctl(2)).
         let _ = nix::sys::prctl::set_pdeathsig(None);
     };
-    Ok(MountRequest {
-        image: args.image.clone(),
-        mountpoint,
-        options,
-        gate: args.gate.clone(),
-        opened,
-    })
+    // The mount table names it, and whoever looks for it there comes by other links. What is missing is told later.
+    let image = std::fs::canonicalize(&args.image).unwrap_or_else(|_| args.image.clone());
+    Ok(MountRequest { image, mountpoint, options, gate: args.gate.clone(), opened })
 }
 
 /// Serves until the mount goes; a server in the background writes to `log` from when the mount answers.
@@ -113,7 +115,9 @@ fn serve(args: &MountArgs, log: Option<File>) -> anyhow::Result<()> {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
     signals.thread_block()?;
     let mountpoint = request.mountpoint.clone();
+    let auto_unmount = request.options.auto_unmount;
     let mounted = Mounted::start(request)?;
+    let _guard = auto_unmount.then(|| Undertaker::start(&mountpoint)).transpose()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         while let Ok(signal) = signals.wait() {
             tracing::info!("{signal}: unmounting {}", mountpoint.display());

@@ -1,4 +1,4 @@
-//! `inflight resize`: makes a filesystem larger.
+//! `inflight resize`: makes a filesystem larger, or smaller.
 
 use super::stat::size;
 use crate::disk::{Disk, FileDisk};
@@ -8,8 +8,10 @@ use crate::mounted;
 use crate::options::Options;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use indicatif::ProgressBar;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Which, and how large.
 #[derive(Debug, Args)]
@@ -48,34 +50,47 @@ pub(super) fn run(args: &ResizeArgs) -> anyhow::Result<()> {
         wanted.next_multiple_of(BLOCK)
     );
     if wanted < has {
-        bail!(
-            "{name} has {}, and cannot be made smaller: make a smaller one of it with inflight export and mkfs --from",
-            size(has)
-        );
+        if let Some(dir) = lock::mount_of(&image) {
+            bail!("{name} is mounted on {dir}: unmount it to make it smaller");
+        }
+        smaller(&image, wanted / BLOCK)?;
+        println!("{name}: {} instead of {}", size(wanted), size(has));
+        return Ok(());
     }
     ensure!(
         wanted <= length || !disk.is_block_device(),
         "{name} has {length} bytes, {wanted} are wanted: make the device larger first"
     );
-    let lengthen = || match wanted > length {
-        true => disk.file().set_len(wanted).with_context(|| name.clone()),
-        false => Ok(()),
+    // Longer, or as long as the filesystem: what a crash left of a shrink.
+    let is_fitted = wanted == length || disk.is_block_device();
+    let fit = |has_owner: bool| match is_fitted || has_owner && wanted < length {
+        true => Ok(()),
+        false => disk.file().set_len(wanted).with_context(|| name.clone()),
     };
     match lock::mount_of(&image) {
         Some(dir) => {
-            lengthen()?;
+            fit(true)?;
             let root = File::open(&dir).with_context(|| dir.clone())?;
             call::grow(&root, wanted / BLOCK).with_context(|| format!("cannot resize {dir}"))?;
         }
-        None => unmounted(&image, lengthen, wanted / BLOCK, wanted == has)?,
+        None => unmounted(&image, || fit(false), wanted / BLOCK, wanted == has)?,
     }
     println!("{name}: {} instead of {}", size(wanted), size(has));
     Ok(())
 }
 
+fn smaller(image: &Path, blocks: u64) -> anyhow::Result<()> {
+    // Draws on a terminal only.
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let result = fsck::shrink(image, blocks, &|stage| bar.set_message(stage));
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
 fn unmounted(
     image: &Path,
-    lengthen: impl FnOnce() -> anyhow::Result<()>,
+    fit: impl FnOnce() -> anyhow::Result<()>,
     blocks: u64,
     again: bool,
 ) -> anyhow::Result<()> {
@@ -83,7 +98,7 @@ fn unmounted(
     let options = Options { threads: 1, slabs: 0, ..Options::default() };
     let fs = mounted::open(image, &options)?;
     // Now the image is ours, and nobody else's to be changed.
-    let grown = lengthen().and_then(|()| fs.volume().grow(blocks).with_context(name));
+    let grown = fit().and_then(|()| fs.volume().grow(blocks).with_context(name));
     let closed = mounted::close(&fs).with_context(name);
     drop(fs);
     grown.and(closed)?;

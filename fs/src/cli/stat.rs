@@ -128,6 +128,6 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Microseconds, as people read them.
-fn time(micros: f64) -> String {
+pub fn time(micros: f64) -> String {
     format!("{:.1?}", Duration::from_nanos((micros * 1000.0) as u64))
 }

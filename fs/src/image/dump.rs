@@ -5,6 +5,7 @@
 use crate::errno::Result;
 use crate::image::mkfs::ROOT;
 use crate::image::open::{self, OpenError};
+use crate::image::snapshot::Snapshot;
 use crate::image::space::Usage;
 use crate::image::store::Store;
 use crate::image::superblock::Superblock;
@@ -44,6 +45,9 @@ pub struct Overview {
     pub usage: Usage,
     /// Inodes in use.
     pub inodes: u64,
+    /// Where the image is mounted: this is its last commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounted_on: Option<String>,
 }
 
 /// One inode.
@@ -61,6 +65,9 @@ pub struct InodeDump {
     pub extents: Vec<ExtentDump>,
     /// What a directory holds.
     pub entries: Vec<EntryDump>,
+    /// Where the image is mounted: this is its last commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounted_on: Option<String>,
 }
 
 /// A run of blocks of a file.
@@ -93,13 +100,30 @@ pub struct EntryDump {
 pub struct Dump {
     store: Store,
     image: PathBuf,
+    mounted_on: Option<String>,
 }
 
 impl Dump {
-    /// Opens and locks the image. Waits, within bounds, for somebody who is about to be done.
+    /// Opens and locks the image, or, where it is mounted, its last commit. Waits, within bounds, for somebody who is about to
+    /// be done.
     pub fn open(image: &Path) -> std::result::Result<Dump, DumpError> {
-        let store = open::open(image, false)?;
-        Ok(Dump { store, image: image.to_owned() })
+        let (store, mounted_on) = loop {
+            match open::open(image, false) {
+                Ok(store) => break (store, None),
+                Err(refused) => {
+                    if let Some(snapshot) = Snapshot::instead(image, refused)? {
+                        let dir = snapshot.mountpoint().to_owned();
+                        break (open::open_on(snapshot, None)?, Some(dir));
+                    }
+                }
+            }
+        };
+        Ok(Dump { store, image: image.to_owned(), mounted_on })
+    }
+
+    /// Where the image is mounted: then this is its last commit, and blocks that were freed since may be in use by others.
+    pub fn mounted_on(&self) -> Option<&str> {
+        self.mounted_on.as_deref()
     }
 
     /// Superblock and usage.
@@ -112,6 +136,7 @@ impl Dump {
             superblock,
             usage,
             inodes: self.explain(inodes)?,
+            mounted_on: self.mounted_on.clone(),
         })
     }
 
@@ -123,7 +148,8 @@ impl Dump {
             None => Ok(None),
         });
         let missing = || DumpError::NoSuchPath { image: self.image.clone(), path: path.into() };
-        self.explain(found)?.ok_or_else(missing)
+        let found = self.explain(found)?.ok_or_else(missing)?;
+        Ok(InodeDump { mounted_on: self.mounted_on.clone(), ..found })
     }
 
     fn explain<T>(&self, result: Result<T>) -> std::result::Result<T, DumpError> {
@@ -181,5 +207,5 @@ fn dump(view: &View<'_>, ino: u64) -> Result<Option<InodeDump>> {
         }));
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(Some(InodeDump { ino, attr, target, xattrs, extents, entries }))
+    Ok(Some(InodeDump { ino, attr, target, xattrs, extents, entries, mounted_on: None }))
 }

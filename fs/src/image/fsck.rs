@@ -27,17 +27,20 @@ mod room;
 mod rows;
 mod salvage;
 mod shielded;
+mod shrink;
 mod table;
 mod tree;
 mod walk;
 
 pub use report::{FINDINGS_MAX, Finding, Findings, Outcome, Report, Severity};
+pub use shrink::{ShrinkError, shrink, shrink_on};
 
 use crate::disk::{Disk, FileDisk};
 use crate::errno::Error;
 use crate::image::metastore::MetaStore;
 use crate::image::open::{self, Access, Locked, OpenError};
 use crate::image::probe::ProbeError;
+use crate::image::snapshot::Snapshot;
 use crate::image::superblock::Superblock;
 use database::{Examined, Suspect, salvage};
 use groups::Layout;
@@ -92,12 +95,22 @@ struct Pass {
 }
 
 /// Checks the image at `path`; with `repair`, corrects it and checks it again. The image is locked
-/// meanwhile, and written only by a repair that has something to do.
+/// meanwhile, and written only by a repair that has something to do. Of an image that is mounted the last commit is checked.
 ///
 /// # Errors
 /// When it is in use, cannot be opened, or is no image; when the repair failed.
 pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
-    let Locked { disk, lock: _lock } = open::locked(path, Access::ReadAlone)?;
+    let Locked { disk, lock: _lock } = loop {
+        match open::locked(path, Access::ReadAlone) {
+            Ok(locked) => break locked,
+            Err(refused) if options.repair => return Err(refused.into()),
+            Err(refused) => {
+                if let Some(snapshot) = Snapshot::instead(path, refused)? {
+                    return check_mounted(snapshot, options);
+                }
+            }
+        }
+    };
     disk.distrust()
         .map_err(|source| OpenError::from(ProbeError::Open { path: path.to_owned(), source }))?;
     let writer = || -> Result<Arc<dyn Disk>, FsckError> {
@@ -106,6 +119,15 @@ pub fn check(path: &Path, options: &Options<'_>) -> Result<Report, FsckError> {
         Ok(Arc::new(disk))
     };
     check_and_repair(disk, writer, options)
+}
+
+fn check_mounted(snapshot: Arc<Snapshot>, options: &Options<'_>) -> Result<Report, FsckError> {
+    let mounted_on = Some(snapshot.mountpoint().to_owned());
+    let disk: Arc<dyn Disk> = snapshot;
+    let pass = look(&disk, options.progress).map_err(OpenError::from)?;
+    let report = report(disk.name(), &pass, None);
+    let found = report.found.clone().without_notes();
+    Ok(Report { mounted_on, found, ..report })
 }
 
 /// As [`check`], for a disk that nobody else uses.
@@ -281,5 +303,6 @@ fn report(path: &Path, last: &Pass, repaired: Option<Findings>) -> Report {
         inodes: examined.map_or(0, |e| e.inodes),
         blocks_used: examined.map_or(0, |e| e.claims.blocks()),
         blocks_total: last.superblock.total_blocks,
+        mounted_on: None,
     }
 }

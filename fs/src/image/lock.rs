@@ -4,6 +4,7 @@
 //! devices, and /proc/locks names the holder.
 
 use crate::disk::open_image;
+use crate::image::server;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -57,6 +58,8 @@ pub enum LockError {
     Held {
         /// Process, command and mount point, as far as they are known.
         holder: String,
+        /// Where the image was mounted.
+        mountpoint: Option<String>,
     },
     /// It is a block device that is mounted, swapped on, part of an array, or open for that.
     #[error(
@@ -86,10 +89,11 @@ impl ImageLock {
             }
             let mounted = mount_of(path);
             if mounted.is_some() || Instant::now() >= deadline {
-                return Err(LockError::Held { holder: describe(&file, mounted) });
+                let holder = describe(&file, mounted.as_deref());
+                return Err(LockError::Held { holder, mountpoint: mounted });
             }
             if !told && start.elapsed() >= waiting.after {
-                let (path, holder) = (path.display(), describe(&file, mounted));
+                let (path, holder) = (path.display(), describe(&file, None));
                 let bound = patience.as_secs();
                 (waiting.tell)(&format!(
                     "{path} is in use by {holder}; waiting up to {bound} s (not with --no-wait)"
@@ -154,8 +158,13 @@ fn mounts(wanted: impl Fn(&Mount) -> bool) -> Vec<Mount> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let (kind, image) = right.split_once(' ')?;
-        let image = unescape(image.split(' ').next()?);
+        let (kind, source) = right.split_once(' ')?;
+        let source = unescape(source.split(' ').next()?);
+        // With the option fsname the table does not say.
+        let image = match kind == "fuse.inflight" && !source.starts_with('/') {
+            true => server::image(left.split(' ').nth(2)?)?,
+            false => source,
+        };
         let mount = Mount { dir: unescape(left.split(' ').nth(4)?), image };
         let ours =
             || kind == "fuse.inflight" || kind == "fuse" && is_image(Path::new(&mount.image));
@@ -189,7 +198,7 @@ pub fn unescape(field: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn describe(file: &File, mounted: Option<String>) -> String {
+fn describe(file: &File, mounted: Option<&str>) -> String {
     let holder = holder_of(file).map_or_else(
         || "another process".to_owned(),
         |pid| format!("process {pid} ({})", command_of(pid).unwrap_or_else(|| "gone".into())),

@@ -24,6 +24,17 @@ pub enum OpenError {
         /// Who has it.
         source: LockError,
     },
+    /// It is mounted, and nobody can look at one of its commits before the next one comes.
+    #[error(
+        "{image} is mounted on {mountpoint}, and commits follow each other faster than its metadata can be read; \
+         try again when less is flushed, or unmount it"
+    )]
+    Restless {
+        /// The image.
+        image: PathBuf,
+        /// Where it is mounted.
+        mountpoint: String,
+    },
     /// Its metadata cannot be used.
     #[error("{image}: {source}")]
     Metadata {

@@ -205,6 +205,12 @@ impl Space {
 
     /// The running transaction was committed: what it freed may be reused once nobody pins it.
     pub fn committed(&self) {
+        let free = self.settle();
+        self.reopen(&free);
+    }
+
+    /// As [`Space::committed`], but what may be reused waits for [`Space::reopen`].
+    pub fn settle(&self) -> Vec<Run> {
         let mut st = self.state.lock();
         st.uncommitted.clear();
         let mut waiting = std::mem::take(&mut st.freed);
@@ -212,8 +218,14 @@ impl Space {
             waiting.append(&mut st.pinned);
         }
         let (free, busy) = self.pins.sort_out(waiting);
-        free.into_iter().for_each(|run| st.change(self, run, None, Some(false)));
         st.pinned.extend(busy);
+        free
+    }
+
+    /// Opens what [`Space::settle`] gave to those who allocate.
+    pub fn reopen(&self, free: &[Run]) {
+        let mut st = self.state.lock();
+        free.iter().for_each(|run| st.change(self, *run, None, Some(false)));
     }
 
     /// True when a commit could make blocks available.

@@ -23,6 +23,7 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
+use crate::image::BLOCK;
 use crate::image::group_commit::GroupCommit;
 use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
@@ -97,6 +98,8 @@ pub struct Store {
     failed: AtomicBool,
     /// The image was opened for writing.
     writable: bool,
+    /// Freed blocks are given back to whatever holds the image.
+    discards: AtomicBool,
     lock: Mutex<Option<ImageLock>>,
 }
 
@@ -160,6 +163,7 @@ impl Store {
             broken: false.into(),
             failed: false.into(),
             writable,
+            discards: false.into(),
             lock: Mutex::new(lock),
         };
         store.prepare_growth(0);
@@ -371,18 +375,47 @@ impl Store {
             return Ok(self.disk.sync()?);
         }
         let durable = guard("committing", || self.make_durable(recovery));
+        let mut freed = Vec::new();
         if durable.is_ok() {
             self.durable.store(self.sequence() - 1, SeqCst);
-            self.space.committed();
+            freed = self.space.settle();
+            if !self.discards.load(SeqCst) {
+                self.space.reopen(&std::mem::take(&mut freed));
+            }
         }
         let mut slot = self.running.lock();
         // What was read in the snapshot is remembered before the first change.
-        let _alone = self.snapshots.write();
+        let alone = self.snapshots.write();
         let next = durable.and_then(|()| guard("committing", || self.begin()));
         self.reopened.notify_all();
         *slot = Slot::Closed;
         *slot = Slot::Open(next?);
+        drop((alone, slot));
+        // Changes go on meanwhile.
+        self.discard(&mut freed);
+        self.space.reopen(&freed);
         Ok(())
+    }
+
+    /// Gives blocks back that the commit freed and nobody uses: from now on, with every commit, before they are used again.
+    pub fn discard_freed(&self) {
+        self.discards.store(self.writable, SeqCst);
+    }
+
+    fn discard(&self, freed: &mut Vec<Run>) {
+        freed.sort_unstable_by_key(|run| run.start);
+        freed.dedup_by(|next, run| {
+            let touches = run.end() == next.start;
+            run.blocks += if touches { next.blocks } else { 0 };
+            touches
+        });
+        for run in freed {
+            if let Err(e) = self.disk.discard(run.start * BLOCK, run.blocks * BLOCK) {
+                tracing::warn!("freed blocks are not given back any more: {e}");
+                self.discards.store(false, SeqCst);
+                return;
+            }
+        }
     }
 
     /// Ends the running transaction, in memory. `false` when it is empty and goes on.

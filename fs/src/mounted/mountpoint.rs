@@ -12,7 +12,7 @@ const SUBTYPE: &str = "inflight";
 /// What to mount `image` with.
 pub(super) fn mount_options(image: &Path, options: &Options) -> MountOptions {
     MountOptions {
-        source: image.into(),
+        source: options.fsname.as_ref().map_or_else(|| image.into(), Into::into),
         subtype: options.subtype.then(|| SUBTYPE.to_owned()),
         flags: flags(options),
         allow_other: options.allow_other,

@@ -2,6 +2,7 @@
 
 use crate::image::space::Usage;
 use crate::ops::Fs;
+use crate::ops::flights::{Asked, Begun, Flights, Flying, Process};
 use crate::ops::ways::Way;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -9,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 const WAYS: [Way; 5] =
     [Way::Copy, Way::CopyDirect, Way::SpliceBuffered, Way::SpliceDirect, Way::PipeBacked];
@@ -19,8 +19,8 @@ const WAYS: [Way; 5] =
 pub struct Stats {
     reads: [Counter; WAYS.len()],
     writes: [Counter; 2],
-    in_flight: AtomicU64,
-    operations: Mutex<BTreeMap<&'static str, Histogram<u64>>>,
+    flights: Flights,
+    operations: Mutex<BTreeMap<&'static str, Timing>>,
     transport: OnceLock<String>,
 }
 
@@ -57,8 +57,8 @@ impl Stats {
     }
 
     /// A request arrived.
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+    pub fn begin(&self, asked: Asked) -> Begun {
+        self.flights.begin(asked)
     }
 
     /// WRITE payloads that are in the image.
@@ -66,14 +66,28 @@ impl Stats {
         self.writes.iter().map(|counter| counter.get().requests).sum()
     }
 
-    /// A request was answered, `after` its arrival.
-    pub fn end(&self, operation: &'static str, after: Duration) {
-        self.in_flight.fetch_sub(1, Relaxed);
+    /// A request was answered.
+    pub fn end(&self, begun: &Begun) {
+        let after = self.flights.end(begun);
         let mut operations = self.operations.lock();
-        let histogram = operations.entry(operation).or_insert_with(|| {
-            Histogram::new_with_max(60_000_000_000, 2).expect("constant, valid bounds")
-        });
-        histogram.saturating_record(after.as_nanos() as u64);
+        let timing = operations.entry(begun.operation).or_default();
+        timing.latency.saturating_record(after.as_nanos() as u64);
+        timing.total_ns += after.as_nanos() as u64;
+    }
+}
+
+/// How long an operation takes.
+#[derive(Debug)]
+struct Timing {
+    latency: Histogram<u64>,
+    total_ns: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        let minute = 60_000_000_000;
+        let latency = Histogram::new_with_max(minute, 2).expect("constant, valid bounds");
+        Timing { latency, total_ns: 0 }
     }
 }
 
@@ -97,6 +111,8 @@ pub struct Latency {
     pub p99_us: f64,
     /// Longest.
     pub max_us: f64,
+    /// All of them together.
+    pub total_us: f64,
 }
 
 /// Everything, as `inflight stat --json` prints it.
@@ -116,6 +132,10 @@ pub struct Report {
     pub writes: BTreeMap<&'static str, Count>,
     /// Requests that have no answer yet.
     pub in_flight: u64,
+    /// The oldest of them, a hundred at most.
+    pub requests: Vec<Flying>,
+    /// Who asked last, 64 processes at most.
+    pub processes: Vec<Process>,
     /// Reads that hold blocks against reuse.
     pub pins: usize,
     /// Blocks.
@@ -141,12 +161,14 @@ impl Fs {
         let writes = [("buffered", stats.writes[0].get()), ("direct", stats.writes[1].get())];
         let micros = |ns: u64| ns as f64 / 1000.0;
         let operations = stats.operations.lock();
-        let latency = |h: &Histogram<u64>| Latency {
+        let latency = |Timing { latency: h, total_ns }: &Timing| Latency {
             count: h.len(),
             p50_us: micros(h.value_at_quantile(0.5)),
             p99_us: micros(h.value_at_quantile(0.99)),
             max_us: micros(h.max()),
+            total_us: micros(*total_ns),
         };
+        let (in_flight, requests, processes) = stats.flights.report();
         Report {
             image: store.disk().name().display().to_string(),
             pid: std::process::id(),
@@ -154,14 +176,16 @@ impl Fs {
             transport: stats.transport.get().cloned().unwrap_or_else(|| "none".to_owned()),
             reads,
             writes: writes.into_iter().collect(),
-            in_flight: stats.in_flight.load(Relaxed),
+            in_flight,
+            requests,
+            processes,
             pins: store.space().pins().held(),
             space: store.space().usage(),
             inodes_cached: self.volume.inodes_cached(),
             commits: store.durable(),
             pool: self.io.pool().report(),
             pipes: self.io.pipes().report(),
-            operations: operations.iter().map(|(name, h)| (*name, latency(h))).collect(),
+            operations: operations.iter().map(|(name, timing)| (*name, latency(timing))).collect(),
         }
     }
 }

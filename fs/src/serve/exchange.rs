@@ -19,13 +19,13 @@ use super::server::{Place, Server};
 use super::sink::Sink;
 use crate::errno::Errno;
 use crate::mutant::{self, Mutant};
+use crate::ops::flights::{Asked, Begun};
 use crate::ops::read::{self, Body, ReadArgs, Ready};
 use crate::ops::{Answer, Caller, WriteArgs, Written};
-use inflight_fuse::abi::{Opcode, WriteFlags};
+use inflight_fuse::abi::WriteFlags;
 use inflight_fuse::{Data, Operation, Payload, Reply, Request};
 use inflight_gate::{Decision, Gate, Passage, Phase, Ticket};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Where a request came from, and where its answer goes.
 pub struct Origin {
@@ -34,8 +34,7 @@ pub struct Origin {
     sink: Option<Sink>,
     /// With a gate.
     ticket: Option<Ticket>,
-    opcode: Opcode,
-    since: Instant,
+    begun: Begun,
     /// Payloads that the image had when it came, for [`Mutant::DropQueuedWrite`].
     writes_before: u64,
 }
@@ -92,12 +91,12 @@ impl Origin {
         server: Arc<Server>,
         sink: Sink,
         ticket: Option<Ticket>,
-        opcode: Opcode,
+        asked: Asked,
     ) -> Origin {
-        server.fs().stats().begin();
+        let begun = server.fs().stats().begin(asked);
         let queued = mutant::is(Mutant::DropQueuedWrite);
         let writes_before = if queued { server.fs().stats().writes() } else { 0 };
-        Origin { server, sink: Some(sink), ticket, opcode, since: Instant::now(), writes_before }
+        Origin { server, sink: Some(sink), ticket, begun, writes_before }
     }
 
     fn note_path(&self, path: &'static str) {
@@ -148,8 +147,7 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        let operation = self.opcode.name().unwrap_or("unknown");
-        self.server.fs().stats().end(operation, self.since.elapsed());
+        self.server.fs().stats().end(&self.begun);
     }
 }
 

@@ -9,6 +9,7 @@ use super::sink::Sink;
 use super::stale::Stale;
 use super::workers::Workers;
 use crate::ops::Fs;
+use crate::ops::flights::Asked;
 use inflight_dio::Buffer;
 use inflight_fuse::abi::{FsyncFlags, OpenFlags};
 use inflight_fuse::channel::{Handler, Received, uring};
@@ -134,10 +135,10 @@ impl Server {
 
     /// Serves a request, here or elsewhere.
     pub fn accept(self: &Arc<Self>, request: Request, sink: Sink, place: Place<'_>) {
-        let opcode = request.opcode();
+        let asked = asked(&request);
         let gate = self.gate.as_ref().filter(|_| is_logged(&request.operation));
         let ticket = gate.map(|gate| gate.arrive(subject(&request)));
-        let mut origin = Origin::new(Arc::clone(self), sink, ticket, opcode);
+        let mut origin = Origin::new(Arc::clone(self), sink, ticket, asked);
         origin.answer_early(&request);
         Exchange::Received(origin, request).run(place);
     }
@@ -186,32 +187,19 @@ fn is_logged(operation: &Operation) -> bool {
 
 /// A request as the gate sees it.
 fn subject(request: &Request) -> Subject {
-    let header = &request.header;
-    let (offset, len, size) = match &request.operation {
-        Operation::Read(read) => (read.offset, read.size.into(), None),
-        Operation::Readdir(read) | Operation::Readdirplus(read) => (read.offset, 0, None),
-        Operation::Write(write) => (write.offset, write.data.len() as u64, None),
-        Operation::Fallocate(range) => (range.offset, range.length, None),
-        Operation::Lseek { offset, .. } => (*offset, 0, None),
-        Operation::CopyFileRange(range) | Operation::CopyFileRange64(range) => {
-            (range.offset_in, range.len, None)
-        }
-        Operation::Setattr(set) => (0, 0, set.size),
-        _ => (0, 0, None),
-    };
-    // The name of a link is what its directory has; what it is about is the inode.
-    let ino = match &request.operation {
-        Operation::Link { target, .. } => *target,
-        _ => header.nodeid,
+    let Asked { unique, ino, offset, len, pid, .. } = asked(request);
+    let size = match &request.operation {
+        Operation::Setattr(set) => set.size,
+        _ => None,
     };
     Subject {
-        unique: header.unique,
+        unique,
         opcode: request.opcode(),
         ino,
         offset,
         len,
-        pid: header.pid,
-        uid: header.uid,
+        pid,
+        uid: request.header.uid,
         size,
         names: lessons::names(request),
         data_only: matches!(
@@ -219,6 +207,29 @@ fn subject(request: &Request) -> Subject {
             Operation::Fsync(sync) if sync.fsync_flags.contains(FsyncFlags::FDATASYNC)
         ),
     }
+}
+
+/// What is kept of a request while it is in flight.
+fn asked(request: &Request) -> Asked {
+    let header = &request.header;
+    let (offset, len) = match &request.operation {
+        Operation::Read(read) => (read.offset, read.size.into()),
+        Operation::Readdir(read) | Operation::Readdirplus(read) => (read.offset, 0),
+        Operation::Write(write) => (write.offset, write.data.len() as u64),
+        Operation::Fallocate(range) => (range.offset, range.length),
+        Operation::Lseek { offset, .. } => (*offset, 0),
+        Operation::CopyFileRange(range) | Operation::CopyFileRange64(range) => {
+            (range.offset_in, range.len)
+        }
+        _ => (0, 0),
+    };
+    // The name of a link is what its directory has; what it is about is the inode.
+    let ino = match &request.operation {
+        Operation::Link { target, .. } => *target,
+        _ => header.nodeid,
+    };
+    let operation = request.opcode().name().unwrap_or("unknown");
+    Asked { operation, unique: header.unique, ino, offset, len, pid: header.pid }
 }
 
 /// A server as channels see it.

@@ -56,6 +56,10 @@ impl Timeline {
     ) -> Result<Timeline, String> {
         let disk = Arc::new(Recorder::new(Arc::new(base.fork())));
         let mut player = Player::open(disk.clone(), data)?.resume(model.serial());
+        // As with the option discard, in the half of the workloads.
+        if ops.len().is_multiple_of(2) {
+            player.discard_freed();
+        }
         let mut timeline = Timeline {
             base: Sectors::new(base.clone()),
             events: Vec::new(),

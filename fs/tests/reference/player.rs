@@ -56,6 +56,11 @@ impl Player {
         Ok(Player { fs, held: None, dirty: BTreeMap::new(), serial: 0 })
     }
 
+    /// From now on freed blocks are discarded with each commit.
+    pub fn discard_freed(&self) {
+        self.fs.volume().store().discard_freed();
+    }
+
     /// As `open`, going on where another player stopped after `serial` operations.
     pub fn resume(mut self, serial: u32) -> Player {
         self.serial = serial;

@@ -102,9 +102,9 @@ fn is_torn(torn: &[u8], whole: &[u8]) -> bool {
     if same(0..512) {
         return same(LAST..CRC) && !same(CRC..BLOCK as usize);
     }
-    // What no rewrite changes: magic to uuid, the size, when it was made and the key.
+    // What no rewrite changes: magic to uuid, when it was made and the key.
     let follows = sequence(torn).abs_diff(sequence(whole)) == 1;
-    follows && same(0..56) && same(120..136) && same(160..176)
+    follows && same(0..56) && same(128..136) && same(160..176)
 }
 
 fn compare(first: Superblock, second: Superblock, f: &mut Findings) -> Superblock {

@@ -42,10 +42,30 @@ pub fn rebuild(
     superblock: &Superblock,
     examined: &Examined,
 ) -> Result<Superblock> {
-    let empty =
-        Superblock { chunks: Vec::new(), metadata_bytes: 0, commit: None, ..superblock.clone() };
     let space = room(examined, Layout::new(superblock), GROWTH.0)?;
+    rebuild_in(writer, superblock, examined, space)
+        .map_err(|e| Error::Corrupt(format!("a new database cannot be written: {e}")))
+}
+
+/// As [`rebuild`], in blocks of `space` alone, of whose size the filesystem is from then on.
+///
+/// # Errors
+/// As for [`rebuild`].
+pub fn rebuild_in(
+    writer: &Arc<dyn Disk>,
+    superblock: &Superblock,
+    examined: &Examined,
+    space: Arc<Space>,
+) -> Result<Superblock> {
+    let empty = Superblock {
+        chunks: Vec::new(),
+        metadata_bytes: 0,
+        commit: None,
+        total_blocks: space.total(),
+        ..superblock.clone()
+    };
     let apart: Arc<dyn Disk> = Arc::new(Apart(writer.clone()));
+    space.reserve(GROWTH.0, None);
     let meta = Arc::new(MetaStore::create(apart, empty));
     meta.grow_into(space.clone());
     guard("building the database", || {
@@ -53,8 +73,7 @@ pub fn rebuild(
         let db = Database::builder().create_with_backend(backend)?;
         let site = Site { db, meta: meta.clone(), space };
         site.copy_all(examined)
-    })
-    .map_err(|e| Error::Corrupt(format!("a new database cannot be written: {e}")))?;
+    })?;
     writer.sync()?;
     let next = Superblock { state: 0, ..meta.superblock() };
     let target = MetaStore::replace(writer.clone(), next, superblock);

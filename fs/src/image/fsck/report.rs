@@ -75,6 +75,13 @@ impl Findings {
         }
     }
 
+    /// Without the notes.
+    pub fn without_notes(mut self) -> Findings {
+        self.list.retain(|finding| finding.severity == Severity::Error);
+        self.notes = 0;
+        self
+    }
+
     /// Errors and notes.
     pub fn total(&self) -> u64 {
         self.errors + self.notes
@@ -126,6 +133,9 @@ pub struct Report {
     pub blocks_used: u64,
     /// Blocks of the filesystem.
     pub blocks_total: u64,
+    /// Where it is mounted: then it is the last commit that was checked, and what a crash would leave to a mount is no finding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounted_on: Option<String>,
 }
 
 impl Report {

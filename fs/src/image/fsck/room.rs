@@ -18,29 +18,44 @@ const GROUPS_OFFERED: usize = 1 << 14;
 /// # Errors
 /// Those of the database.
 pub fn room(examined: &Examined, layout: Layout<'_>, want: u64) -> Result<Arc<Space>> {
-    let space = unclaimed(examined, layout, true)?;
+    let space = unclaimed(examined, layout, layout.total, true)?;
     space.reserve(want, None);
     if space.reserved() > 0 {
         return Ok(space);
     }
-    let space = unclaimed(examined, layout, false)?;
+    let space = unclaimed(examined, layout, layout.total, false)?;
     space.reserve(want, None);
     Ok(space)
 }
 
-/// The blocks that nobody has a claim on; `shuns_unknown` leaves out what no bitmap speaks of.
-fn unclaimed(examined: &Examined, layout: Layout<'_>, shuns_unknown: bool) -> Result<Arc<Space>> {
+/// The blocks before `end` that nobody has a claim on.
+///
+/// # Errors
+/// Those of the database.
+pub fn room_before(examined: &Examined, layout: Layout<'_>, end: u64) -> Result<Arc<Space>> {
+    unclaimed(examined, layout, end, true)
+}
+
+/// The blocks before `end` that nobody has a claim on; `shuns_unknown` leaves out what no bitmap speaks of.
+fn unclaimed(
+    examined: &Examined,
+    layout: Layout<'_>,
+    end: u64,
+    shuns_unknown: bool,
+) -> Result<Arc<Space>> {
     let fixed = layout.fixed();
-    let space = Arc::new(Space::new(layout.total, Arc::new(Pins::default())));
+    let space = Arc::new(Space::new(end, Arc::new(Pins::default())));
     let mut recorded = Recorded::new(&examined.model, layout.total)?;
     let (mut taken, mut offered): (Vec<Run>, usize) = (Vec::new(), 0);
-    let groups = fixed.groups();
+    let groups = Claims::new(end).groups();
     for index in 0..groups.div_ceil(COUNTS_GROUPS) {
         let mut counts = Vec::new();
         for group in index * COUNTS_GROUPS..((index + 1) * COUNTS_GROUPS).min(groups) {
-            let mut all = Claims::new(layout.total);
+            let mut all = Claims::new(end);
             match recorded.group(group)? {
-                Group::Missing if shuns_unknown => all.add(layout.whole(group)),
+                Group::Missing if shuns_unknown => {
+                    all.add(Layout { total: end, chunks: &[] }.whole(group))
+                }
                 Group::Missing => {}
                 Group::Bits(bits) | Group::Contradictory(bits) => {
                     taken_runs(&bits, group, all.len(group)).for_each(|run| all.add(run));

@@ -74,6 +74,11 @@ impl<R: Row> Table<R> {
         self.corrections.extend(corrections);
     }
 
+    /// Nothing is to be corrected after all.
+    pub fn leave(&mut self) {
+        self.corrections.clear();
+    }
+
     /// True when nobody can say whether there was such a row.
     ///
     /// # Errors

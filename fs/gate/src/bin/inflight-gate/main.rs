@@ -11,7 +11,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use inflight_gate::pages;
 
 /// Exit code of a wrong command line.
 const USAGE: u8 = 2;
@@ -67,6 +68,18 @@ struct FrontArgs {
 enum Command {
     /// The gate by hand: makes rules, shows and releases requests, prints the log.
     Gate(inflight_gate::cli::GateArgs),
+    /// Prints a completion script for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes those of all commands.
+    #[command(hide = true)]
+    Manual {
+        /// A folder for the pages.
+        dir: Option<PathBuf>,
+    },
     /// What the proxy starts to start the server.
     #[command(hide = true)]
     Launch(launch::LaunchArgs),
@@ -82,6 +95,14 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ran = match (arguments.command, arguments.front) {
         (Some(Command::Gate(gate)), _) => inflight_gate::cli::run(gate),
+        (Some(Command::Completions { shell }), _) => {
+            pages::completions(Arguments::command(), shell, &mut std::io::stdout())
+                .map_err(anyhow::Error::from)
+        }
+        (Some(Command::Manual { dir }), _) => {
+            pages::manual(Arguments::command(), &mut std::io::stdout(), dir.as_deref())
+                .map_err(anyhow::Error::from)
+        }
         (Some(Command::Launch(launch)), _) => launch::run(&launch),
         (Some(Command::Watch { mountpoint }), _) => watch::run(&mountpoint),
         (None, Some(front)) => match front::Front::new(front) {
