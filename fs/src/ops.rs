@@ -17,6 +17,7 @@ mod namespace;
 pub mod overwrite;
 mod privileges;
 pub mod read;
+mod shortage;
 pub mod space;
 pub mod stats;
 mod sync;
@@ -37,6 +38,7 @@ use crate::options::Options;
 use crate::volume::Volume;
 use crate::volume::inode::Inode;
 use frozen::check_unfrozen;
+use shortage::Shortage;
 use stats::Stats;
 use std::sync::Arc;
 
@@ -49,6 +51,7 @@ pub struct Fs {
     io: ImageIo,
     options: Options,
     stats: Stats,
+    shortage: Shortage,
     asks_opens: bool,
     dirsync: bool,
 }
@@ -89,7 +92,8 @@ impl Fs {
         let frozen = volume.has_frozen().unwrap_or(true);
         let asks_opens = options.direct_io || options.open_messages || frozen;
         let dirsync = options.dirsync();
-        Fs { volume, io, options, stats: Stats::default(), asks_opens, dirsync }
+        let (stats, shortage) = (Stats::default(), Shortage::default());
+        Fs { volume, io, options, stats, shortage, asks_opens, dirsync }
     }
 
     /// The layer below.

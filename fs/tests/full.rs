@@ -58,6 +58,34 @@ fn a_full_image_answers_and_deletes_make_room() {
     mount.umount();
 }
 
+// > A program that writes until the image is full ends: write(2) fails with ENOSPC.
+#[test]
+fn a_program_that_writes_until_nothing_fits_ends() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let mount = place.mount("", &[]);
+    let mut file = File::create(mount.path("all")).expect("create");
+    let (chunk, kept) = (pattern(1 << 20, 3), mount.path("kept"));
+    fs::write(&kept, "kept").expect("there is room");
+    let refused = (0..8192).find_map(|_| file.write_all(&chunk).err());
+    let refused = refused.expect("8 GiB were accepted on 32 MiB");
+    assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
+    let len = fs::metadata(mount.path("all")).expect("stat is not told").len();
+    assert!(len > 1 << 20, "{len}");
+    // fsync and close go on reporting what write-back lost, as without this.
+    let _ = file.sync_all();
+    drop(file);
+    fs::remove_file(mount.path("all")).expect("remove");
+    assert_eq!(fs::read(&kept).expect("read"), b"kept");
+    let mut file = File::create(mount.path("again")).expect("create");
+    file.write_all(&chunk).and_then(|()| file.sync_all()).expect("there is room again");
+    drop(file);
+    mount.umount();
+    ok(&["fsck", place.image()]);
+}
+
 // > What is refused with ENOSPC changes nothing and keeps no blocks.
 #[test]
 fn what_does_not_fit_as_a_whole_leaves_no_blocks_behind() {

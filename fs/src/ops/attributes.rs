@@ -65,6 +65,7 @@ impl Fs {
 
     /// The kernel gives back `n` references.
     pub fn forget(&self, ino: u64, n: u64) {
+        self.forget_shortage(ino);
         if let Err(e) = self.volume.forget(ino, n) {
             tracing::error!("inode {ino} could not be reclaimed: {e}");
         }

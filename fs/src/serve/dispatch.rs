@@ -107,7 +107,10 @@ pub(super) fn serve(server: &Server, request: Request) -> Answer<Done> {
             list.iter().for_each(|forget| fs.forget(forget.nodeid, forget.nlookup));
             Reply::Empty
         }
-        Operation::Getattr { .. } => timeouts.attr(&fs.getattr(ino)?),
+        Operation::Getattr { fh } => {
+            fh.map_or(Ok(()), |_| fs.tell_shortage(ino))?;
+            timeouts.attr(&fs.getattr(ino)?)
+        }
         Operation::Statx(_) => timeouts.statx(&fs.getattr(ino)?),
         Operation::Setattr(set) => timeouts.attr(&fs.setattr(ino, &convert::set_attr(&set))?),
         Operation::Readlink => Reply::Data(fs.readlink(ino)?.into()),
@@ -338,7 +341,10 @@ pub(super) fn written(server: &Server, args: &WriteArgs, answer: Answer<Written>
         Err(errno) => {
             // The kernel is to forget pages that were refused.
             let refused = cached && errno == Errno::EPERM && server.fs().distrusts_pages(ino);
-            let after = refused.then_some(Notice::WriteBack(ino, 0..u64::MAX));
+            let after = match server.fs().note_shortage(ino, cached, errno) {
+                true => Some(Notice::AskAgain(ino)),
+                false => refused.then_some(Notice::WriteBack(ino, 0..u64::MAX)),
+            };
             Done { after, ..Done::failed(errno) }
         }
     }
