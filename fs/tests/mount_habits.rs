@@ -50,12 +50,27 @@ fn with_auto_unmount_a_dead_server_leaves_no_mount() {
     kill(Pid::from_raw(server), SIGKILL).expect("kill");
     until("the mount goes", || mounts_on(&dir).is_empty());
     drop(mount);
+    // Nor does one that came back after a power cut, as another mount.
+    let socket = place.dir.path().join("gate");
+    let socket = socket.to_str().expect("path");
+    let mount = place.mount("auto_unmount,fsname=scratch", &["--gate", socket]);
+    ok(&["fault", socket, "power-cut", "--remount"]);
+    let server = mount.server();
+    kill(Pid::from_raw(server), SIGKILL).expect("kill");
+    until("the second mount goes", || mounts_on(&dir).is_empty());
+    drop(mount);
     // Without, it stays.
     let mount = place.mount("", &[]);
     let server = mount.server();
     kill(Pid::from_raw(server), SIGKILL).expect("kill");
     until("the server goes", || fs::read_link(format!("/proc/{server}/exe")).is_err());
     assert_eq!(mounts_on(&dir).len(), 1);
+    drop(mount);
+    let mount = place.mount("fsname=scratch", &[]);
+    kill(Pid::from_raw(mount.server()), SIGKILL).expect("kill");
+    until("it answers no more", || nix::sys::statvfs::statvfs(&dir).is_err());
+    common::umount(dir.to_str().expect("path"));
+    assert!(mounts_on(&dir).is_empty());
     drop(mount);
     // An end like any other leaves neither of them.
     let mount = place.mount("auto_unmount", &[]);

@@ -1,6 +1,7 @@
 //! `-o auto_unmount`: a process beside the server that unmounts when the server is gone, however it went.
 
 use super::umount;
+use crate::image::{lock, server};
 use anyhow::Context as _;
 use clap::Args;
 use inflight_fuse::mount::Connection;
@@ -49,9 +50,11 @@ pub(super) fn run(args: &UndertakeArgs) -> anyhow::Result<()> {
     let _ = nix::unistd::setsid();
     let mut nothing = Vec::new();
     std::io::stdin().read_to_end(&mut nothing).context("the server")?;
-    // Somebody may have mounted something else there since.
-    if device(&args.mountpoint).is_ok_and(|device| device == args.device) {
-        umount::detach(&args.mountpoint);
+    // Somebody may have mounted something else there since; the server itself does so after a power cut on request.
+    let dir = &args.mountpoint;
+    let is_dead = |device: &str| lock::image_of(dir).is_some() && server::report(device).is_err();
+    if device(dir).is_ok_and(|device| device == args.device || is_dead(&device)) {
+        umount::detach(dir);
     }
     Ok(())
 }

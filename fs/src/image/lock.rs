@@ -160,9 +160,9 @@ fn mounts(wanted: impl Fn(&Mount) -> bool) -> Vec<Mount> {
         let (left, right) = line.split_once(" - ")?;
         let (kind, source) = right.split_once(' ')?;
         let source = unescape(source.split(' ').next()?);
-        // With the option fsname the table does not say.
+        // With the option fsname the table does not say, and a dead server does not either.
         let image = match kind == "fuse.inflight" && !source.starts_with('/') {
-            true => server::image(left.split(' ').nth(2)?)?,
+            true => server::image(left.split(' ').nth(2)?).unwrap_or(source),
             false => source,
         };
         let mount = Mount { dir: unescape(left.split(' ').nth(4)?), image };
