@@ -15,7 +15,7 @@ use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::verdict::no_proof;
+use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "SP7",
@@ -42,6 +42,9 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 65536;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if fixture.has("direct_io") {
+        return Err(not_run("what is read with FOPEN_DIRECT_IO is not kept in the page cache"));
+    }
     let file = fixture.file(LEN as u64)?;
     let handle = fixture.open(&file, Open::Buffered)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;

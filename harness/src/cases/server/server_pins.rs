@@ -49,7 +49,7 @@ const CUT: u32 = 5000;
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let (action, how) = (variant.act, variant.how);
-    let open = if how == "direct" { Open::Direct } else { Open::Buffered };
+    let open = if how != "buffered" { Open::Direct } else { Open::Buffered };
     let handle = fixture.open(&file, open)?;
     fixture.file(4096)?;
     let before = Holdings::of(fixture)?;

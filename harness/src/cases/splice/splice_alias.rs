@@ -15,7 +15,7 @@ use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
 use crate::kit::pipe::Pipe;
 use crate::kit::sys;
-use crate::kit::verdict::no_proof;
+use crate::kit::verdict::{no_proof, not_run};
 
 pub const CASE: Case = Case {
     id: "SP2",
@@ -38,10 +38,15 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let starts_direct = matches!(variant.act, "direct" | "direct-cleared");
     let is_direct = matches!(variant.act, "direct" | "direct-set");
+    if !is_direct && fixture.has("direct_io") {
+        return Err(not_run(
+            "a splice of a FOPEN_DIRECT_IO file shows a page cache that nobody else has",
+        ));
+    }
     let handle = fixture.open(&file, if starts_direct { Open::Direct } else { Open::Buffered })?;
     if starts_direct != is_direct {
         sys::set_direct(handle.as_raw_fd(), is_direct)
-            .map_err(|errno| crate::kit::verdict::not_run(format!("F_SETFL O_DIRECT: {errno}")))?;
+            .map_err(|errno| not_run(format!("F_SETFL O_DIRECT: {errno}")))?;
     }
     let mut pipe = Pipe::new()?;
     fixture.event(Actor::Test, format!("splice {LEN}"));
