@@ -287,6 +287,7 @@ impl Worker {
         }
         // Said while mounts came and went between two acts: nobody else would tell it.
         self.hear(case, &mut act.faults, &mut act.notes);
+        let known = if race { self.known(case, variant) } else { Known::default() };
         let mounted = self.targets.get_mut(&key).expect("just made ready");
         let log_from =
             mounted.gate().and_then(|gate| Ok(gate.log(u64::MAX, 0, Duration::ZERO)?.next));
@@ -295,14 +296,8 @@ impl Worker {
         match Fixture::new(mounted, &mut self.engines, number, race, self.seed) {
             Err(error) => act.result = Err(stop(error, &self.target)),
             Ok(mut fixture) => {
-                fixture.time = self.time;
+                (fixture.time, fixture.known) = (self.time, known);
                 fixture.options.clone_from(&key);
-                if let Some(kernel) = self.kernel.as_ref().filter(|_| race) {
-                    let rows = super::rows(case, variant, &self.target, &self.options, kernel);
-                    let knows =
-                        move |fault: &Fault| rows.iter().any(|(row, _)| row.knows(fault, &[]));
-                    fixture.known = Known::new(knows);
-                }
                 let run = AssertUnwindSafe(|| variant.play(&mut fixture, case.run));
                 act.result = match catch_unwind(run) {
                     Ok(result) => result.map_err(|error| stop(error, &self.target)),
@@ -339,6 +334,13 @@ impl Worker {
             self.hear(case, &mut act.faults, &mut act.notes);
         }
         act
+    }
+
+    /// What is known to fail here.
+    fn known(&self, case: &Case, variant: &Variant) -> Known {
+        let Some(kernel) = &self.kernel else { return Known::default() };
+        let rows = super::rows(case, variant, &self.target, &self.options, kernel);
+        Known::new(move |fault| rows.iter().any(|(row, _)| row.knows(fault, &[])))
     }
 
     fn ready(&mut self, options: &str) -> anyhow::Result<()> {
