@@ -46,7 +46,7 @@ fn kernel_is_right(name: &str, arguments: &[&Path]) -> bool {
     let output = Command::new("timeout").arg("100").arg(program).args(arguments).output().unwrap();
     let (code, results) = results(&output);
     let (last, controls) = results.split_last().expect("results");
-    assert!(controls.len() > 0 && controls.iter().all(|(ok, _)| *ok), "{}", text(&output));
+    assert!(!controls.is_empty() && controls.iter().all(|(ok, _)| *ok), "{}", text(&output));
     assert!(controls.iter().all(|(_, what)| what.starts_with("control: ")), "{results:?}");
     assert_eq!(code, i32::from(!last.0), "{}", text(&output));
     last.0
