@@ -197,7 +197,7 @@ struct RunArguments {
     /// Play everything so many times.
     #[arg(long, default_value_t = 1)]
     repeat: u64,
-    /// Folder for results (default: race-results/ with the time of day).
+    /// Folder for results, which has none yet (default: the time of day below race-results, where `latest` is the newest).
     #[arg(long)]
     results: Option<PathBuf>,
     /// Folder below which images and mounts are made (default: that of temporary files).
@@ -314,13 +314,15 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
-    let named =
-        || Path::new("race-results").join(format!("{}-{}", now.as_secs(), std::process::id()));
+    let results = match arguments.results {
+        Some(folder) => results::unused(folder)?,
+        None => results::named(now),
+    };
     Ok(Order {
         items: (0..arguments.repeat).flat_map(again).collect(),
         options: arguments.options,
         seed,
-        results: arguments.results.unwrap_or_else(named),
+        results,
         scratch: arguments.scratch.unwrap_or_else(std::env::temp_dir),
         bound: arguments.bound.map_or_else(|| run::bound(arguments.time), Duration::from_secs),
         time: arguments.time,

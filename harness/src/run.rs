@@ -18,7 +18,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use console::Console;
-use guest::Guest;
+use guest::{Guest, quoted};
 use plan::Item;
 use results::{Entry, Run};
 use worker::{Job, Line, Played, Stopped};
@@ -139,6 +139,9 @@ impl Runner {
     /// Also catches SIGINT and SIGTERM from here on.
     pub(crate) fn new(order: Order, kernel: Kernel) -> anyhow::Result<Runner> {
         interrupt::catch()?;
+        if !order.relay {
+            results::point_latest(&order.results);
+        }
         let run = Run::new(&order, kernel);
         let console = Console::new(&order)?;
         let queue = order.items.iter().cloned().collect();
@@ -323,8 +326,11 @@ impl Runner {
             time => format!(" --time {}ms", time.as_millis()),
         };
         let raw = if self.order.raw { " --raw" } else { "" };
+        // Which server was raced is a part of it.
+        let server = std::env::var("INFLIGHT").ok().filter(|_| self.order.target.is_gated());
+        let server = server.map_or(String::new(), |path| format!("INFLIGHT={} ", quoted(&path)));
         format!(
-            "inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}{raw}",
+            "{server}inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}{raw}",
             item.case, item.variant
         )
     }

@@ -5,16 +5,17 @@ mod support;
 use inflight_race::kit::pause::Pause;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use inflight_race::run::results;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{race, text};
+use support::{PROGRAM, race, text};
 
-/// Runs the harness on a plain directory: no root, no gate, no mount.
+/// Runs the harness on a plain directory: no root, no gate, no mount. Results of an earlier run are removed.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let _ = std::fs::remove_dir_all(folder.join("results"));
     let mut all = vec!["run", "--on", "./", "--scratch", ".", "--results", "results"];
     all.extend(arguments);
     race(folder, &all).output().unwrap()
@@ -218,4 +219,44 @@ fn a_stress_run_passes_on_a_directory_and_proves_nothing_where_nothing_met() {
     let run = results::read_run(&folder.path().join("results")).unwrap();
     let notes = run.variants[0].played.notes.join("\n");
     assert!(notes.contains("seed 3") && notes.contains("overlaps"), "{notes}");
+}
+
+/// Results are told apart by their folders: named by the time of day, the newest is `latest`, and none is written over.
+#[test]
+fn each_run_has_a_folder_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["run", "META1:lost", "--on", "./", "--scratch", ".", "--quiet"];
+    let output = race(folder.path(), &words).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let latest = folder.path().join("race-results/latest");
+    let name = std::fs::read_link(&latest).unwrap().into_os_string().into_string().unwrap();
+    let is_date = name.len() == 19 && name.starts_with("20") && name.as_bytes()[10] == b'T';
+    assert!(is_date && !name.contains(':'), "{name}");
+    assert_eq!(results::read_run(&latest).unwrap().variants.len(), 1);
+    let again = race(folder.path(), &words).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    assert_ne!(std::fs::read_link(&latest).unwrap().to_str(), Some(&*name));
+    let named = [&words[..], &["--results", "race-results/latest"]].concat();
+    let refused = race(folder.path(), &named).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    let wanted = "race-results/latest has the results of an earlier run: name another folder";
+    assert!(text(&refused).contains(wanted), "{}", text(&refused));
+}
+
+/// The line that is printed for a variant plays it again, as it stands.
+#[test]
+fn the_repro_line_reproduces() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["META1:lost", "--seed", "7"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let line = results::read_run(&folder.path().join("results")).unwrap().variants[0].repro.clone();
+    let programs = Path::new(PROGRAM).parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder.path()).env("PATH", path).args(["-c", &line]);
+    let output = shell.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{line}: {}", text(&output));
+    let again = results::read_run(&folder.path().join("race-results/latest")).unwrap();
+    assert_eq!((again.seed, again.variants[0].verdict.word()), (7, "FAIL"), "{line}");
+    assert_eq!(again.variants[0].repro, line);
 }

@@ -12,18 +12,7 @@ use support::{PROGRAM, Unmount, inflight, is_root, race, skip, text};
 
 /// Runs one variant that needs nothing on a directory.
 fn on(folder: &Path, target: &str) -> Output {
-    let arguments = [
-        "run",
-        "ST1:fork",
-        "--time",
-        "1s",
-        "--on",
-        target,
-        "--scratch",
-        ".",
-        "--results",
-        "results",
-    ];
+    let arguments = ["run", "ST1:fork", "--time", "1s", "--on", target, "--scratch", "."];
     race(folder, &arguments).output().unwrap()
 }
 
@@ -60,7 +49,7 @@ fn a_full_target_is_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let _mount = tmpfs(&folder.path().join("full"), "size=4k", MsFlags::empty());
     assert_notrun(&on(folder.path(), "./full"), "the target is full");
-    let stress = ["run", "ST1:all", "--on", "./full", "--scratch", ".", "--results", "results"];
+    let stress = ["run", "ST1:all", "--on", "./full", "--scratch", "."];
     assert_notrun(&race(folder.path(), &stress).output().unwrap(), "the target is full");
 }
 
@@ -76,18 +65,7 @@ fn without_root_what_needs_it_is_not_run() {
     nix::unistd::chown(folder.path(), Some(65534.into()), None).unwrap();
     for target in ["ext4", "tmpfs", "overlay"] {
         let output = Command::new(&program)
-            .args([
-                "run",
-                "ST1:fork",
-                "--time",
-                "1s",
-                "--on",
-                target,
-                "--scratch",
-                ".",
-                "--results",
-                "results",
-            ])
+            .args(["run", "ST1:fork", "--time", "1s", "--on", target, "--scratch", "."])
             .current_dir(folder.path())
             .uid(65534)
             .gid(65534)
@@ -107,18 +85,7 @@ fn missing_programs_are_named() {
     std::fs::copy(PROGRAM, &program).unwrap();
     let bare = |target: &str, inflight: Option<&Path>| {
         let mut command = Command::new(&program);
-        command.args([
-            "run",
-            "ST1:fork",
-            "--time",
-            "1s",
-            "--on",
-            target,
-            "--scratch",
-            ".",
-            "--results",
-            "results",
-        ]);
+        command.args(["run", "ST1:fork", "--time", "1s", "--on", target, "--scratch", "."]);
         command.current_dir(folder.path()).env("PATH", "/nonexistent").env_remove("INFLIGHT");
         command.envs(inflight.map(|path| ("INFLIGHT", path)));
         command.output().unwrap()
@@ -144,7 +111,7 @@ fn missing_devices_are_named() {
         Command::new("unshare")
             .args(["-m", "sh", "-c", &script, "sh", PROGRAM])
             .args(["run", "ST1:fork", "--time", "1s", "--on", target])
-            .args(["--scratch", ".", "--results", "results"])
+            .args(["--scratch", "."])
             .current_dir(folder.path())
             .env("INFLIGHT", &inflight)
             .output()
@@ -161,7 +128,7 @@ fn missing_devices_are_named() {
 fn a_release_by_the_watchdog_is_broken() {
     let Some(inflight) = inflight() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let output = race(folder.path(), &["run", "META5", "--scratch", ".", "--results", "results"])
+    let output = race(folder.path(), &["run", "META5", "--scratch", "."])
         .env("INFLIGHT", inflight)
         .output()
         .unwrap();

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static SEEN: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From here on SIGINT and SIGTERM are only noted.
+/// From here on SIGINT, SIGTERM and SIGHUP are only noted: what was played is written down before the end.
 ///
 /// # Errors
 /// sigaction(2) failed.
@@ -15,7 +15,7 @@ pub fn catch() -> anyhow::Result<()> {
     let mut made = Ok(());
     SEEN.get_or_init(|| {
         let seen = Arc::new(AtomicBool::new(false));
-        made = [SIGINT, SIGTERM].into_iter().try_for_each(|signal| {
+        made = [SIGINT, SIGTERM, SIGHUP].into_iter().try_for_each(|signal| {
             signal_hook::flag::register(signal, Arc::clone(&seen)).map(drop)
         });
         seen

@@ -38,10 +38,6 @@ impl Guest {
 
     /// The options that name it, for a shell.
     pub fn words(&self) -> String {
-        let quoted = |text: &str| match text.contains([' ', '\'', '$', '"', '*', ';', '&']) {
-            true => format!("'{}'", text.replace('\'', r"'\''")),
-            false => text.to_owned(),
-        };
         let mut words = format!("--kernel {}", quoted(&self.kernel));
         let modules = self.modules.as_ref().map(|folder| folder.display().to_string());
         let (memory, smp) = (self.memory.map(|n| n.to_string()), self.smp.map(|n| n.to_string()));
@@ -52,6 +48,15 @@ impl Guest {
             }
         }
         words
+    }
+}
+
+/// One word of a command line, as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%~".contains(letter);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

@@ -127,6 +127,47 @@ fn stress() -> Duration {
 /// Name of the file of a run.
 pub const RUN_FILE: &str = "results.json";
 
+/// Below this are the results of runs for which nobody named a folder.
+pub const DEFAULT: &str = "race-results";
+
+/// A folder of its own for a run that begins now, named by the time of day in UTC.
+pub fn named(now: Duration) -> PathBuf {
+    let time = inflight_gate::utc::utc(now.as_secs() as i64, 0);
+    let time = time.split('.').next().unwrap_or(&time).replace(':', "-");
+    let folder = Path::new(DEFAULT).join(&time);
+    match folder.exists() {
+        true => Path::new(DEFAULT).join(format!("{time}-{}", std::process::id())),
+        false => folder,
+    }
+}
+
+/// A folder that somebody named, if no run has its results there: two runs in one folder are neither.
+///
+/// # Errors
+/// It has results.
+pub fn unused(folder: PathBuf) -> anyhow::Result<PathBuf> {
+    let is_case = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|at| at.path().is_dir());
+    let cases = fs::read_dir(&folder).into_iter().flatten().any(is_case);
+    ensure!(
+        !(cases || folder.join(RUN_FILE).exists()),
+        "{} has the results of an earlier run: name another folder, or remove it",
+        folder.display()
+    );
+    Ok(folder)
+}
+
+/// Points `latest` at a folder for which nobody named another.
+pub(crate) fn point_latest(folder: &Path) {
+    let Some((parent, name)) = folder.parent().zip(folder.file_name()) else { return };
+    if parent != Path::new(DEFAULT) {
+        return;
+    }
+    // A link cannot be replaced, but renamed over. Who cannot write here will hear of it when results are written.
+    let fresh = parent.join(format!(".latest-{}", std::process::id()));
+    let made = fs::create_dir_all(parent).and_then(|()| std::os::unix::fs::symlink(name, &fresh));
+    let _ = made.and_then(|()| fs::rename(&fresh, parent.join("latest")));
+}
+
 /// Where a variant's file lies below the results folder.
 pub fn path_of(entry: &Entry) -> PathBuf {
     Path::new(&entry.case)
