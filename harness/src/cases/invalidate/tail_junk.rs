@@ -44,10 +44,10 @@ pub const CASE: Case = Case {
             option: "",
             seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
             since: EVER,
-            until: Some(Version(7, 3, 0)),
-            must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
+            until: None,
+            must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2), (7, 3)]),
             fixed_in: &[],
-            reference: "fuse: zero the EOF tail, 34b5c4a6e4fb; 6.12.117 has it for truncate and fallocate only",
+            reference: "fuse: zero the EOF tail, 34b5c4a6e4fb; 6.12.117 and 7.3.4 have it for truncate and fallocate only",
         },
         Expected {
             on: "tmpfs|overlay",
