@@ -110,7 +110,7 @@ pub fn run(order: Order) -> anyhow::Result<i32> {
     // What was played is judged and written down, whatever became of the rest.
     match runner.play(&session) {
         Err(error) if runner.is_interrupted() => runner.spoil(&format!("{error:#}")),
-        Err(error) => runner.forfeit(&format!("{error:#}"))?,
+        Err(error) => runner.forfeit(&format!("{error:#}"), None)?,
         Ok(()) => {}
     }
     if let Err(error) = session.end() {
@@ -254,17 +254,21 @@ impl Runner {
         self.spoilt = Some(broken);
     }
 
-    /// Nothing more can be played: what is left is BROKEN for this reason. Only the first is printed.
-    pub(crate) fn forfeit(&mut self, reason: &str) -> anyhow::Result<()> {
+    /// Nothing more can be played: what is left is BROKEN for this reason, only the first of it is printed, and `harm` is that
+    /// one's.
+    pub(crate) fn forfeit(&mut self, reason: &str, harm: Option<Fault>) -> anyhow::Result<()> {
         let broken = || {
             let stop = Some(Stopped::Broken(reason.to_owned()));
             Played { stop, ..Played::default() }
         };
         let Some(first) = self.queue.pop_front() else {
             self.spoil(reason);
+            if let Some(harm) = harm {
+                self.spoilt = Some(Verdict::Fail { classes: vec![harm.class] });
+            }
             return Ok(());
         };
-        self.settle(&first, broken())?;
+        self.settle(&first, Played { faults: harm.into_iter().collect(), ..broken() })?;
         let others: Vec<Item> = self.queue.drain(..).collect();
         for item in &others {
             let entry = self.judge(item, broken())?;

@@ -20,7 +20,9 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::kit::interrupt;
-use crate::kit::verdict::{Stop, not_run};
+use crate::kit::kernel::Kernel;
+use crate::kit::kmsg;
+use crate::kit::verdict::{Class, Fault, Stop, not_run};
 use crate::mechanisms::Shown;
 use crate::run::guest::Guest;
 use crate::run::{INTERRUPTED, Order, Runner};
@@ -28,7 +30,7 @@ use crate::target::Target;
 use crate::vm::machine::{Accel, Machine, Parts};
 use crate::vm::message::{Job, SCRATCH};
 use crate::vm::source::Source;
-use crate::vm::watch::Birth;
+use crate::vm::watch::{Birth, Lost};
 
 /// Exit code when nothing could be run.
 const NOTHING: i32 = 4;
@@ -58,7 +60,12 @@ pub struct Options {
 /// # Errors
 /// The results cannot be written.
 pub fn run(options: &Options, order: Order) -> anyhow::Result<i32> {
-    match attempt(options, order) {
+    told(attempt(options, order))
+}
+
+/// That nothing could be run is an exit code.
+fn told(code: anyhow::Result<i32>) -> anyhow::Result<i32> {
+    match code {
         Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => {
             eprintln!("inflight-race: not run: {error}");
             Ok(NOTHING)
@@ -99,6 +106,7 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
     runner.print_head();
     remark.iter().for_each(|remark| runner.say(remark));
     lacks.iter().for_each(|lack| runner.say(&format!("lacks    {lack}")));
+    let was_up = matches!(birth, Birth::Up { .. });
     let lost = match birth {
         Birth::Lost(lost) => Some(lost),
         _ => watch::follow(&mut runner, &machine)?,
@@ -106,7 +114,10 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
     let complaint = machine.end();
     let console = clean(&parts.console)?;
     if let Some(lost) = lost {
-        runner.forfeit(&lost.reason(&console, complaint.as_deref()))?;
+        // A kernel that dies at boot was not raced.
+        let words = kmsg::last_words(&console).filter(|_| was_up);
+        let harm = words.map(|text| Fault { class: Class::KernelLog, text });
+        runner.forfeit(&lost.reason(&console, complaint.as_deref()), harm)?;
         runner.say(&format!("the guest's console is in {}", parts.console.display()));
     }
     runner.finish()
@@ -120,19 +131,39 @@ pub fn mechanisms(options: &Options, ids: &[String]) -> anyhow::Result<Shown> {
     let source = Source::find(&options.guest)?;
     let folder = tempfile::tempdir().context("a folder for the console")?;
     let parts = parts::of(&source, &options.guest, Job::Mechanisms(ids.to_vec()), folder.path())?;
-    let (machine, birth, remark) = start(&parts, options.accel)?;
+    let ended = watched(&parts, options.accel, |machine, _, _| watch::shown(machine, SHOWN))?;
+    ended
+        .result
+        .map_err(|lost| anyhow::anyhow!(lost.reason(&ended.console, ended.complaint.as_deref())))
+}
+
+/// What came of a machine that had one thing to do.
+struct Ended<T> {
+    result: Result<T, Lost>,
+    /// Whether it had come up.
+    was_up: bool,
+    console: String,
+    complaint: Option<String>,
+}
+
+/// Starts a machine, has what it says followed once it is up, and ends it.
+fn watched<T>(
+    parts: &Parts,
+    accel: Accel,
+    follow: impl FnOnce(&Machine, &Kernel, &[String]) -> Result<T, Lost>,
+) -> anyhow::Result<Ended<T>> {
+    let (machine, birth, remark) = start(parts, accel)?;
     remark.iter().for_each(|remark| eprintln!("inflight-race: {remark}"));
-    let shown = match birth {
-        Birth::Up { .. } => watch::shown(&machine, SHOWN),
+    let (was_up, result) = match birth {
+        Birth::Up { kernel, lacks } => (true, follow(&machine, &kernel, &lacks)),
         Birth::Unfit(reason) => {
             machine.end();
             return Err(not_run(reason));
         }
-        Birth::Lost(lost) => Err(lost),
+        Birth::Lost(lost) => (false, Err(lost)),
     };
     let complaint = machine.end();
-    let console = clean(&parts.console)?;
-    shown.map_err(|lost| anyhow::anyhow!(lost.reason(&console, complaint.as_deref())))
+    Ok(Ended { result, was_up, console: clean(&parts.console)?, complaint })
 }
 
 /// What an order is for the guest that it is played in.

@@ -69,6 +69,15 @@ impl KernelLog {
     }
 }
 
+/// What a console says of a kernel that died: from the first word that it is broken to its end. `None`: it did not panic.
+pub fn last_words(console: &str) -> Option<String> {
+    const PANIC: &str = "Kernel panic";
+    let is_sign =
+        |line: &&str| line.contains(PANIC) || BROKEN.iter().any(|word| line.contains(word));
+    let report: Vec<_> = console.lines().skip_while(|line| !is_sign(line)).collect();
+    report.iter().any(|line| line.contains(PANIC)).then(|| report.join("\n"))
+}
+
 /// Complaints among the lines of a log, each with what follows it up to the end of the report.
 fn reports(lines: &[String]) -> Vec<Complaint> {
     let mut found: Vec<Complaint> = Vec::new();
@@ -100,6 +109,14 @@ fn reports(lines: &[String]) -> Vec<Complaint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_words_of_a_kernel_begin_where_it_began_to_die() {
+        let console = "[1] up\n[2] BUG: KASAN: use-after-free\n[3] stack\n[4] Kernel panic\n";
+        let words = last_words(console).unwrap();
+        assert_eq!(words, "[2] BUG: KASAN: use-after-free\n[3] stack\n[4] Kernel panic");
+        assert_eq!(last_words("[1] up\n[2] BUG: x\n"), None, "it went on");
+    }
 
     #[test]
     fn a_report_is_kept_whole_and_what_follows_it_is_not() {

@@ -6,21 +6,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::{NOTHING, Options, clean, parts, start};
+use super::{Options, parts, told, watched};
 use crate::kit::interrupt;
+use crate::kit::kmsg;
 use crate::kit::sys;
-use crate::kit::verdict::{Stop, not_run};
+use crate::kit::verdict::not_run;
 use crate::run::INTERRUPTED;
 use crate::vm::machine::Machine;
 use crate::vm::message::{Job, Message, State};
 use crate::vm::source::Source;
-use crate::vm::watch::{Birth, Lost};
+use crate::vm::watch::Lost;
 
 /// How often an interrupt is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs a program, with its shared libraries and those `beside` it, in a folder that is an empty ext4, and gives its exit code; 4 when the machine
-/// cannot be made, 1 when the kernel panicked under it.
+/// Exit code when the kernel panicked under the program, as that of a run with harm.
+const HARM: i32 = 1;
+
+/// Runs a program, with its shared libraries and those `beside` it, in a folder that is an empty ext4 (a tmpfs where the
+/// kernel or this machine has none), and gives its exit code: 1 when the kernel panicked under it, 4 when the machine cannot be made.
 ///
 /// # Errors
 /// The machine was lost otherwise, or nothing was heard of it for `bound`.
@@ -30,13 +34,7 @@ pub fn exec(
     beside: &[String],
     bound: Duration,
 ) -> anyhow::Result<i32> {
-    match attempt(options, words, beside, bound) {
-        Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => {
-            eprintln!("inflight-race: not run: {error}");
-            Ok(NOTHING)
-        }
-        other => other,
-    }
+    told(attempt(options, words, beside, bound))
 }
 
 fn attempt(
@@ -54,28 +52,20 @@ fn attempt(
     let words = [file.display().to_string()].into_iter().chain(arguments.iter().cloned());
     let job = Job::Program { words: words.collect(), beside };
     let parts = parts::of(&source, &options.guest, job, folder.path())?;
-    let (machine, birth, remark) = start(&parts, options.accel)?;
-    remark.iter().for_each(|remark| eprintln!("inflight-race: {remark}"));
-    let ended = match birth {
-        Birth::Up { kernel, .. } => {
-            eprintln!("inflight-race: {} {}", kernel.release, kernel.build);
-            follow(&machine, bound)
+    let ended = watched(&parts, options.accel, |machine, kernel, lacks| {
+        eprintln!("inflight-race: {} {}", kernel.release, kernel.build);
+        lacks.iter().for_each(|lack| eprintln!("inflight-race: the guest lacks {lack}"));
+        follow(machine, bound)
+    })?;
+    // A kernel that dies at boot says nothing of the program.
+    let last_words = kmsg::last_words(&ended.console).filter(|_| ended.was_up);
+    match (ended.result, last_words) {
+        (Ok(code), _) => Ok(code),
+        (Err(_), Some(report)) => {
+            println!("{report}");
+            Ok(HARM)
         }
-        Birth::Unfit(reason) => {
-            machine.end();
-            return Err(not_run(reason));
-        }
-        Birth::Lost(lost) => Err(lost),
-    };
-    let complaint = machine.end();
-    let console = clean(&parts.console)?;
-    match ended {
-        Ok(code) => Ok(code),
-        Err(_) if console.contains("Kernel panic") => {
-            print!("{}", report(&console));
-            Ok(1)
-        }
-        Err(lost) => bail!(lost.reason(&console, complaint.as_deref())),
+        (Err(lost), None) => bail!(lost.reason(&ended.console, ended.complaint.as_deref())),
     }
 }
 
@@ -86,13 +76,6 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
         false => sys::find_program(program),
     };
     file.ok_or_else(|| not_run(format!("{program}: no such program")))
-}
-
-/// What the kernel said from the first sign of its end on.
-fn report(console: &str) -> String {
-    let signs = ["BUG:", "Oops", "KASAN", "Kernel panic", "general protection"];
-    let begin = console.lines().position(|line| signs.iter().any(|sign| line.contains(sign)));
-    console.lines().skip(begin.unwrap_or(0)).map(|line| format!("{line}\n")).collect()
 }
 
 fn follow(machine: &Machine, bound: Duration) -> Result<i32, Lost> {
@@ -110,17 +93,4 @@ fn follow(machine: &Machine, bound: Duration) -> Result<i32, Lost> {
         end = Instant::now() + bound;
     }
     Ok(INTERRUPTED)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::report;
-
-    #[test]
-    fn the_report_begins_where_the_kernel_began_to_die() {
-        let console = "[1] up\n[2] BUG: KASAN: use-after-free\n[3] stack\n[4] Kernel panic\n";
-        assert_eq!(report(console).lines().count(), 3);
-        assert!(report(console).starts_with("[2] BUG"));
-        assert_eq!(report("nothing\n"), "nothing\n");
-    }
 }

@@ -36,8 +36,8 @@ struct About {
 
 impl Source {
     /// Finds a kernel: `debian:6.1`, `debian:6.18.5`, `debian:6.1-amd64` of another flavour, `debian:` and a whole package
-    /// version, the path of an image, or of a tree with one. The modules of a path are looked for beside the image, in
-    /// the cache beside a kernel that was built there, and in `/lib/modules`.
+    /// version, the path of an image, or of a tree with one. The modules of a path are looked for beside the image and
+    /// in `/lib/modules`.
     ///
     /// # Errors
     /// NOTRUN: there is no such kernel, or the file is none.
