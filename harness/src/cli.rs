@@ -203,7 +203,8 @@ struct RunArguments {
     /// Folder below which images and mounts are made (default: that of temporary files).
     #[arg(long)]
     scratch: Option<PathBuf>,
-    /// Longest that one variant may take, in seconds (default: 60, more for long stress runs).
+    /// Longest that one variant may take, in seconds (default: 60, more for long stress runs; longer by itself under
+    /// emulation and KASAN).
     #[arg(long)]
     bound: Option<u64>,
     /// How long each variant of a stress run lasts: 500ms, 60s or 5m.

@@ -27,15 +27,6 @@ use crate::kit::strip::{self, Strip};
 use crate::kit::verdict::{Class, Fault};
 use crate::target::mounted::Mounted;
 
-/// Longest that anything may take that must happen. Its end is a HANG or BROKEN, never a pass.
-pub const BOUND: Duration = Duration::from_secs(10);
-
-/// Longest that a request may take to come to the gate.
-pub const RENDEZVOUS: Duration = Duration::from_secs(5);
-
-/// How long something may take that may also have to wait for what is parked.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long a stress run lasts unless it is told.
 pub const STRESS: Duration = Duration::from_secs(5);
 

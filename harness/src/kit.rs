@@ -1,5 +1,6 @@
 //! What every room uses: system calls, memory, I/O, and what can be seen of the kernel. Knows no filesystem and no case.
 
+pub mod bounds;
 pub mod engine;
 pub mod event;
 pub mod fork;

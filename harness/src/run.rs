@@ -28,6 +28,7 @@ use crate::cases::case::Case;
 use crate::cases::expect::{self, Applies, Expected};
 use crate::cases::variant::Variant;
 use crate::fixture::STRESS;
+use crate::kit::bounds::scaled;
 use crate::kit::interrupt;
 use crate::kit::kernel::Kernel;
 use crate::kit::pause::Pause;
@@ -173,14 +174,14 @@ impl Runner {
 
     /// Follows one worker until it is done, lost, or not wanted any more.
     fn follow(&mut self, worker: &mut Worker, session: &Session) -> anyhow::Result<()> {
-        let mut end = Instant::now() + self.order.bound;
+        let mut end = Instant::now() + scaled(self.order.bound);
         loop {
             if self.is_interrupted() {
                 return Ok(());
             }
             match worker.lines.recv_timeout(Duration::from_millis(100)) {
                 Ok(line @ Line::Started { .. }) => {
-                    end = Instant::now() + self.order.bound;
+                    end = Instant::now() + scaled(self.order.bound);
                     self.start(&line)?;
                 }
                 Ok(Line::Finished { played, spoilt, .. }) => {
@@ -215,7 +216,7 @@ impl Runner {
         let Some(item) = self.queue.pop_front() else { return Ok(()) };
         let mut played = Played { notes: stacks, ..Played::default() };
         if silent {
-            let text = format!("nothing was heard of it for {:?}", self.order.bound);
+            let text = format!("nothing was heard of it for {:?}", scaled(self.order.bound));
             played.faults.push(Fault { class: Class::Hang, text });
         } else {
             let status = worker.reap().map_or("?".to_owned(), |status| status.to_string());

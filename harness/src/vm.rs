@@ -20,7 +20,6 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::kit::interrupt;
-use crate::kit::kernel::Kernel;
 use crate::kit::kmsg;
 use crate::kit::verdict::{Class, Fault, Stop, not_run};
 use crate::mechanisms::Shown;
@@ -28,7 +27,7 @@ use crate::run::guest::Guest;
 use crate::run::{INTERRUPTED, Order, Runner};
 use crate::target::Target;
 use crate::vm::machine::{Accel, Machine, Parts};
-use crate::vm::message::{Job, SCRATCH};
+use crate::vm::message::{Job, SCRATCH, Up};
 use crate::vm::source::Source;
 use crate::vm::watch::{Birth, Lost};
 
@@ -94,22 +93,22 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
         machine.end();
         return Ok(INTERRUPTED);
     }
-    let (kernel, lacks) = match &birth {
-        Birth::Up { kernel, lacks } => (kernel.clone(), lacks.clone()),
+    let up = match &birth {
+        Birth::Up(up) => up.clone(),
         Birth::Unfit(reason) => {
             machine.end();
             return Err(not_run(reason.clone()));
         }
-        Birth::Lost(_) => (source.kernel(), Vec::new()),
+        Birth::Lost(_) => Up { kernel: source.kernel(), lacks: Vec::new(), slowness: 1 },
     };
-    let mut runner = Runner::new(order, kernel)?;
+    let mut runner = Runner::new(order, up.kernel)?;
     runner.print_head();
     remark.iter().for_each(|remark| runner.say(remark));
-    lacks.iter().for_each(|lack| runner.say(&format!("lacks    {lack}")));
-    let was_up = matches!(birth, Birth::Up { .. });
+    up.lacks.iter().for_each(|lack| runner.say(&format!("lacks    {lack}")));
+    let was_up = matches!(birth, Birth::Up(_));
     let lost = match birth {
         Birth::Lost(lost) => Some(lost),
-        _ => watch::follow(&mut runner, &machine)?,
+        _ => watch::follow(&mut runner, &machine, up.slowness)?,
     };
     let complaint = machine.end();
     let console = clean(&parts.console)?;
@@ -131,7 +130,7 @@ pub fn mechanisms(options: &Options, ids: &[String]) -> anyhow::Result<Shown> {
     let source = Source::find(&options.guest)?;
     let folder = tempfile::tempdir().context("a folder for the console")?;
     let parts = parts::of(&source, &options.guest, Job::Mechanisms(ids.to_vec()), folder.path())?;
-    let ended = watched(&parts, options.accel, |machine, _, _| watch::shown(machine, SHOWN))?;
+    let ended = watched(&parts, options.accel, |machine, _| watch::shown(machine, SHOWN))?;
     ended
         .result
         .map_err(|lost| anyhow::anyhow!(lost.reason(&ended.console, ended.complaint.as_deref())))
@@ -150,12 +149,12 @@ struct Ended<T> {
 fn watched<T>(
     parts: &Parts,
     accel: Accel,
-    follow: impl FnOnce(&Machine, &Kernel, &[String]) -> Result<T, Lost>,
+    follow: impl FnOnce(&Machine, &Up) -> Result<T, Lost>,
 ) -> anyhow::Result<Ended<T>> {
     let (machine, birth, remark) = start(parts, accel)?;
     remark.iter().for_each(|remark| eprintln!("inflight-race: {remark}"));
     let (was_up, result) = match birth {
-        Birth::Up { kernel, lacks } => (true, follow(&machine, &kernel, &lacks)),
+        Birth::Up(up) => (true, follow(&machine, &up)),
         Birth::Unfit(reason) => {
             machine.end();
             return Err(not_run(reason));

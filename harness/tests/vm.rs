@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{PROGRAM, text};
 
-const UP: &str = r##"echo '{"guest":"up","kernel":{"release":"6.1.0-x","build":"#1 SMP Debian 6.1.192-2 (x)","machine":"x86_64"},"lacks":[]}'"##;
+const UP: &str = r##"echo '{"guest":"up","kernel":{"release":"6.1.0-x","build":"#1 SMP Debian 6.1.192-2 (x)","machine":"x86_64"},"lacks":[],"slowness":1}'"##;
 
 /// A folder with a kernel that nobody boots, and a QEMU that does what a test wants.
 struct Setup {

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
+use crate::kit::bounds::scaled;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::memory::{Buffer, PAGE};
 use crate::kit::pause::Pause;
@@ -272,7 +273,7 @@ impl Child {
 
     /// Its state as in proc_pid_status(5), `Z` when it has ended; `None` where that cannot be had.
     pub fn state(&self) -> Option<char> {
-        self.look(LOOK, |_| true)
+        self.look(scaled(LOOK), |_| true)
     }
 
     /// Looks at its state until one is as wanted, and gives that; `None` when none is within the bound.

@@ -11,7 +11,8 @@ use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::buffer::{Held, Kind, SPACE};
 use super::{Cell, oracle};
-use crate::fixture::{Aside, BOUND, Fixture, Stamped};
+use crate::fixture::{Aside, Fixture, Stamped};
+use crate::kit::bounds::bound;
 use crate::kit::engine::Way;
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task, sharer};
@@ -192,14 +193,14 @@ pub fn on_memory(
             let len = if is_read { len } else { 0 };
             let child = fixture.fork(Task::Differs { start, len, byte })?;
             if action == Action::ForkDead {
-                child.finish(BOUND)?;
+                child.finish(bound())?;
             } else {
                 after.child = Some(child);
             }
         }
         Action::Vfork => {
             let stack = Buffer::new(Memory::Anon, STACK)?;
-            sharer(&stack, true)?.finish(BOUND)?;
+            sharer(&stack, true)?.finish(bound())?;
         }
         Action::Munmap => {
             held.buffer.remap()?;

@@ -11,7 +11,8 @@ use super::buffer::{Held, Kind, SPACE};
 use super::io::Outcome;
 use super::oracle::{self, Piece};
 use super::play::Set;
-use crate::fixture::{BOUND, Fixture, Open, forget_pages};
+use crate::fixture::{Fixture, Open, forget_pages};
+use crate::kit::bounds::bound;
 use crate::kit::engine::Way;
 use crate::kit::memory::PAGE;
 use crate::kit::pause::Pause;
@@ -57,7 +58,7 @@ impl Set {
             None => {}
         }
         if let Some(child) = after.child.take()
-            && child.finish(BOUND)? == 1
+            && child.finish(bound())? == 1
         {
             fixture.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
         }
@@ -144,7 +145,7 @@ impl Set {
             true => vec![Piece { from: 0, to: *count, legal: vec![Legal::Poison] }],
             false => oracle::read(cell, &self.file, fixture.race(), self.order, *count),
         };
-        let end = Instant::now() + BOUND;
+        let end = Instant::now() + bound();
         let mut pause = Pause::default();
         loop {
             handle.sync_all().context("fsync of the mapped file")?;

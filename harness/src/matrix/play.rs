@@ -14,9 +14,8 @@ use super::action::{self, Action, After};
 use super::buffer::{Held, Kind, SPACE};
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
-use crate::fixture::{
-    Aside, BOUND, Change, Fixture, Open, Order, PATIENCE, Parked, RENDEZVOUS, Stamped,
-};
+use crate::fixture::{Aside, Change, Fixture, Open, Order, Parked, Stamped};
+use crate::kit::bounds::{bound, patience, rendezvous};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory, PAGE};
@@ -252,11 +251,11 @@ impl Set {
             (Action::Kill, Started::Child(child)) => {
                 fixture.event(Actor::Racer, "SIGKILL");
                 child.kill();
-                child.settle(RENDEZVOUS)?;
+                child.settle(rendezvous())?;
             }
             (Action::Exit | Action::Exec, Started::Child(child)) => {
                 fixture.event(Actor::Racer, cell.action.name());
-                if !child.tell(PATIENCE)? {
+                if !child.tell(patience())? {
                     return Err(not_run("the target makes the submission wait for the I/O"));
                 }
             }
@@ -303,7 +302,7 @@ fn reach(
     set: &Set,
 ) -> anyhow::Result<Option<Sync>> {
     const MOMENT: Duration = Duration::from_micros(500);
-    let end = Instant::now() + RENDEZVOUS;
+    let end = Instant::now() + rendezvous();
     loop {
         if fixture.is_parked(parked, MOMENT)? {
             return Ok(None);
@@ -339,8 +338,8 @@ fn end(
     let Started::Child(child) = started else { return started.finish(fixture).map(Some) };
     fixture.wait_done(seq)?;
     if fixture.race() && cell.action == Action::Kill {
-        child.buried(BOUND)?;
-    } else if child.finish(BOUND)? != 0 {
+        child.buried(bound())?;
+    } else if child.finish(bound())? != 0 {
         return Err(Stop::Broken("the child could not execute /bin/true".to_owned()).into());
     }
     Ok(None)

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::files;
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io};
 use crate::kit::memory::{Buffer, Memory, PAGE};
 use crate::kit::sys;
@@ -44,6 +44,6 @@ fn works(file: &File, memory: usize, place: usize) -> bool {
     let Ok(buffer) = Buffer::new(Memory::Anon, 4 * PAGE) else { return false };
     let mut engines = Engines::default();
     let io = Io::read(file, &buffer, memory..memory + place, place as u64);
-    let done = engines.start(Engine::Pread, io).and_then(|flight| engines.finish(flight, BOUND));
+    let done = engines.start(Engine::Pread, io).and_then(|flight| engines.finish(flight, bound()));
     matches!(done, Ok(Ok(count)) if count == place)
 }

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::splice::{self, How};
 use super::{Seen, pins};
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io};
 use crate::kit::memory::{self, Buffer, Memory, PAGE};
 use crate::kit::sys;
@@ -62,7 +62,7 @@ pub fn sub_block(folder: &Path) -> anyhow::Result<Seen> {
     let (buffer, mut engines) = (Buffer::new(Memory::Anon, PAGE)?, Engines::default());
     buffer.fill(0, PAGE, 0x42);
     let flight = engines.start(Engine::Pread, Io::write(&handle, &buffer, 0..512, 512))?;
-    let done = engines.finish(flight, BOUND)?;
+    let done = engines.finish(flight, bound())?;
     if done != Ok(512) {
         return Err(not_run(format!("a direct write of 512 bytes: {done:?}")));
     }
@@ -87,7 +87,7 @@ pub fn half_mapped(folder: &Path) -> anyhow::Result<Seen> {
     let third = buffer.at(2 * PAGE) as usize;
     memory::protect(third, PAGE, ProtFlags::PROT_NONE)?;
     let flight = engines.start(Engine::Pread, Io::write(&handle, &buffer, 0..4 * PAGE, 0))?;
-    let done = engines.finish(flight, BOUND)?;
+    let done = engines.finish(flight, bound())?;
     memory::protect(third, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
     let mut now = vec![0; 4 * PAGE];
     file.as_file().read_exact_at(&mut now, 0)?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::Seen;
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::Engines;
 use crate::kit::fork::{Task, child};
 use crate::kit::memory::{self, Buffer, HUGE, Memory, PAGE};
@@ -32,7 +32,7 @@ fn registered(kind: Memory, engines: &mut Engines) -> anyhow::Result<Buffer> {
 fn compared(buffer: &Buffer) -> anyhow::Result<Seen> {
     let forked = child(Task::Differs { start: buffer.ptr(), len: 0, byte: 0 })?;
     let held = compare(forked.pid(), buffer.ptr() as usize);
-    forked.finish(BOUND)?;
+    forked.finish(bound())?;
     match held? {
         Held::Pinned => Ok(Seen::new("copied for the child", "frames differ after fork")),
         Held::Shared => Ok(Seen::new("shared", "parent and child map the same frame")),

@@ -12,7 +12,7 @@ use anyhow::Context;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
 use super::{Seen, files};
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io};
 use crate::kit::memory::{Buffer, Memory, PAGE};
 use crate::kit::pagemap::{self, Pagemap};
@@ -45,7 +45,7 @@ fn direct(folder: &Path) -> anyhow::Result<(tempfile::NamedTempFile, File)> {
 
 fn transfer(engines: &mut Engines, engine: Engine, io: Io) -> anyhow::Result<()> {
     let flight = engines.start(engine, io)?;
-    let done = engines.finish(flight, BOUND)?;
+    let done = engines.finish(flight, bound())?;
     anyhow::ensure!(done == Ok(io.len), "{:?} of {} bytes returned {done:?}", io.way, io.len);
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io};
 use crate::kit::fork::{Task, child};
 use crate::kit::memory::{Buffer, Memory, PAGE};
@@ -77,9 +77,9 @@ pub fn draw(path: &Path) -> anyhow::Result<Draws> {
         let forked = child(Task::Differs { start: buffer.ptr(), len: 0, byte: 0 })?;
         let was_unfinished = !engines.is_done(&mut flight)?;
         let theirs = Pagemap::of(&forked.pid().to_string())?.frame(last)?;
-        let done = engines.finish(flight, BOUND)?;
+        let done = engines.finish(flight, bound())?;
         let after = own.frame(last)?;
-        forked.finish(BOUND)?;
+        forked.finish(bound())?;
         anyhow::ensure!(done == Ok(READ), "a direct read of {READ} bytes returned {done:?}");
         hits += usize::from(was_unfinished);
         // Only a pin makes fork copy the page for the child and leave the parent the old one. When the parent

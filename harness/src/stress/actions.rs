@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::board::{Board, Found};
 use super::lane::Action;
 use super::oracle::{Oracle, PART};
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::fork::{Task, child};
 use crate::kit::stamp::BLOCK;
 use crate::kit::verdict::{Class, Fault, not_run};
@@ -93,11 +93,11 @@ pub fn punch(oracle: &Oracle, file: &File, part: usize) -> anyhow::Result<()> {
 /// Forks a child that watches the memory of a reader: it must stay as it was at the fork.
 fn fork(board: &Board, part: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<()> {
     let Some(spot) = board.spot(rng) else {
-        return child(Task::Exit)?.finish(BOUND).map(drop);
+        return child(Task::Exit)?.finish(bound()).map(drop);
     };
     let child = child(Task::Steady { start: spot as *const u8, len: PART })?;
     board.next_begin();
-    if child.finish(BOUND)? != 0 {
+    if child.finish(bound())? != 0 {
         let text = "the memory of a child changed after the fork: a read of its parent went to it";
         let fault = Fault { class: Class::Leak, text: text.to_owned() };
         board.report(Found::fault("fork", part, fault));

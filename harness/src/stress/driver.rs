@@ -17,7 +17,8 @@ use super::oracle::{Oracle, PART, Reading};
 use super::readers::{Got, Reader};
 use super::tally::{Span, Tally, Who};
 use super::writers::Writer;
-use crate::fixture::{Aside, BOUND, Fixture, Open, Stamped, forget_pages};
+use crate::fixture::{Aside, Fixture, Open, Stamped, forget_pages};
+use crate::kit::bounds::bound;
 use crate::kit::engine::Done;
 use crate::kit::event::{Actor, Event, now_ns};
 use crate::kit::verdict::{Class, Fault, Stop, no_proof, not_run};
@@ -78,7 +79,7 @@ fn together(
     let end = Instant::now() + fixture.time;
     let mut last = Vec::new();
     let mut found = None;
-    while let Some(spans) = board.bursts.quiesce(BOUND) {
+    while let Some(spans) = board.bursts.quiesce(bound()) {
         tally.add(&spans);
         board.learn(&spans);
         last = spans;
@@ -108,9 +109,11 @@ fn together(
     board.bursts.stop();
     board.bursts.end();
     if left > 0 {
-        return Err(
-            Stop::Hang(format!("a lane of the stress run did not come back in {BOUND:?}")).into()
-        );
+        return Err(Stop::Hang(format!(
+            "a lane of the stress run did not come back in {:?}",
+            bound()
+        ))
+        .into());
     }
     for lane in lanes {
         if let Some(reason) = lane.join()?? {

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use super::lane::Way;
 use super::oracle::PART;
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io, here};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
@@ -95,7 +95,7 @@ impl Reader {
         if len < PART {
             self.buffer.store(PART - 1, 1);
         }
-        let done = self.engines.finish(flight, BOUND)?;
+        let done = self.engines.finish(flight, bound())?;
         Ok(done.map(|count| self.buffer.bytes(0, count)))
     }
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::lane::Way;
 use super::oracle::PART;
 use super::readers::ends;
-use crate::fixture::BOUND;
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Done, Engine, Engines, Io, here};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
@@ -64,7 +64,7 @@ impl Writer {
 
     fn queued(&mut self, engine: Engine, io: Io) -> anyhow::Result<Done> {
         let flight = self.engines.start(engine, io)?;
-        self.engines.finish(flight, BOUND)
+        self.engines.finish(flight, bound())
     }
 
     /// Stores go through a pipe, where a page that is gone is EFAULT and not SIGBUS.

@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use inflight_gate::Client;
 use nix::mount::{MsFlags, mount};
 
+use crate::kit::bounds::scaled;
 use crate::kit::sys;
 use crate::kit::verdict::not_run;
 use crate::target::network::{Caching, Kind, Share};
@@ -272,7 +273,7 @@ impl Mounted {
             let pid = server.gate.server_pid() as i32;
             let Server { gate, proxy, .. } = server;
             drop(gate);
-            session::wait_end(pid, BOUND);
+            session::wait_end(pid, scaled(BOUND));
             if let Some(mut proxy) = proxy {
                 let _ = proxy.try_wait();
             }

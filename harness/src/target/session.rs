@@ -16,12 +16,15 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
 
+use crate::kit::bounds::scaled;
 use crate::kit::pause::Pause;
 use crate::kit::sys;
 use crate::target::borrow::{borrow, give_back};
 
 /// Longest that a polite unmount may take before the connection is aborted.
-const POLITE: Duration = Duration::from_secs(5);
+fn polite() -> Duration {
+    scaled(Duration::from_secs(5))
+}
 
 /// Name of the file in a session's folder that holds the process id of its worker.
 pub const WORKER: &str = "worker.pid";
@@ -138,8 +141,8 @@ pub fn clean(root: &Path) -> anyhow::Result<()> {
 /// mount of ours that answers no more. That ends when the mount below is aborted, so it is not waited for.
 pub fn unmount(mount: &Mount) {
     let path = mount.path.clone();
-    within(POLITE + Duration::from_secs(1), move || {
-        let end = Instant::now() + POLITE;
+    within(polite() + Duration::from_secs(1), move || {
+        let end = Instant::now() + polite();
         // EBUSY passes when the last user is gone.
         let mut pause = Pause::default();
         while umount2(&path, MntFlags::empty()) == Err(nix::errno::Errno::EBUSY)
@@ -184,12 +187,12 @@ fn end_worker(root: &Path) {
 fn end_servers(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let Some(pid) = pid_in(&entry.path().join("server.pid")) else { continue };
-        if !wait_end(pid, POLITE) {
+        if !wait_end(pid, polite()) {
             // One that leads a group has children that end with it.
             let server = Pid::from_raw(pid);
             let is_leader = getpgid(Some(server)) == Ok(server);
             let _ = kill(if is_leader { Pid::from_raw(-pid) } else { server }, Signal::SIGKILL);
-            wait_end(pid, POLITE);
+            wait_end(pid, polite());
         }
     }
 }
@@ -285,7 +288,7 @@ fn detach_loops(root: &Path) {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
         if backing.is_ok_and(|backing| Path::new(backing.trim()).starts_with(root)) {
             let device = Path::new("/dev").join(entry.file_name());
-            within(POLITE, move || drop(sys::detach_loop(&device)));
+            within(polite(), move || drop(sys::detach_loop(&device)));
         }
     }
 }

@@ -52,9 +52,9 @@ fn attempt(
     let words = [file.display().to_string()].into_iter().chain(arguments.iter().cloned());
     let job = Job::Program { words: words.collect(), beside };
     let parts = parts::of(&source, &options.guest, job, folder.path())?;
-    let ended = watched(&parts, options.accel, |machine, kernel, lacks| {
-        eprintln!("inflight-race: {} {}", kernel.release, kernel.build);
-        lacks.iter().for_each(|lack| eprintln!("inflight-race: the guest lacks {lack}"));
+    let ended = watched(&parts, options.accel, |machine, up| {
+        eprintln!("inflight-race: {} {}", up.kernel.release, up.kernel.build);
+        up.lacks.iter().for_each(|lack| eprintln!("inflight-race: the guest lacks {lack}"));
         follow(machine, bound)
     })?;
     // A kernel that dies at boot says nothing of the program.

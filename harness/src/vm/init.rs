@@ -14,10 +14,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 
+use crate::kit::bounds;
 use crate::kit::kernel::Kernel;
 use crate::kit::pause::Pause;
 use crate::kit::sys;
-use crate::vm::message::{Job, Message, PORT, SCRATCH, State, TASK, Task, program};
+use crate::vm::message::{Job, Message, PORT, SCRATCH, State, TASK, Task, Up, program};
 
 /// Longest that the port of the messages may take to appear.
 const PORT_BOUND: Duration = Duration::from_secs(20);
@@ -60,7 +61,7 @@ fn serve() -> anyhow::Result<()> {
     if let Err(error) = prepare(&task, &mut lacks) {
         return say(&mut port, State::Unfit { reason: format!("{error:#}") });
     }
-    say(&mut port, State::Up { kernel, lacks })?;
+    say(&mut port, State::Up(Up { kernel, lacks, slowness: bounds::slowness() }))?;
     let code = match &task.job {
         Job::Program { words, .. } => run_program(&mut port, words)?,
         Job::Run(_) | Job::Mechanisms(_) => play(&port)?,

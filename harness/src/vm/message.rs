@@ -65,17 +65,23 @@ pub enum Message {
     Mechanisms(Shown),
 }
 
+/// What a guest that came up says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Up {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// What it could not get; some cases will not be run for that.
+    pub lacks: Vec<String>,
+    /// See [`crate::kit::bounds::slowness`].
+    pub slowness: u32,
+}
+
 /// What became of a guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "guest", rename_all = "snake_case")]
 pub enum State {
     /// It is up and starts the run.
-    Up {
-        /// Its kernel.
-        kernel: Kernel,
-        /// What it could not get; some cases will not be run for that.
-        lacks: Vec<String>,
-    },
+    Up(Up),
     /// It cannot run anything.
     Unfit {
         /// Why.

@@ -5,12 +5,11 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::kit::interrupt;
-use crate::kit::kernel::Kernel;
 use crate::mechanisms::Shown;
 use crate::run::Runner;
 use crate::run::worker::Line;
 use crate::vm::machine::Machine;
-use crate::vm::message::{Message, State};
+use crate::vm::message::{Message, State, Up};
 
 /// How often an interrupt is looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,12 +24,7 @@ const FIRST_LINE: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub enum Birth {
     /// The guest is up and runs the plan.
-    Up {
-        /// Its kernel.
-        kernel: Kernel,
-        /// What it could not get.
-        lacks: Vec<String>,
-    },
+    Up(Up),
     /// It cannot run anything; why.
     Unfit(String),
     /// It did not come up.
@@ -96,7 +90,7 @@ pub fn trial(machine: &Machine, console: &Path, bound: Duration) -> Birth {
 
 fn born(message: Result<Result<Message, String>, RecvTimeoutError>, bound: Duration) -> Birth {
     match message {
-        Ok(Ok(Message::Guest(State::Up { kernel, lacks }))) => Birth::Up { kernel, lacks },
+        Ok(Ok(Message::Guest(State::Up(up)))) => Birth::Up(up),
         Ok(Ok(Message::Guest(State::Unfit { reason }))) => Birth::Unfit(reason),
         Ok(Ok(other)) => Birth::Lost(Lost::Garbled(format!("{other:?}"))),
         Ok(Err(line)) => Birth::Lost(Lost::Garbled(line)),
@@ -109,8 +103,12 @@ fn born(message: Result<Result<Message, String>, RecvTimeoutError>, bound: Durat
 ///
 /// # Errors
 /// The results cannot be written.
-pub(crate) fn follow(runner: &mut Runner, machine: &Machine) -> anyhow::Result<Option<Lost>> {
-    let bound = 2 * runner.order.bound + GRACE;
+pub(crate) fn follow(
+    runner: &mut Runner,
+    machine: &Machine,
+    slowness: u32,
+) -> anyhow::Result<Option<Lost>> {
+    let bound = slowness * 2 * runner.order.bound + GRACE;
     let mut end = Instant::now() + bound;
     while !runner.is_interrupted() {
         let message = match machine.messages.recv_timeout(TICK) {

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
 use crate::fixture::raw_server::{Settings, Which};
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::frames::Frames;
@@ -81,7 +82,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         buffer.remap()?;
         // The read is over: nobody may hold its pages, though the server has not answered.
         let frames: Vec<_> = frames.into_iter().collect();
-        fixture.judge_given_back(&frames, BOUND)?;
+        fixture.judge_given_back(&frames, bound())?;
     }
     buffer.fill(0, LEN, CANARY);
     fixture.event(Actor::Test, "the memory is in other use");

@@ -10,7 +10,8 @@ use inflight_gate::{Phase, Record};
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
@@ -88,7 +89,7 @@ fn settled(fixture: &mut Fixture<'_>, ino: u64) -> anyhow::Result<usize> {
 
 /// Waits until there are at least so many RELEASEs of a file.
 fn releases(fixture: &mut Fixture<'_>, ino: u64, least: usize) -> anyhow::Result<Vec<Record>> {
-    let end = Instant::now() + BOUND;
+    let end = Instant::now() + bound();
     loop {
         let releases = fixture.requests("release", ino)?;
         if releases.len() >= least {

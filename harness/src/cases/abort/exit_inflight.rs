@@ -9,7 +9,8 @@ use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open, PATIENCE, RENDEZVOUS};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::{bound, patience, rendezvous};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::Task;
@@ -69,9 +70,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         match variant.act {
             "kill" => {
                 child.kill();
-                child.settle(RENDEZVOUS)?;
+                child.settle(rendezvous())?;
             }
-            _ if child.tell(PATIENCE)? => {}
+            _ if child.tell(patience())? => {}
             _ => return Err(not_run("the target makes the submission wait for the read")),
         }
         fixture.note(format!("state of the process while the read is parked: {:?}", child.state()));
@@ -87,18 +88,19 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     fixture.release(parked)?;
     fixture.wait_done(seq)?;
     if variant.act == "kill" && fixture.race() {
-        child.buried(BOUND)?;
-    } else if child.finish(BOUND)? != 0 {
+        child.buried(bound())?;
+    } else if child.finish(bound())? != 0 {
         return Err(Stop::Broken("the child could not execute /bin/true".to_owned()).into());
     }
     if neighbour.bytes(0, NEIGHBOUR).iter().any(|&byte| byte != CANARY) {
         fixture.fault(Class::Foreign, "the read was written to another process's memory");
     }
     drop(buffer);
-    if let Some(kept) = frames.map(|frames| frames.settle(BOUND)).transpose()?
+    if let Some(kept) = frames.map(|frames| frames.settle(bound())).transpose()?
         && kept > 0
     {
-        fixture.fault(Class::Pins, format!("{kept} pages are still held {BOUND:?} after the end"));
+        fixture
+            .fault(Class::Pins, format!("{kept} pages are still held {:?} after the end", bound()));
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use inflight_gate::Phase;
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Task, child};
@@ -132,7 +133,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     fixture.judge("buffer", &bytes, 0, &[file.generation(1)]);
     if let Some(forked) = forked {
-        forked.join()??.finish(BOUND)?;
+        forked.join()??.finish(bound())?;
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Task, sharer, spawn_and_wait};
@@ -63,7 +64,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         fixture.event(Actor::Racer, variant.act);
         match variant.act {
             "vfork" | "clone-vm" => child = Some(sharer(&stack, variant.act == "vfork")?),
-            "spawn" => spawn_and_wait(BOUND)?,
+            "spawn" => spawn_and_wait(bound())?,
             _ => child = Some(fixture.fork(Task::Exit)?),
         }
         fixture.event(Actor::Racer, "store");
@@ -73,5 +74,5 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let done = fixture.finish(flight)?;
     fixture.count("the read", done, half);
     fixture.judge("parent", &buffer.bytes(0, half), 0, &[file.generation(1)]);
-    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))
+    child.map_or(Ok(()), |child| child.finish(bound()).map(drop))
 }

@@ -13,7 +13,8 @@ use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::touch::{HALF, Touch, prove};
-use crate::fixture::{Fixture, Open, RENDEZVOUS, Stamped};
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::bounds::rendezvous;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::kernel::Version;
@@ -104,8 +105,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant, kind: Kind) -> anyhow::Resu
     share.proxy()?.hold(DATA);
     let flight =
         fixture.start(variant.engine_or_pread(), Io::read(&handle, &buffer, 0..HALF, 0))?;
-    if !share.proxy()?.wait_held(HALF, RENDEZVOUS) {
-        let text = format!("the answer of the read did not come to the proxy in {RENDEZVOUS:?}");
+    if !share.proxy()?.wait_held(HALF, rendezvous()) {
+        let text =
+            format!("the answer of the read did not come to the proxy in {:?}", rendezvous());
         return Err(Stop::Broken(text).into());
     }
     fixture.event(Actor::Gate, "the answer is held back");

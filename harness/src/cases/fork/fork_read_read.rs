@@ -7,7 +7,8 @@
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
@@ -121,7 +122,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         let forked = fixture.fork(Task::Exit)?;
         match variant.act {
             "child-alive" => child = Some(forked),
-            _ => drop(forked.finish(BOUND)?),
+            _ => drop(forked.finish(bound())?),
         }
     }
     // It lies in another page of the file, so the rule does not stop it.
@@ -134,5 +135,5 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let legal = [file.generation(1)];
     fixture.judge("first part", &buffer.bytes(FIRST, LEN), 0, &legal);
     fixture.judge("second part", &buffer.bytes(SECOND, LEN), 4096, &legal);
-    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))
+    child.map_or(Ok(()), |child| child.finish(bound()).map(drop))
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture};
+use crate::fixture::Fixture;
+use crate::kit::bounds::bound;
 use crate::kit::event::Actor;
 use crate::kit::fork::{Task, child};
 use crate::kit::kernel::Version;
@@ -94,7 +95,7 @@ fn fork_on(buffer: &Buffer, most: usize) -> anyhow::Result<Forks> {
     let (mut forks, end) = (Forks::default(), Instant::now() + TIME);
     while forks.made < most && !forks.torn && (forks.made < QUIET_FORKS || Instant::now() < end) {
         let before = buffer.bytes(FIRST, 8);
-        forks.torn = child(task)?.finish(BOUND)? == 1;
+        forks.torn = child(task)?.finish(bound())? == 1;
         forks.moved += usize::from(buffer.bytes(FIRST, 8) != before);
         forks.made += 1;
     }

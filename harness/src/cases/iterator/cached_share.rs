@@ -21,7 +21,8 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{Fixture, RENDEZVOUS, Stamped};
+use crate::fixture::{Fixture, Stamped};
+use crate::kit::bounds::rendezvous;
 use crate::kit::event::Actor;
 use crate::kit::mapping::Mapping;
 use crate::kit::pause::Pause;
@@ -62,7 +63,7 @@ fn run(fixture: &mut Fixture<'_>, kind: Kind) -> anyhow::Result<()> {
     std::fs::set_permissions(&below, Permissions::from_mode(0o644))?;
     let file = Stamped { path: above, len: LEN as u64, ..name };
 
-    let end = Instant::now() + RENDEZVOUS;
+    let end = Instant::now() + rendezvous();
     for round in 1.. {
         let handle = File::open(&file.path)?;
         let before = share.proxy()?.passed();

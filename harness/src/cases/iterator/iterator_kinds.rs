@@ -17,7 +17,8 @@ use anyhow::{Context, ensure};
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open, Stamped};
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{self, Task};
@@ -200,7 +201,7 @@ fn core_dump(fixture: &mut Fixture<'_>) -> anyhow::Result<()> {
     let folder = std::ffi::CString::new(fixture.folder().as_os_str().as_encoded_bytes())?;
     let child = fork::child(Task::Dump { folder: folder.as_ptr(), limit })?;
     fixture.event(Actor::Racer, "a child dumps its core");
-    child.buried(BOUND)?;
+    child.buried(bound())?;
     let entries = std::fs::read_dir(fixture.folder())?.collect::<Result<Vec<_>, _>>()?;
     let core =
         entries.iter().find(|entry| entry.file_name().as_encoded_bytes().starts_with(b"core"));

@@ -13,6 +13,7 @@ use nix::sys::mman::MmapAdvise;
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::scaled;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, HUGE, Memory, PAGE};
@@ -139,11 +140,11 @@ fn merge(fixture: &mut Fixture<'_>, buffer: &Buffer, at: usize) -> anyhow::Resul
     for (setting, value) in MERGING {
         fixture.mounted().borrow(setting, value)?;
     }
-    let end = Instant::now() + MERGED;
+    let end = Instant::now() + scaled(MERGED);
     let mut pause = Pause::default();
     while frame(2)? != frame(3)? {
         if Instant::now() >= end {
-            return Err(not_run(format!("KSM merged nothing in {MERGED:?}")));
+            return Err(not_run(format!("KSM merged nothing in {:?}", scaled(MERGED))));
         }
         pause.rest();
     }

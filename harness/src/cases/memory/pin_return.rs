@@ -8,7 +8,8 @@ use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open, ROUNDS, Stamped};
+use crate::fixture::{Fixture, Open, ROUNDS, Stamped};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task};
@@ -51,7 +52,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         };
         all.push(frames);
     }
-    fixture.judge_given_back(&all, BOUND / ROUNDS as u32)?;
+    fixture.judge_given_back(&all, bound() / ROUNDS as u32)?;
     let after = pins::of_process("self");
     if after > before {
         let text = format!("this process has {after:?} KiB pinned, {before:?} before");
@@ -115,6 +116,6 @@ fn round(
         fixture.judge("the file", &bytes, 0, &[file.generation(2)]);
     }
     drop(buffer);
-    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))?;
+    child.map_or(Ok(()), |child| child.finish(bound()).map(drop))?;
     Ok(Some(frames))
 }

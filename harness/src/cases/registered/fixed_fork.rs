@@ -8,7 +8,8 @@ use inflight_gate::Phase;
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::Task;
@@ -70,7 +71,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     fixture.count("the read", done, half);
     fixture.judge("parent", &buffer.bytes(0, half), 0, &[file.generation(1)]);
     if let Some(child) = child
-        && child.finish(BOUND)? == 1
+        && child.finish(bound())? == 1
     {
         fixture.fault(Class::Leak, "child: data arrived in memory that was copied at fork");
     }

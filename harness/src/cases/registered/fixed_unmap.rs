@@ -8,7 +8,8 @@ use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::frames::Frames;
@@ -89,7 +90,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         }
         judge_elsewhere(fixture, &buffer);
         let frames: Vec<_> = frames.into_iter().collect();
-        return fixture.judge_given_back(&frames, BOUND);
+        return fixture.judge_given_back(&frames, bound());
     }
     let done = fixture.finish(flight)?;
     fixture.count("the read", done, LEN);

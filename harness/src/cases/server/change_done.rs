@@ -14,7 +14,8 @@ use nix::unistd::{Whence, lseek64};
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture, Open, Stamped};
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
@@ -159,7 +160,7 @@ fn settle(fixture: &mut Fixture<'_>, op: &str, ino: u64) -> anyhow::Result<()> {
 }
 
 fn settle_always(fixture: &mut Fixture<'_>, op: &str, ino: u64) -> anyhow::Result<()> {
-    let end = std::time::Instant::now() + BOUND;
+    let end = std::time::Instant::now() + bound();
     while fixture.requests(op, ino)?.iter().any(|record| record.outcome.is_none()) {
         anyhow::ensure!(std::time::Instant::now() < end, "{op} is never over");
         fixture.next_record(Duration::from_millis(50))?;

@@ -11,7 +11,8 @@ use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::{Fixture, Open, PATIENCE};
+use crate::fixture::{Fixture, Open};
+use crate::kit::bounds::patience;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::memory::{Buffer, Memory};
@@ -85,7 +86,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     // A commit, so that what was freed is free.
     fixture.file(4096)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     let mut after = Holdings::of(fixture)?;
     while !after.exceeds(&before).is_empty() && Instant::now() < end {
         after = Holdings::of(fixture)?;

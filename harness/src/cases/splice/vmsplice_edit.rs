@@ -9,7 +9,8 @@ use anyhow::Context;
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{BOUND, Fixture};
+use crate::fixture::Fixture;
+use crate::kit::bounds::bound;
 use crate::kit::event::Actor;
 use crate::kit::fork::Task;
 use crate::kit::kernel::Version;
@@ -54,7 +55,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         if variant.act != "edit" {
             let forked = fixture.fork(Task::Exit)?;
             match variant.act {
-                "fork-exit-edit" => drop(forked.finish(BOUND)?),
+                "fork-exit-edit" => drop(forked.finish(bound())?),
                 _ => child = Some(forked),
             }
         }
@@ -64,5 +65,5 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     }
     let bytes = pipe.drain()?;
     fixture.judge("pipe", &bytes, 0, &[Legal::Generation(id, generation)]);
-    child.map_or(Ok(()), |child| child.finish(BOUND).map(drop))
+    child.map_or(Ok(()), |child| child.finish(bound()).map(drop))
 }

@@ -13,7 +13,8 @@ use inflight_gate::Phase;
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
 use crate::fixture::raw_server::{RawServer, Settings, Which};
-use crate::fixture::{BOUND, Fixture, Open, RENDEZVOUS, Stamped};
+use crate::fixture::{Fixture, Open, Stamped};
+use crate::kit::bounds::{bound, rendezvous};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task};
 use crate::kit::mapping::Mapping;
@@ -104,7 +105,7 @@ fn write_back(
 }
 
 fn end(sync: Child) -> anyhow::Result<()> {
-    ensure!(sync.finish(BOUND)? == 0, "fsync failed in the child");
+    ensure!(sync.finish(bound())? == 0, "fsync failed in the child");
     Ok(())
 }
 
@@ -158,7 +159,7 @@ fn play_spliced(
             // in the same process.
             let byte = file.content(3, STORE_AT as u64, 1)[0];
             let storing = fixture.fork(Task::Store { at: mapping.address(STORE_AT), byte })?;
-            storing.settle(RENDEZVOUS)?;
+            storing.settle(rendezvous())?;
             child = Some(storing);
         }
         if is_late {
@@ -180,7 +181,7 @@ fn play_spliced(
         end(sync)?;
     }
     if let Some(child) = child {
-        child.finish(BOUND)?;
+        child.finish(bound())?;
         // The page is dirty again, or was when it was written back: in the end the server has the store.
         handle.sync_all().context("fsync")?;
         let direct = fixture.open(file, Open::Direct)?;

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::kit::bounds::scaled;
 use crate::kit::pause::Pause;
 use crate::kit::sys;
 use crate::kit::verdict::not_run;
@@ -51,7 +52,7 @@ impl Daemon {
         let process = command.spawn().with_context(|| name.to_owned())?;
         fs::write(folder.join("server.pid"), process.id().to_string())?;
         let mut daemon = Daemon { process, address };
-        let end = Instant::now() + BOUND;
+        let end = Instant::now() + scaled(BOUND);
         let mut pause = Pause::default();
         while TcpStream::connect(address).is_err() {
             let status = daemon.process.try_wait()?;
@@ -76,7 +77,7 @@ impl Drop for Daemon {
         let pid = self.process.id() as i32;
         let group = Pid::from_raw(-pid);
         let _ = kill(group, Signal::SIGTERM);
-        if !session::wait_end(pid, BOUND) {
+        if !session::wait_end(pid, scaled(BOUND)) {
             let _ = kill(group, Signal::SIGKILL);
         }
         let _ = self.process.wait();
