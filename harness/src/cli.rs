@@ -19,10 +19,11 @@ use crate::kit::kernel::Kernel;
 use crate::matrix;
 use crate::probe;
 use crate::report;
-use crate::run::plan::{self, Item, Wanted};
+use crate::run::plan::{self, Item, Mode, Wanted};
 use crate::run::results::{self, Single};
 use crate::run::worker;
 use crate::run::{self, Order};
+use crate::target::mounted;
 use crate::target::session;
 use crate::target::{Served, Target};
 use crate::vm;
@@ -182,10 +183,10 @@ struct RunArguments {
     /// That server mounts by itself and is caught at it: see `inflight-gate --help`.
     #[arg(long, requires = "server")]
     intercept: bool,
-    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything.
-    #[arg(long, value_enum, default_value = "gate")]
-    mode: Mode,
-    /// Mount options of every Inflight mount.
+    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything (default: as each case does).
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Mount options of every Inflight mount, or of `inflight-gate` in front of a server.
     #[arg(short, long, default_value = "")]
     options: String,
     /// Seed; printed when it is chosen for you.
@@ -218,15 +219,6 @@ struct RunArguments {
     /// Print JSON, one object a line, as things happen.
     #[arg(long)]
     json: bool,
-}
-
-/// Ways to open a race window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
-    /// Requests are parked.
-    Gate,
-    /// Many threads at once; the same as the group `stress`.
-    Stress,
 }
 
 /// Runs the command; gives its exit code.
@@ -296,7 +288,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         None => Target::parse(&arguments.on)?,
     };
     let mut groups = arguments.group;
-    if arguments.mode == Mode::Stress && groups.is_empty() && arguments.cases.is_empty() {
+    if arguments.mode == Some(Mode::Stress) && groups.is_empty() && arguments.cases.is_empty() {
         groups.push("stress".to_owned());
     }
     let wanted = Wanted {
@@ -306,6 +298,10 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         shard: arguments.shard,
     };
     let once = plan::plan(&wanted)?;
+    if let Some(mode) = arguments.mode {
+        plan::check_mode(&once, mode)?;
+    }
+    mounted::check_options(&target, &arguments.options)?;
     let count = once.len() as u64;
     let again = |round: u64| {
         let number =

@@ -31,6 +31,9 @@ pub struct MountArgs {
     /// Mount over a directory that is not empty: what is in it is hidden meanwhile.
     #[arg(long)]
     force: bool,
+    /// Look at the options and the mount point, and mount nothing.
+    #[arg(long)]
+    fake: bool,
     /// Serve, and report on standard output, to this process, whether the mount answers.
     #[arg(long, hide = true, value_name = "PID")]
     report: Option<i32>,
@@ -55,6 +58,7 @@ impl MountArgs {
             log: None,
             // mount(8) does not ask either.
             force: true,
+            fake: false,
             report: None,
             image,
             mountpoint,
@@ -63,6 +67,9 @@ impl MountArgs {
 }
 
 pub(super) fn run(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result<()> {
+    if args.fake {
+        return request(args).map(drop);
+    }
     if !args.foreground && args.report.is_none() {
         return in_background(args, verbose, no_wait);
     }

@@ -358,6 +358,39 @@ pub fn program() -> anyhow::Result<PathBuf> {
     tool("inflight", "INFLIGHT")
 }
 
+/// Asks whoever will mount a target whether it takes these options, before anything is mounted: a misspelt one is one error,
+/// and not one of each variant. Where that program is missing, nothing is said: the variants say that.
+///
+/// # Errors
+/// What it says of them; or the target is not mounted with options.
+pub fn check_options(target: &Target, options: &str) -> anyhow::Result<()> {
+    if options.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        target.is_gated(),
+        "-o {options}: these are options of Inflight mounts, and {} is none; leave -o out",
+        target.name()
+    );
+    let (name, variable) = match target {
+        Target::Server(_) => ("inflight-gate", "INFLIGHT_GATE"),
+        _ => ("inflight", "INFLIGHT"),
+    };
+    let Ok(program) = tool(name, variable) else { return Ok(()) };
+    let mut command = Command::new(program);
+    match target {
+        Target::Server(_) => command.args(["--fake", "-o", options, "/", "--", "true", "{}"]),
+        _ => command.args(["mount", "--fake", "--force", "-o", options, "/dev/null", "/"]),
+    };
+    let Ok(output) = command.stdin(Stdio::null()).output() else { return Ok(()) };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // An older program does not know how to be asked.
+    if output.status.success() || said.contains("unexpected argument '--fake'") {
+        return Ok(());
+    }
+    bail!("-o {options}: {}", said.trim().trim_start_matches(name).trim_start_matches(": "))
+}
+
 /// A program of this project.
 fn tool(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
     if let Some(program) = std::env::var_os(variable) {

@@ -59,8 +59,15 @@ impl Front {
     /// # Errors
     /// What cannot be meant.
     pub fn new(arguments: FrontArgs) -> anyhow::Result<Front> {
-        let FrontArgs { socket, options: text, intercept, max_request, mountpoint, server } =
-            arguments;
+        let FrontArgs {
+            socket,
+            options: text,
+            fake: _,
+            intercept,
+            max_request,
+            mountpoint,
+            server,
+        } = arguments;
         let name = server[0].display().to_string();
         ensure!(
             server.iter().skip(1).any(|word| replaced(word, b"").is_some()),
@@ -73,6 +80,7 @@ impl Front {
             ..MountOptions::default()
         };
         options::parse(&text, &mut options)?;
+        inflight_fuse::mount::check(&options)?;
         let own = || std::env::temp_dir().join(format!("inflight-gate.{}", std::process::id()));
         Ok(Front {
             mountpoint: mountpoint::check(&mountpoint)?,
