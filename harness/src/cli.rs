@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use inflight_gate::pages::{self, Shell};
 
 use crate::cases::expect::{Applies, EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
@@ -123,7 +124,7 @@ enum Command {
     },
     /// Merge results into one page or file.
     Report {
-        /// Results folders: shards of one run, or runs on several targets and kernels.
+        /// Results folders (shards of one run, or runs on several targets and kernels), or files of single variants.
         #[arg(required = true)]
         results: Vec<PathBuf>,
         #[command(flatten)]
@@ -134,6 +135,17 @@ enum Command {
         /// Folder below which images and mounts are made.
         #[arg(long, default_value_os_t = std::env::temp_dir())]
         scratch: PathBuf,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands.
+    #[command(hide = true)]
+    Manual {
+        /// A folder for the pages of all commands; without, the page of the program is printed.
+        dir: Option<PathBuf>,
     },
     /// What the runner starts to clean up after itself.
     #[command(hide = true)]
@@ -269,6 +281,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(runs) => report::report(runs, &outputs),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Completions { shell } => {
+            pages::completions(Arguments::command(), shell, &mut std::io::stdout())?;
+            Ok(0)
+        }
+        Command::Manual { dir } => {
+            pages::manual(Arguments::command(), &mut std::io::stdout(), dir.as_deref())?;
+            Ok(0)
+        }
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::RawServer { at, settings } => {
             raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)

@@ -120,6 +120,14 @@ pub struct Single {
     pub entry: Entry,
 }
 
+impl Single {
+    /// A run of this variant alone.
+    fn into_run(self) -> Run {
+        let Single { version, kernel, vm, time, target, options, seed, entry } = self;
+        Run { version, kernel, vm, time, target, options, seed, started: 0, variants: vec![entry] }
+    }
+}
+
 fn stress() -> Duration {
     STRESS
 }
@@ -209,13 +217,15 @@ fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     fs::write(path, serde_json::to_vec_pretty(value)?).with_context(what)
 }
 
-/// Reads a run: its folder or its file.
+/// Reads a run: its folder or its file. The file of one variant is a run of that one.
 ///
 /// # Errors
 /// Not there, not results, or of another version.
 pub fn read_run(path: &Path) -> anyhow::Result<Run> {
-    let file = if path.is_dir() { path.join(RUN_FILE) } else { path.to_owned() };
-    read(&file)
+    if path.is_dir() {
+        return read(&path.join(RUN_FILE));
+    }
+    read(path).or_else(|error| read_entry(path).map(Single::into_run).map_err(|_| error))
 }
 
 /// Reads the file of one variant.
