@@ -1,10 +1,14 @@
 //! The table of mechanisms and the probe, on this kernel.
 
+use std::io::IoSliceMut;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use inflight_race::target::mounted;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use serde_json::Value;
 
 /// The kernel counts everybody's pins: one at a time.
@@ -17,6 +21,11 @@ fn output(arguments: &[&str]) -> Option<Value> {
         return None;
     }
     let _alone = ALONE.lock();
+    Some(json(arguments))
+}
+
+/// What the program prints, which must succeed.
+fn json(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
     if let Ok(program) = mounted::program() {
         command.env("INFLIGHT", program);
@@ -25,7 +34,7 @@ fn output(arguments: &[&str]) -> Option<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{error}", output.status);
-    Some(serde_json::from_str(&text).expect(&text))
+    serde_json::from_str(&text).expect(&text)
 }
 
 #[test]
@@ -35,6 +44,76 @@ fn what_the_table_expects_of_this_kernel_is_seen() {
     let rows = shown[0]["rows"].as_array().unwrap();
     let seen = rows.iter().filter(|row| row["outcome"].get("seen").is_some()).count();
     assert!(rows.len() > 60 && seen > 20, "{seen} of {} seen", rows.len());
+}
+
+/// Pins pages and gives them back, all the time: this process's own, read by process_vm_readv(2).
+struct Pinners {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pinners {
+    fn start() -> Pinners {
+        let stop = Arc::new(AtomicBool::new(false));
+        let pinner = |_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let (from, mut to) = (vec![1; 4 << 20], vec![0; 4 << 20]);
+                while !stop.load(Relaxed) {
+                    let remote = [RemoteIoVec { base: from.as_ptr() as usize, len: from.len() }];
+                    let local = &mut [IoSliceMut::new(&mut to)];
+                    process_vm_readv(nix::unistd::Pid::this(), local, &remote).unwrap();
+                }
+            })
+        };
+        let threads = (0..4).map(pinner).collect();
+        Pinners { stop, threads }
+    }
+}
+
+impl Drop for Pinners {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// The counters are the machine's: what others pin is not taken for a call's, in a row of the table or in a check.
+#[test]
+fn pins_of_others_neither_fail_nor_pass_anything() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return;
+    }
+    let _alone = ALONE.lock();
+    let shown = |what: &str| {
+        // vmsplice(2), which takes references, and process_vm_readv(2), which pins.
+        let shown = json(&["mechanisms", "--json", "2.5", "1.6"]);
+        let rows = shown[0]["rows"].as_array().unwrap().clone();
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        let seen = |row: &&Value| row["outcome"].get("seen").is_some();
+        let not = |row: &&Value| {
+            let reason = row["outcome"]["not"].as_str().unwrap_or_default();
+            reason.contains("the kernel counts everybody's pins")
+        };
+        assert!(rows.iter().all(|row| seen(&row) || not(&row)), "{what}: {rows:?}");
+        rows.iter().filter(seen).count()
+    };
+    let pinners = Pinners::start();
+    shown("beside others that pin");
+    // A page that is not pinned is not taken for one that is.
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
+    run.args(["run", "ZP1", "--scratch", ".", "--seed", "1"]).current_dir(folder.path());
+    if let Ok(program) = mounted::program() {
+        run.env("INFLIGHT", program);
+    }
+    let ran = run.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(matches!(ran.status.code(), Some(0 | 5)), "{said}");
+    assert!(!said.contains("FAIL"), "{said}");
+    drop(pinners);
+    assert_eq!(shown("alone"), 2);
 }
 
 /// Runs `mechanisms` with no kernel in the cache; gives its exit code, and what it printed.

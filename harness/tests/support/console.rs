@@ -70,8 +70,9 @@ pub fn all_like(lines: &[&str], shown: &[String]) -> bool {
 /// When one prints what is not shown, or they take too long.
 pub fn play(document: &str, folder: &Path, path: &str, variables: &[(&str, PathBuf)]) {
     let steps = steps(document);
-    let script: String =
-        steps.iter().map(|step| format!("{}\nprintf '\\n{MARK}\\n'\n", step.command)).collect();
+    // The next command may ask for the exit code of this one.
+    let mark = format!("code=$?; printf '\\n{MARK}\\n'; (exit $code)\n");
+    let script: String = steps.iter().map(|step| format!("{}\n{mark}", step.command)).collect();
     let others = std::env::var("PATH").unwrap_or_default();
     let out = Command::new("timeout")
         .args([BOUND, "bash", "-c", &format!("exec 2>&1\n{script}")])
