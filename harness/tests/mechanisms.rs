@@ -2,10 +2,8 @@
 
 use std::io::IoSliceMut;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use inflight_race::target::mounted;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -46,35 +44,39 @@ fn what_the_table_expects_of_this_kernel_is_seen() {
     assert!(rows.len() > 60 && seen > 20, "{seen} of {} seen", rows.len());
 }
 
-/// Pins pages and gives them back, all the time: this process's own, read by process_vm_readv(2).
-struct Pinners {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
+/// Says to this program that it is to pin.
+const PINS: &str = "INFLIGHT_TEST_PINS";
 
-impl Pinners {
-    fn start() -> Pinners {
-        let stop = Arc::new(AtomicBool::new(false));
-        let pinner = |_| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || {
-                let (from, mut to) = (vec![1; 4 << 20], vec![0; 4 << 20]);
-                while !stop.load(Relaxed) {
-                    let remote = [RemoteIoVec { base: from.as_ptr() as usize, len: from.len() }];
-                    let local = &mut [IoSliceMut::new(&mut to)];
-                    process_vm_readv(nix::unistd::Pid::this(), local, &remote).unwrap();
-                }
-            })
-        };
-        let threads = (0..4).map(pinner).collect();
-        Pinners { stop, threads }
+/// Not a test of anything: what [`Pinner`] starts, in a process of its own, since it keeps the lock of its address space.
+#[test]
+fn pins_pages_until_it_is_ended() {
+    if std::env::var_os(PINS).is_none() {
+        return;
+    }
+    // With whoever started it, however that ends.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (from, mut to) = (vec![1; 4 << 20], vec![0; 4 << 20]);
+    loop {
+        let remote = [RemoteIoVec { base: from.as_ptr() as usize, len: from.len() }];
+        let local = &mut [IoSliceMut::new(&mut to)];
+        process_vm_readv(nix::unistd::Pid::this(), local, &remote).unwrap();
     }
 }
 
-impl Drop for Pinners {
+/// A process that pins pages and gives them back, all the time.
+struct Pinner(Child);
+
+impl Pinner {
+    fn start() -> Pinner {
+        let mut pinner = Command::new(std::env::current_exe().unwrap());
+        pinner.args(["--exact", "pins_pages_until_it_is_ended"]).env(PINS, "1");
+        Pinner(pinner.stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Pinner {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        let _ = self.0.kill().and_then(|()| self.0.wait());
     }
 }
 
@@ -99,12 +101,12 @@ fn pins_of_others_neither_fail_nor_pass_anything() {
         assert!(rows.iter().all(|row| seen(&row) || not(&row)), "{what}: {rows:?}");
         rows.iter().filter(seen).count()
     };
-    let pinners = Pinners::start();
+    let pinners = [Pinner::start(), Pinner::start()];
     shown("beside others that pin");
     // A page that is not pinned is not taken for one that is.
     let folder = tempfile::tempdir().unwrap();
     let mut run = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    run.args(["run", "ZP1", "--scratch", ".", "--seed", "1"]).current_dir(folder.path());
+    run.args(["run", "ZP1:twice", "--scratch", ".", "--seed", "1"]).current_dir(folder.path());
     if let Ok(program) = mounted::program() {
         run.env("INFLIGHT", program);
     }

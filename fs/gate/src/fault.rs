@@ -326,7 +326,10 @@ fn power_cut(
     let end = Instant::now() + CUT_BOUND;
     // A gate that began later is that of the new mount, and it answers this once that mount is there.
     while !is_back(socket, before) {
-        ensure!(Instant::now() < end, "the mount is not back after {CUT_BOUND:?}");
+        ensure!(
+            Instant::now() < end,
+            "the mount is not back after {CUT_BOUND:?}: unmount what is there, and mount it again"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
     writeln!(out, "mounted again")?;

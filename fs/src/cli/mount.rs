@@ -93,10 +93,14 @@ fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
     args.options.iter().try_for_each(|list| options.add(list))?;
     let dir = &args.mountpoint;
     super::umount::clear_dead(dir)?;
-    let mountpoint =
-        std::fs::canonicalize(dir).with_context(|| format!("mount point {}", dir.display()))?;
+    let mountpoint = std::fs::canonicalize(dir).with_context(|| match dir.symlink_metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no mount point {0}; make it with mkdir {0}", dir.display())
+        }
+        _ => format!("mount point {}", dir.display()),
+    })?;
     if !mountpoint.is_dir() {
-        bail!("mount point {} is not a directory", dir.display());
+        bail!("mount point {} is not a directory; make one, and mount there", dir.display());
     }
     // A directory that cannot be read is left to mount(2).
     let filled =
@@ -194,7 +198,10 @@ fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result
     }
     match said.as_str() {
         "ok" => Ok(()),
-        "" => bail!("the server ended without a word ({})", child.wait()?),
+        "" => bail!(
+            "the server ended without a word ({}); --foreground -v shows how far it comes",
+            child.wait()?
+        ),
         why => bail!("{why}"),
     }
 }

@@ -98,7 +98,10 @@ pub fn plan(wanted: &Wanted) -> anyhow::Result<Vec<Item>> {
     }
     for (choice, text) in include.iter().zip(&wanted.cases) {
         let found = items.iter().any(|item| item.case == choice.case.id);
-        ensure!(found || !exclude.is_empty(), "no variant matches '{text}'; see `list`");
+        ensure!(
+            found || !exclude.is_empty(),
+            "no variant matches '{text}'; `inflight-race list --variants` shows all"
+        );
     }
     if let Some((this, of)) = wanted.shard {
         ensure!(1 <= this && this <= of, "shard {this}/{of}: must be 1/{of} to {of}/{of}");

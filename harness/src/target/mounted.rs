@@ -403,7 +403,9 @@ fn tool(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
         beside.map(Path::to_owned).chain(std::env::split_paths(&path)).collect();
     let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
     found.ok_or_else(|| {
-        not_run(format!("no `{name}` beside this program nor in $PATH; set ${variable}"))
+        not_run(format!(
+            "no `{name}` beside this program nor in $PATH; build it, or set ${variable}"
+        ))
     })
 }
 
@@ -440,7 +442,9 @@ fn need_root(what: &str) -> anyhow::Result<()> {
 
 fn need_fuse() -> anyhow::Result<()> {
     let opened = File::options().read(true).write(true).open("/dev/fuse");
-    opened.map(drop).map_err(|error| not_run(format!("/dev/fuse: {error}")))
+    opened.map(drop).map_err(|error| {
+        not_run(format!("/dev/fuse: {error}; `modprobe fuse` makes it, scripts/setup opens it"))
+    })
 }
 
 /// Runs a program to its end; its standard error is the error.
@@ -448,7 +452,7 @@ fn run(command: &mut Command) -> anyhow::Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(not_run(format!("{name} is not installed")));
+            return Err(not_run(format!("{name} is not installed; scripts/setup --all brings it")));
         }
         other => other.with_context(|| name.clone())?,
     };

@@ -189,11 +189,10 @@ pub(super) fn by_fsopen(
 pub(super) fn check_words(options: &MountOptions) -> Result<(), MountError> {
     let Ok(context) = Context::open(Path::new("")) else { return Ok(()) };
     for (word, (key, value)) in options.more.iter().zip(options.words_of_more()) {
-        match context.set(&key, value.as_deref().map(OsStr::new)) {
-            Err(MountError::Call { errno: Errno::EINVAL, log, .. }) => {
-                return Err(MountError::Option { word: word.clone(), log });
-            }
-            _ => {}
+        if let Err(MountError::Call { errno: Errno::EINVAL, log, .. }) =
+            context.set(&key, value.as_deref().map(OsStr::new))
+        {
+            return Err(MountError::Option { word: word.clone(), log });
         }
     }
     Ok(())

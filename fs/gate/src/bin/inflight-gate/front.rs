@@ -243,13 +243,19 @@ impl Front {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     let status = ended_within(process, END);
                     let status = status.map_or_else(String::new, |status| format!(" ({status})"));
-                    bail!("{} ended{status} before it mounted", self.name());
+                    bail!(
+                        "{} ended{status} before it mounted; see what it said, or start it alone",
+                        self.name()
+                    );
                 }
                 Err(error) => return Err(error).context("wait for the server's mount(2)"),
             }
         }
         ensure!(signals.count() == 0, "interrupted before {} mounted", self.name());
-        bail!("{} has not mounted within {START:?}", self.name())
+        bail!(
+            "{} has not mounted within {START:?}; is {{}} where it takes its mount point?",
+            self.name()
+        )
     }
 
     /// Waits until the server has answered INIT.
@@ -285,7 +291,7 @@ impl Front {
             "{} {status} before it answered INIT; {}",
             self.name(),
             match self.intercept {
-                true => "see what it said",
+                true => "see what it said, or start it alone",
                 false =>
                     "does it take /dev/fd/N for a mount point, as servers of libfuse 3.3 and later do? \
                           Others need --intercept",
