@@ -3,6 +3,7 @@
 pub mod console;
 pub mod guest;
 pub mod plan;
+mod repro;
 pub mod results;
 pub mod worker;
 
@@ -18,7 +19,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use console::Console;
-use guest::{Guest, quoted};
+use guest::Guest;
 use plan::Item;
 use results::{Entry, Run};
 use worker::{Job, Line, Played, Stopped};
@@ -300,7 +301,7 @@ impl Runner {
             claim: case.claim.to_owned(),
             variant: variant.name(),
             verdict,
-            repro: self.repro(item),
+            repro: repro::line(&self.order, item),
             played,
         })
     }
@@ -315,28 +316,6 @@ impl Runner {
             }
         }
         Ok(path)
-    }
-
-    fn repro(&self, item: &Item) -> String {
-        let (target, seed) = (self.order.target.choice(), self.order.seed);
-        let options = match &*self.order.options {
-            "" => String::new(),
-            options => format!(" -o {options}"),
-        };
-        let vm = self.order.vm.as_ref();
-        let vm = vm.map_or(String::new(), |guest| format!("vm {} -- ", guest.words()));
-        let time = match self.order.time {
-            STRESS => String::new(),
-            time => format!(" --time {}ms", time.as_millis()),
-        };
-        let raw = if self.order.raw { " --raw" } else { "" };
-        // Which server was raced is a part of it.
-        let server = std::env::var("INFLIGHT").ok().filter(|_| self.order.target.is_gated());
-        let server = server.map_or(String::new(), |path| format!("INFLIGHT={} ", quoted(&path)));
-        format!(
-            "{server}inflight-race {vm}run '{}:{}' {target}{options} --seed {seed}{time}{raw}",
-            item.case, item.variant
-        )
     }
 
     /// Writes the whole run down, prints the summary, and gives the exit code.

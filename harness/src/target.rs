@@ -116,13 +116,14 @@ impl Target {
     }
 
     /// The words of a command line that choose it.
-    pub fn choice(&self) -> String {
+    pub fn choice(&self) -> Vec<String> {
         match self {
             Target::Server(served) => {
-                let intercept = if served.intercept { " --intercept" } else { "" };
-                format!("--server '{}'{intercept}", served.command)
+                let intercept = served.intercept.then(|| "--intercept".to_owned());
+                let words = ["--server".to_owned(), served.command.clone()];
+                words.into_iter().chain(intercept).collect()
             }
-            _ => format!("--on {}", self.name()),
+            _ => vec!["--on".to_owned(), self.name()],
         }
     }
 
@@ -186,7 +187,7 @@ mod tests {
         let served = Served::new("/usr/bin/bindfs -f {dir} {}", true).unwrap();
         let server = Target::Server(served);
         assert_eq!((&*server.name(), &*server.subject()), ("bindfs", "server"));
-        assert_eq!(server.choice(), "--server '/usr/bin/bindfs -f {dir} {}' --intercept");
+        assert_eq!(server.choice(), ["--server", "/usr/bin/bindfs -f {dir} {}", "--intercept"]);
         assert!(Served::new("bindfs / /mnt", false).is_err());
         assert!(filesystem(Path::new("/nowhere")).is_err());
     }

@@ -61,6 +61,15 @@ fn a_truncate_that_overtakes_an_async_write_leaves_a_stale_size() {
     }
 }
 
+/// `findings/punch-drops-store.md`: seen on every kernel from 5.10 to 7.3; where it is gone, the table of IV4 is to say so.
+#[test]
+fn a_punch_drops_a_store_and_an_older_one_is_back() {
+    if is_root() {
+        let right = kernel_is_right("punch-drops-store", &[]);
+        eprintln!("this kernel is {}", if right { "right" } else { "wrong, as all known ones" });
+    }
+}
+
 /// The same under another kernel, if there is one in the cache: the program needs nothing of this machine.
 #[test]
 fn the_programs_run_in_guests() {
@@ -71,7 +80,7 @@ fn the_programs_run_in_guests() {
         return skip("no QEMU, or none of the kernels that are known to be wrong in the cache");
     };
     let folder = tempfile::tempdir().unwrap();
-    for name in ["truncate-async-write", "grow-under-direct-read"] {
+    for name in ["truncate-async-write", "grow-under-direct-read", "punch-drops-store"] {
         let mut guest = Command::new(PROGRAM);
         guest.args(["vm", "--accel", "tcg", "--kernel", spec, "--", "exec"]);
         let output = guest.arg(build(name, folder.path())).output().unwrap();

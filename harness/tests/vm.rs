@@ -226,7 +226,7 @@ fn a_whole_run_is_as_a_native_one_and_judged_by_the_guests_kernel() {
     let run = results::read_run(&setup.at("results")).unwrap();
     assert_eq!((&*run.kernel.release, run.vm), ("6.1.0-x", Some(Guest::of("vmlinuz"))));
     assert_eq!(run.variants[0].verdict.word(), "XFAIL", "{}", text(&output));
-    let wanted = "INFLIGHT=/bin/true inflight-race vm --kernel vmlinuz -- run 'FK1:store/uring/anon' --on inflight --seed 5";
+    let wanted = "INFLIGHT=/bin/true inflight-race vm --kernel vmlinuz -- run FK1:store/uring/anon --on inflight --seed 5";
     assert_eq!(run.variants[0].repro, wanted);
     let again = ["replay", "results/FK1/store_uring_anon.json"];
     let mut replay = setup.command("vmlinuz", "FK1");

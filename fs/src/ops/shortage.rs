@@ -10,11 +10,34 @@ use crate::errno::Errno;
 use crate::ops::{Answer, Fs};
 use parking_lot::Mutex;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Inodes of which nobody was told yet.
 #[derive(Debug, Default)]
 pub struct Shortage {
     inodes: Mutex<HashSet<u64>>,
+    /// How many there are, written under the lock: every GETATTR of an open file and every FORGET asks, and nearly always
+    /// there is none.
+    count: AtomicUsize,
+}
+
+impl Shortage {
+    fn insert(&self, ino: u64) {
+        let mut inodes = self.inodes.lock();
+        inodes.insert(ino);
+        self.count.store(inodes.len(), Ordering::Release);
+    }
+
+    /// Whether it was there.
+    fn remove(&self, ino: u64) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut inodes = self.inodes.lock();
+        let was_there = inodes.remove(&ino);
+        self.count.store(inodes.len(), Ordering::Release);
+        was_there
+    }
 }
 
 impl Fs {
@@ -23,7 +46,7 @@ impl Fs {
     pub fn note_shortage(&self, ino: u64, cached: bool, errno: Errno) -> bool {
         let is_one = cached && errno == Errno::ENOSPC;
         if is_one {
-            self.shortage.inodes.lock().insert(ino);
+            self.shortage.insert(ino);
         }
         is_one
     }
@@ -33,7 +56,7 @@ impl Fs {
     /// # Errors
     /// ENOSPC, once for each shortage.
     pub fn tell_shortage(&self, ino: u64) -> Answer<()> {
-        match self.shortage.inodes.lock().remove(&ino) {
+        match self.shortage.remove(ino) {
             true => Err(Errno::ENOSPC),
             false => Ok(()),
         }
@@ -41,6 +64,6 @@ impl Fs {
 
     /// The last user of the file is gone, and has been told by close(2).
     pub(super) fn forget_shortage(&self, ino: u64) {
-        self.shortage.inodes.lock().remove(&ino);
+        self.shortage.remove(ino);
     }
 }

@@ -36,27 +36,18 @@ impl Guest {
         Guest { kernel: kernel.to_owned(), ..Guest::default() }
     }
 
-    /// The options that name it, for a shell.
-    pub fn words(&self) -> String {
-        let mut words = format!("--kernel {}", quoted(&self.kernel));
+    /// The words of a command line that choose it.
+    pub fn words(&self) -> Vec<String> {
         let modules = self.modules.as_ref().map(|folder| folder.display().to_string());
         let (memory, smp) = (self.memory.map(|n| n.to_string()), self.smp.map(|n| n.to_string()));
-        let named = [("modules", modules), ("memory", memory), ("smp", smp)];
-        for (name, value) in named.into_iter().chain([("append", self.append.clone())]) {
-            if let Some(value) = value {
-                words += &format!(" --{name} {}", quoted(&value));
-            }
-        }
-        words
-    }
-}
-
-/// One word of a command line, as a shell takes it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%~".contains(letter);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+        let kernel = Some(self.kernel.clone());
+        let named = [("kernel", kernel), ("modules", modules), ("memory", memory), ("smp", smp)];
+        named
+            .into_iter()
+            .chain([("append", self.append.clone())])
+            .filter_map(|(name, value)| Some([format!("--{name}"), value?]))
+            .flatten()
+            .collect()
     }
 }
 
@@ -65,12 +56,11 @@ mod tests {
     use super::Guest;
 
     #[test]
-    fn the_words_name_what_is_not_usual_and_a_shell_leaves_them_whole() {
-        assert_eq!(Guest::of("debian:6.1").words(), "--kernel debian:6.1");
+    fn the_words_name_what_is_not_usual() {
+        assert_eq!(Guest::of("debian:6.1").words(), ["--kernel", "debian:6.1"]);
         let (memory, append) = (Some(4096), Some("slub_debug=FZ kasan.fault=panic".to_owned()));
         let guest = Guest { memory, append, smp: Some(4), ..Guest::of("my tree") };
-        let wanted =
-            "--kernel 'my tree' --memory 4096 --smp 4 --append 'slub_debug=FZ kasan.fault=panic'";
-        assert_eq!(guest.words(), wanted);
+        let wanted = ["--kernel", "my tree", "--memory", "4096", "--smp", "4", "--append"];
+        assert_eq!(guest.words(), [&wanted[..], &["slub_debug=FZ kasan.fault=panic"]].concat());
     }
 }

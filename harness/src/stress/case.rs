@@ -45,6 +45,17 @@ pub const CASE: Case = Case {
             fixed_in: &[],
             reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
         },
+        Expected {
+            on: "inflight",
+            variant: "sync|all",
+            option: "",
+            seen: &[Seen::Words(Class::Stale, "* generation *; legal: zero or *")],
+            since: EVER,
+            until: None,
+            must: Must::Series(&[]),
+            fixed_in: &[],
+            reference: "IV4, findings/punch-drops-store.md",
+        },
     ],
 };
 
