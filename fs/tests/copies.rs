@@ -177,7 +177,7 @@ fn an_archive_comes_out_as_it_went_in() {
     let (from, to) = (place.dir.path().join("from"), place.dir.path().join("to"));
     fs::create_dir(&from).expect("a directory");
     tree(&from);
-    let before = look(&from);
+    let line_break = from.join("sub").join(OsString::from_vec(b"no text \xff\n".to_vec()));
     let text = |name: &str| place.dir.path().join(name).to_str().expect("path").to_owned();
     let archive = text("a.tar");
     let pax = ["--format=pax", "--pax-option=delete=ctime", "--xattrs", "--atime-preserve=system"];
@@ -186,6 +186,16 @@ fn an_archive_comes_out_as_it_went_in() {
         tar.args(words).args(["-C", from.to_str().expect("path"), "."]);
         assert!(tar.status().expect("tar").success());
     };
+    tar(&[&pax[..], &["-cf", &archive]].concat());
+    let said = refused(1, &["mkfs", "-s", "64M", "--from", &archive, place.image()]);
+    assert!(said.contains("a name or attribute with a line break"), "{said}");
+    fs::rename(
+        &line_break,
+        line_break.with_file_name(OsString::from_vec(b"no text \xff".to_vec())),
+    )
+    .expect("rename");
+    at(&from.join("sub"), 1_234_567, 0);
+    let before = look(&from);
     tar(&[&pax[..], &["-cf", &archive]].concat());
     ok(&["mkfs", "--size", "64M", "--from", &archive, place.image()]);
     ok(&["fsck", place.image()]);

@@ -20,7 +20,10 @@ fn each_command_that_is_shown_has_a_manual_page() {
         assert!(page.contains(option), "{command}: --{option} is described");
     }
     for own in ["guard", "worker", "play", "raw-server", "manual"] {
-        assert!(!pages.join(format!("inflight-race-{own}.1")).exists(), "{own} is nobody's to call");
+        assert!(
+            !pages.join(format!("inflight-race-{own}.1")).exists(),
+            "{own} is nobody's to call"
+        );
     }
 }
 

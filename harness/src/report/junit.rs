@@ -42,7 +42,7 @@ fn suite(run: &Run) -> TestSuite {
         ("kernel", run.kernel.release.clone()),
         ("build", run.kernel.build.clone()),
         ("machine", run.kernel.machine.clone()),
-        ("guest", run.vm.as_ref().map_or_else(String::new, |guest| guest.words())),
+        ("guest", run.vm.as_ref().map_or_else(String::new, |guest| guest.words().join(" "))),
         ("inflight-race", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     suite.add_properties(properties.map(|(name, value)| Property::new(name, value)));

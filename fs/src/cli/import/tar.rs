@@ -218,7 +218,13 @@ fn file_type(kind: EntryType) -> Option<u32> {
 fn extensions(entry: &mut Entry<'_, impl Read>) -> anyhow::Result<Extensions> {
     let mut found = Extensions::default();
     for extension in entry.pax_extensions()?.into_iter().flatten() {
-        let extension = extension?;
+        // The crate takes each line for a record.
+        let extension = extension.map_err(|_| {
+            anyhow::anyhow!(
+                "a name or attribute with a line break, which is not read of PAX archives; give the directory, or an \
+                 archive made with --format=gnu"
+            )
+        })?;
         let (key, value) = (extension.key()?, extension.value_bytes());
         ensure!(
             !key.starts_with("GNU.sparse."),
