@@ -8,6 +8,7 @@
 //! * [`workers`]: threads for what has to wait, so that those that take requests never do.
 
 mod convert;
+mod damage;
 mod dispatch;
 mod exchange;
 mod flight;

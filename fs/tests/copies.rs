@@ -172,6 +172,75 @@ fn a_tree_comes_out_as_it_went_in() {
 }
 
 #[test]
+fn an_archive_comes_out_as_it_went_in() {
+    let place = Place::empty();
+    let (from, to) = (place.dir.path().join("from"), place.dir.path().join("to"));
+    fs::create_dir(&from).expect("a directory");
+    tree(&from);
+    let line_break = from.join("sub").join(OsString::from_vec(b"no text \xff\n".to_vec()));
+    let text = |name: &str| place.dir.path().join(name).to_str().expect("path").to_owned();
+    let archive = text("a.tar");
+    let pax = ["--format=pax", "--pax-option=delete=ctime", "--xattrs", "--atime-preserve=system"];
+    let tar = |words: &[&str]| {
+        let mut tar = std::process::Command::new("tar");
+        tar.args(words).args(["-C", from.to_str().expect("path"), "."]);
+        assert!(tar.status().expect("tar").success());
+    };
+    tar(&[&pax[..], &["-cf", &archive]].concat());
+    let said = refused(1, &["mkfs", "-s", "64M", "--from", &archive, place.image()]);
+    assert!(said.contains("a name or attribute with a line break"), "{said}");
+    fs::rename(
+        &line_break,
+        line_break.with_file_name(OsString::from_vec(b"no text \xff".to_vec())),
+    )
+    .expect("rename");
+    at(&from.join("sub"), 1_234_567, 0);
+    let before = look(&from);
+    tar(&[&pax[..], &["-cf", &archive]].concat());
+    ok(&["mkfs", "--size", "64M", "--from", &archive, place.image()]);
+    ok(&["fsck", place.image()]);
+    ok(&["export", place.image(), to.to_str().expect("path")]);
+    let after = look(&to);
+    assert_eq!(differences(&before, &after), [""; 0]);
+    // GNU's own format has whole seconds, and sparse files.
+    let gnu = text("gnu.tar");
+    tar(&["--format=gnu", "--sparse", "-cf", &gnu]);
+    let stdin = File::open(&gnu).expect("open");
+    let image = text("b.img");
+    let made = std::process::Command::new(common::INFLIGHT)
+        .args(["mkfs", "--size", "64M", "--from", "-", &image])
+        .stdin(stdin)
+        .output()
+        .expect("inflight");
+    assert!(made.status.success(), "{}", common::text(&made.stderr));
+    let out = text("out");
+    ok(&["export", &image, &out]);
+    let after = look(Path::new(&out));
+    let contents = |nodes: &BTreeMap<PathBuf, Node>| -> Vec<_> {
+        nodes.iter().map(|(path, node)| (path.clone(), node.mode, node.content.clone())).collect()
+    };
+    assert!(contents(&before) == contents(&after));
+    assert!(after[Path::new("sub/sparse")].is_sparse);
+}
+
+#[test]
+fn what_is_no_archive_is_refused_and_leaves_no_image() {
+    let place = Place::empty();
+    let archive = place.dir.path().join("a.tar");
+    let from = archive.to_str().expect("path");
+    for (bytes, wanted) in [
+        (&b"\x1f\x8b\x08 compressed"[..], "gzip -dc ARCHIVE | inflight mkfs --from -"),
+        (&[7; 4096], "not a tar archive"),
+        (b"", "holds nothing"),
+    ] {
+        fs::write(&archive, bytes).expect("write");
+        let said = refused(1, &["mkfs", "-s", "16M", "--from", from, place.image()]);
+        assert!(said.contains(wanted), "{said}");
+        assert!(!place.image.exists());
+    }
+}
+
+#[test]
 fn what_does_not_fit_leaves_no_image() {
     let place = Place::empty();
     let from = place.dir.path().join("m");

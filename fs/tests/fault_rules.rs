@@ -74,6 +74,116 @@ fn who_waits_for_what_was_dropped_is_let_go() {
     }
 }
 
+/// What a file has in the image, whatever the kernel has of it.
+fn stored(path: &Path) -> Vec<u8> {
+    let file = File::open(path).expect("open");
+    file.sync_all().expect("sync");
+    // Safe for a file that nobody writes: clean pages go.
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .expect("fadvise");
+    fs::read(path).expect("read")
+}
+
+#[test]
+fn torn_writes_and_turned_bits_are_told_to_nobody() {
+    if !can_mount() {
+        return;
+    }
+    for options in
+        ["transport=dev", "transport=uring", "transport=fuser", "read=direct,write=direct"]
+    {
+        let place = Place::new(32);
+        let socket = place.dir.path().join("gate");
+        let socket = socket.to_str().expect("path");
+        let mount = place.mount(&format!("{options},nowriteback"), &["--gate", socket]);
+        let (old, new) = (vec![b'o'; 8192], vec![b'n'; 8192]);
+        for (bytes, kept) in [("512", 512), ("4K", 4096), ("0", 0)] {
+            let file = mount.path(&format!("torn-{bytes}"));
+            fs::write(&file, &old).expect("write");
+            ok(&["fault", socket, "torn", bytes, "--path", "torn-*"]);
+            let mut open = File::options().write(true).open(&file).expect("open");
+            io::Write::write_all(&mut open, &new).expect("nobody is told");
+            drop(open);
+            ok(&["fault", socket, "release"]);
+            let found = stored(&file);
+            let wanted = [&new[..kept], &old[kept..]].concat();
+            assert!(found == wanted, "{options}: {bytes} bytes of it were written");
+        }
+        let flips = |found: &[u8]| -> Vec<(usize, u8)> {
+            let bytes = found.iter().zip(&old).enumerate();
+            bytes.filter(|(_, (a, b))| a != b).map(|(at, (a, b))| (at, a ^ b)).collect()
+        };
+        fs::write(mount.path("read"), &old).expect("write");
+        stored(&mount.path("read"));
+        ok(&["fault", socket, "corrupt", "--op", "read"]);
+        assert_eq!(flips(&stored(&mount.path("read"))), [(4096, 1)], "{options}");
+        ok(&["fault", socket, "release"]);
+        assert_eq!(
+            flips(&stored(&mount.path("read"))),
+            [],
+            "{options}: the image has what was written"
+        );
+        ok(&["fault", socket, "corrupt", "2", "--op", "write"]);
+        fs::write(mount.path("written"), &old).expect("write");
+        ok(&["fault", socket, "release"]);
+        assert_eq!(flips(&stored(&mount.path("written"))), [(2048, 1), (6144, 1)], "{options}");
+        mount.umount();
+        ok(&["fsck", place.image()]);
+    }
+}
+
+#[test]
+fn a_bandwidth_makes_requests_wait_for_those_before_them() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let socket = place.dir.path().join("gate");
+    let socket = socket.to_str().expect("path");
+    let mount = place.mount("nowriteback", &["--gate", socket]);
+    ok(&["fault", socket, "bandwidth", "1M", "--op", "write", "--path", "slow"]);
+    fs::write(mount.path("slow"), vec![1; 65536]).expect("write");
+    fs::write(mount.path("fast"), vec![1; 65536]).expect("write");
+    assert!(ok(&["fault", socket, "list"]).contains("bandwidth 1048576"));
+    let log = ok(&["gate", socket, "log", "--json"]);
+    let records =
+        log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let (mut held, mut bytes) = (0, 0);
+    for record in records.filter(|record| record["op"] == "write") {
+        for hold in record["holds"].as_array().into_iter().flatten() {
+            held +=
+                hold["released"].as_u64().expect("over") - hold["parked"].as_u64().expect("begun");
+            bytes += record["len"].as_u64().expect("bytes");
+        }
+    }
+    // 64 KiB at 1 MiB a second are a sixteenth of one.
+    assert!(bytes == 65536 && held >= 62_500_000, "{bytes} bytes were held for {held} ns");
+    mount.umount();
+}
+
+#[test]
+fn rules_of_a_toml_file_are_made_all_or_none() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let socket = place.dir.path().join("gate");
+    let socket = socket.to_str().expect("path");
+    let mount = place.mount("", &["--gate", socket]);
+    let file = place.dir.path().join("rules.toml");
+    let load = || inflight(&["fault", socket, "load", file.to_str().expect("path")]);
+    let good = "[[rule]]\nfail = \"ENOSPC\"\nop = \"create\"\npath = \"*.log\"\n";
+    fs::write(&file, format!("{good}[[rule]]\nshrot = 5\n")).expect("write");
+    let wrong = load();
+    assert!(text(&wrong.stderr).contains("rules.toml: ") && text(&wrong.stderr).contains("shrot"));
+    assert_eq!(ok(&["fault", socket, "list"]), "no rules\n");
+    fs::write(&file, good).expect("write");
+    assert_eq!(text(&load().stdout), "rule 1\n");
+    assert_eq!(errno(File::create(mount.path("a.log"))), Some(libc::ENOSPC));
+    File::create(mount.path("a.txt")).expect("another name");
+    mount.umount();
+}
+
 #[test]
 fn power_cuts_lose_what_was_not_synced() {
     if !can_mount() {

@@ -29,6 +29,8 @@ fn a_frame_shows_who_waits_for_what() {
         .expect("dd");
     ok(&["gate", socket, "wait", "--parked", "1"]);
     let dir = &mount.dir.to_str().expect("path").to_owned();
+    let idle = ok(&["top", "--once", "--interval", "100ms", dir]);
+    assert!(idle.contains(" 0 requests") && !idle.contains("-0 "), "{idle}");
     let frame = ok(&["top", "--once", "--interval", "100ms", dir]);
     let pid = head.id().to_string();
     let line = |holds: &[&str]| {
@@ -47,7 +49,7 @@ fn a_frame_shows_who_waits_for_what() {
     ok(&["gate", socket, "open"]);
     assert!(head.wait().expect("wait").success());
     assert!(refused(1, &["top", dir]).contains("--once prints one frame"));
-    assert!(refused(1, &["top", "--interval", "1ms", dir]).contains("less than 50ms"));
+    assert!(refused(1, &["top", "--interval", "1ms", dir]).contains("give 50ms or more"));
     mount.umount();
     assert!(refused(1, &["top", "--once", dir]).contains("not the root of an Inflight mount"));
 }

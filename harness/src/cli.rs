@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use inflight_gate::pages::{self, Shell};
 
 use crate::cases::expect::{Applies, EVER, Expected, Must, Seen};
 use crate::cases::variant::Variant;
@@ -19,10 +20,11 @@ use crate::kit::kernel::Kernel;
 use crate::matrix;
 use crate::probe;
 use crate::report;
-use crate::run::plan::{self, Item, Wanted};
+use crate::run::plan::{self, Item, Mode, Wanted};
 use crate::run::results::{self, Single};
 use crate::run::worker;
 use crate::run::{self, Order};
+use crate::target::mounted;
 use crate::target::session;
 use crate::target::{Served, Target};
 use crate::vm;
@@ -122,7 +124,7 @@ enum Command {
     },
     /// Merge results into one page or file.
     Report {
-        /// Results folders: shards of one run, or runs on several targets and kernels.
+        /// Results folders (shards of one run, or runs on several targets and kernels), or files of single variants.
         #[arg(required = true)]
         results: Vec<PathBuf>,
         #[command(flatten)]
@@ -133,6 +135,17 @@ enum Command {
         /// Folder below which images and mounts are made.
         #[arg(long, default_value_os_t = std::env::temp_dir())]
         scratch: PathBuf,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands.
+    #[command(hide = true)]
+    Manual {
+        /// A folder for the pages of all commands; without, the page of the program is printed.
+        dir: Option<PathBuf>,
     },
     /// What the runner starts to clean up after itself.
     #[command(hide = true)]
@@ -182,10 +195,10 @@ struct RunArguments {
     /// That server mounts by itself and is caught at it: see `inflight-gate --help`.
     #[arg(long, requires = "server")]
     intercept: bool,
-    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything.
-    #[arg(long, value_enum, default_value = "gate")]
-    mode: Mode,
-    /// Mount options of every Inflight mount.
+    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything (default: as each case does).
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Mount options of every Inflight mount, or of `inflight-gate` in front of a server.
     #[arg(short, long, default_value = "")]
     options: String,
     /// Seed; printed when it is chosen for you.
@@ -219,15 +232,6 @@ struct RunArguments {
     /// Print JSON, one object a line, as things happen.
     #[arg(long)]
     json: bool,
-}
-
-/// Ways to open a race window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
-    /// Requests are parked.
-    Gate,
-    /// Many threads at once; the same as the group `stress`.
-    Stress,
 }
 
 /// Runs the command; gives its exit code.
@@ -278,6 +282,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             Ok(runs) => report::report(runs, &outputs),
             Err(error) => Ok(usage(&error)),
         },
+        Command::Completions { shell } => {
+            pages::completions(Arguments::command(), shell, &mut std::io::stdout())?;
+            Ok(0)
+        }
+        Command::Manual { dir } => {
+            pages::manual(Arguments::command(), &mut std::io::stdout(), dir.as_deref())?;
+            Ok(0)
+        }
         Command::Guard { root } => session::guard(&root).map(|()| 0),
         Command::RawServer { at, settings } => {
             raw_server::serve(&at, serde_json::from_str(&settings)?).map(|()| 0)
@@ -297,7 +309,7 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         None => Target::parse(&arguments.on)?,
     };
     let mut groups = arguments.group;
-    if arguments.mode == Mode::Stress && groups.is_empty() && arguments.cases.is_empty() {
+    if arguments.mode == Some(Mode::Stress) && groups.is_empty() && arguments.cases.is_empty() {
         groups.push("stress".to_owned());
     }
     let wanted = Wanted {
@@ -307,6 +319,10 @@ fn order(arguments: RunArguments) -> anyhow::Result<Order> {
         shard: arguments.shard,
     };
     let once = plan::plan(&wanted)?;
+    if let Some(mode) = arguments.mode {
+        plan::check_mode(&once, mode)?;
+    }
+    mounted::check_options(&target, &arguments.options)?;
     let count = once.len() as u64;
     let again = |round: u64| {
         let number =

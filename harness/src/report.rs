@@ -1,9 +1,10 @@
-//! Reports: runs merged into one JSON, JUnit or HTML file.
+//! Reports: runs merged into one JSON, JUnit or HTML file, or into a trace.
 
 mod article;
 mod html;
 mod junit;
 mod matrix;
+mod perfetto;
 mod strips;
 mod subject;
 mod timeline;
@@ -20,9 +21,12 @@ pub struct Outputs {
     /// One self-contained page: matrix of verdicts and a timeline for each variant.
     #[arg(long)]
     html: Option<PathBuf>,
-    /// For continuous integration.
+    /// JUnit XML, for continuous integration.
     #[arg(long)]
     junit: Option<PathBuf>,
+    /// A trace that ui.perfetto.dev opens: of each variant the test's threads, the racer, the gate, and the server's requests.
+    #[arg(long)]
+    perfetto: Option<PathBuf>,
     /// All runs in one file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -47,7 +51,10 @@ pub fn report(runs: Vec<Run>, outputs: &Outputs) -> anyhow::Result<i32> {
         write(path, &html::page(&runs))?;
     }
     if let Some(path) = &outputs.junit {
-        write(path, &junit::suites(&runs))?;
+        write(path, &junit::suites(&runs)?)?;
+    }
+    if let Some(path) = &outputs.perfetto {
+        write(path, &serde_json::to_string(&perfetto::trace(&runs))?)?;
     }
     if let Some(path) = &outputs.json {
         write(path, &serde_json::to_string_pretty(&runs)?)?;
@@ -187,8 +194,8 @@ pub(crate) mod tests {
         for outside in ["http:", "https:", "src=", "@import", "url("] {
             assert!(!page.contains(outside), "the page is self-contained: {outside}");
         }
-        let suites = junit::suites(&runs);
-        assert!(suites.contains(r#"tests="3" failures="1" errors="0" skipped="1""#), "{suites}");
+        let suites = junit::suites(&runs).unwrap();
+        assert!(suites.contains(r#"tests="3" skipped="1" errors="0" failures="1""#), "{suites}");
     }
 
     #[test]
@@ -197,11 +204,15 @@ pub(crate) mod tests {
         let at = |name: &str| folder.path().join(name);
         results::write_run(&at("a"), &run(Target::Inflight, &[Verdict::Pass])).unwrap();
         results::write_run(&at("b"), &run(Target::Ext4, &[fail()])).unwrap();
-        let outputs =
-            Outputs { html: Some(at("page")), junit: Some(at("xml")), json: Some(at("json")) };
+        let outputs = Outputs {
+            html: Some(at("page")),
+            junit: Some(at("xml")),
+            perfetto: Some(at("trace")),
+            json: Some(at("json")),
+        };
         assert_eq!(report(read(&[at("a"), at("b")]).unwrap(), &outputs).unwrap(), 1);
         assert_eq!(report(read(&[at("a")]).unwrap(), &Outputs::default()).unwrap(), 0);
-        for name in ["page", "xml", "json"] {
+        for name in ["page", "xml", "trace", "json"] {
             assert!(at(name).metadata().unwrap().len() > 100);
         }
     }

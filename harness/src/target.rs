@@ -82,8 +82,16 @@ impl Target {
             "overlay" => Target::Overlay,
             path if path.contains('/') || path == "." => match std::fs::canonicalize(path) {
                 Ok(path) if path.is_dir() => Target::Dir(path),
-                Ok(_) => bail!("target {path} is not a directory"),
-                Err(error) => bail!("target {path}: {error}"),
+                Ok(_) => bail!(
+                    "target {path} is not a directory; give one, or one of {}",
+                    NAMES.join(", ")
+                ),
+                Err(error) => {
+                    bail!(
+                        "target {path}: {error}; give a directory that exists, or one of {}",
+                        NAMES.join(", ")
+                    )
+                }
             },
             other => {
                 let near = crate::kit::nearest::nearest(other, NAMES);

@@ -1,74 +1,12 @@
 //! `scripts/kernels build` and `bisect`: a small kernel of a tree that stays as it is, and the commit that brought harm. A
 //! tree of three files plays the kernel's part, a shell script the harness'.
 
+mod support;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-/// Configures like `make allnoconfig` with KCONFIG_ALLCONFIG, but for one option that it does not take, and builds an image
-/// that says what `verdict` says; `broken` does not build.
-const MAKEFILE: &str = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 0\n\
-    allnoconfig:\n\tgrep -v CONFIG_SYSVIPC $(KCONFIG_ALLCONFIG) >$(O)/.config\n\
-    bzImage:\n\ttest ! -e broken\n\tmkdir -p $(O)/arch/x86/boot\n\tcp verdict $(O)/arch/x86/boot/bzImage\n";
-
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    /// A tree with one commit for each verdict: an exit code of the harness, or `broken`.
-    fn new(verdicts: &[&str]) -> Place {
-        let place = Place { folder: tempfile::tempdir().unwrap() };
-        fs::create_dir(place.tree()).unwrap();
-        place.git(&["init", "-q", "-b", "main"]);
-        fs::write(place.tree().join("Kconfig"), "").unwrap();
-        fs::write(place.tree().join("Makefile"), MAKEFILE).unwrap();
-        for (number, verdict) in verdicts.iter().enumerate() {
-            fs::write(place.tree().join("verdict"), verdict).unwrap();
-            fs::write(place.tree().join("number"), number.to_string()).unwrap();
-            let _ = fs::remove_file(place.tree().join("broken"));
-            if *verdict == "broken" {
-                fs::write(place.tree().join("broken"), "").unwrap();
-            }
-            place.git(&["add", "-A"]);
-            place.git(&["commit", "-q", "-m", &format!("change {number}")]);
-            place.git(&["tag", &format!("c{number}")]);
-        }
-        let harness = "#!/bin/sh\necho \"$@\" >>\"$(dirname \"$0\")/calls\"\nexit \"$(cat \"$3/arch/x86/boot/bzImage\")\"\n";
-        fs::write(place.at("race"), harness).unwrap();
-        fs::set_permissions(place.at("race"), fs::Permissions::from_mode(0o755)).unwrap();
-        place
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.at("tree")
-    }
-
-    fn git(&self, words: &[&str]) -> String {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(self.tree()).args(["-c", "user.name=a", "-c", "user.email=a@b"]);
-        let output = git.args(words).output().expect("git");
-        assert!(output.status.success(), "{words:?}: {}", text(&output));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    fn kernels(&self, words: &[&str]) -> Output {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kernels");
-        let mut kernels = Command::new(script);
-        kernels.env("INFLIGHT_KERNELS", self.at("cache")).env("INFLIGHT_RACE", self.at("race"));
-        kernels.current_dir(self.folder.path()).args(words).output().expect("scripts/kernels")
-    }
-}
-
-fn text(output: &Output) -> String {
-    let both = [&*output.stdout, &*output.stderr].concat();
-    String::from_utf8_lossy(&both).into_owned()
-}
+use support::text;
+use support::toy_kernel::Place;
 
 /// Steps that cannot be built or judged are left out, and the table of expected failures is not asked.
 #[test]

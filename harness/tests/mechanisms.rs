@@ -1,10 +1,12 @@
 //! The table of mechanisms and the probe, on this kernel.
 
+use std::io::IoSliceMut;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use inflight_race::target::mounted;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use serde_json::Value;
 
 /// The kernel counts everybody's pins: one at a time.
@@ -17,6 +19,11 @@ fn output(arguments: &[&str]) -> Option<Value> {
         return None;
     }
     let _alone = ALONE.lock();
+    Some(json(arguments))
+}
+
+/// What the program prints, which must succeed.
+fn json(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
     if let Ok(program) = mounted::program() {
         command.env("INFLIGHT", program);
@@ -25,7 +32,7 @@ fn output(arguments: &[&str]) -> Option<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{error}", output.status);
-    Some(serde_json::from_str(&text).expect(&text))
+    serde_json::from_str(&text).expect(&text)
 }
 
 #[test]
@@ -35,6 +42,80 @@ fn what_the_table_expects_of_this_kernel_is_seen() {
     let rows = shown[0]["rows"].as_array().unwrap();
     let seen = rows.iter().filter(|row| row["outcome"].get("seen").is_some()).count();
     assert!(rows.len() > 60 && seen > 20, "{seen} of {} seen", rows.len());
+}
+
+/// Says to this program that it is to pin.
+const PINS: &str = "INFLIGHT_TEST_PINS";
+
+/// Not a test of anything: what [`Pinner`] starts, in a process of its own, since it keeps the lock of its address space.
+#[test]
+fn pins_pages_until_it_is_ended() {
+    if std::env::var_os(PINS).is_none() {
+        return;
+    }
+    // With whoever started it, however that ends.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (from, mut to) = (vec![1; 4 << 20], vec![0; 4 << 20]);
+    loop {
+        let remote = [RemoteIoVec { base: from.as_ptr() as usize, len: from.len() }];
+        let local = &mut [IoSliceMut::new(&mut to)];
+        process_vm_readv(nix::unistd::Pid::this(), local, &remote).unwrap();
+    }
+}
+
+/// A process that pins pages and gives them back, all the time.
+struct Pinner(Child);
+
+impl Pinner {
+    fn start() -> Pinner {
+        let mut pinner = Command::new(std::env::current_exe().unwrap());
+        pinner.args(["--exact", "pins_pages_until_it_is_ended"]).env(PINS, "1");
+        Pinner(pinner.stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Pinner {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// The counters are the machine's: what others pin is not taken for a call's, in a row of the table or in a check.
+#[test]
+fn pins_of_others_neither_fail_nor_pass_anything() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return;
+    }
+    let _alone = ALONE.lock();
+    let shown = |what: &str| {
+        // vmsplice(2), which takes references, and process_vm_readv(2), which pins.
+        let shown = json(&["mechanisms", "--json", "2.5", "1.6"]);
+        let rows = shown[0]["rows"].as_array().unwrap().clone();
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        let seen = |row: &&Value| row["outcome"].get("seen").is_some();
+        let not = |row: &&Value| {
+            let reason = row["outcome"]["not"].as_str().unwrap_or_default();
+            reason.contains("the kernel counts everybody's pins")
+        };
+        assert!(rows.iter().all(|row| seen(&row) || not(&row)), "{what}: {rows:?}");
+        rows.iter().filter(seen).count()
+    };
+    let pinners = [Pinner::start(), Pinner::start()];
+    shown("beside others that pin");
+    // A page that is not pinned is not taken for one that is.
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
+    run.args(["run", "ZP1:twice", "--scratch", ".", "--seed", "1"]).current_dir(folder.path());
+    if let Ok(program) = mounted::program() {
+        run.env("INFLIGHT", program);
+    }
+    let ran = run.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(matches!(ran.status.code(), Some(0 | 5)), "{said}");
+    assert!(!said.contains("FAIL"), "{said}");
+    drop(pinners);
+    assert_eq!(shown("alone"), 2);
 }
 
 /// Runs `mechanisms` with no kernel in the cache; gives its exit code, and what it printed.

@@ -99,6 +99,37 @@ fn missing_programs_are_named() {
 }
 
 #[test]
+fn a_wrong_mount_option_is_one_usage_error() {
+    let Some(inflight) = inflight() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let with = |words: &[&str]| {
+        let mut command = race(folder.path(), &["run", "-g", "quick", "--scratch", "."]);
+        command.args(words).env("INFLIGHT", &inflight).output().unwrap()
+    };
+    let bindfs = "bindfs -f {dir} {}";
+    for (words, wanted) in [
+        (&["-o", "writebak"][..], "-o writebak: unknown mount option 'writebak'; did you mean"),
+        (
+            &["-o", "read=fast", "--on", "ext4"],
+            "-o read=fast: mount option 'read': 'fast' is not auto",
+        ),
+        (&["-o", "noatime", "--on", "tmpfs"], "options of Inflight mounts, and tmpfs is none"),
+        (&["-o", "noatime", "--on", "."], "is none; leave -o out"),
+        (&["-o", "max_read=all", "--server", bindfs], "max_read=all: not a number of bytes"),
+        (&["-o", "noatme", "--server", bindfs], "the kernel does not know 'noatme'"),
+        (&["--mode", "stress"], "--mode stress: not of FK1"),
+    ] {
+        let output = with(words);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains(wanted), "wanted '{wanted}': {said}");
+        assert_eq!(said.trim().lines().count(), 3, "status, nothing, and one line: {said}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "nothing was mounted or written: {left:?}");
+}
+
+#[test]
 fn missing_devices_are_named() {
     let Some(inflight) = inflight() else { return };
     let folder = tempfile::tempdir().unwrap();

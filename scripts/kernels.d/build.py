@@ -110,7 +110,7 @@ def build(wanted, apt):
     """Build a kernel; what is there of an earlier build of the same name is built upon."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        raise Trouble(f"not installed: {' '.join(missing)} (scripts/setup brings them)")
+        raise Trouble(f"not installed: {' '.join(missing)} (scripts/setup --all brings them)")
     folder = tree(wanted.source, apt)
     kinds = [kind for kind in ("kasan", "lockdep") if getattr(wanted, kind)]
     name = wanted.name or "-".join([release_of(folder), *kinds])

@@ -46,7 +46,7 @@ def attempt(*command, what):
         environment = {**os.environ, "LC_ALL": "C"}
         return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     except FileNotFoundError as error:
-        raise Trouble(f"{what}: {words[0]} is not installed (scripts/setup brings it)") from error
+        raise Trouble(f"{what}: {words[0]} is not installed (scripts/setup --all brings it)") from error
 
 
 def succeeded(done, what):

@@ -70,13 +70,15 @@ impl MountOptions {
         if let Some(bytes) = self.max_read {
             word("max_read", Some(bytes.to_string()));
         }
-        for more in &self.more {
-            match more.split_once('=') {
-                Some((name, value)) => word(name, Some(value.to_owned())),
-                None => word(more, None),
-            }
-        }
+        list.extend(self.words_of_more());
         list
+    }
+
+    fn words_of_more(&self) -> impl Iterator<Item = (String, Option<String>)> {
+        self.more.iter().map(|more| match more.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (more.clone(), None),
+        })
     }
 }
 
@@ -97,6 +99,14 @@ pub enum MountError {
         /// What it said.
         errno: Errno,
         /// What the kernel had to say beside that.
+        log: String,
+    },
+    /// The kernel's FUSE does not take this option.
+    #[error("the kernel does not know '{word}' as an option of FUSE mounts{}", said(log))]
+    Option {
+        /// The option.
+        word: String,
+        /// What the kernel had to say.
         log: String,
     },
     /// fusermount3(1) refused.
@@ -161,6 +171,15 @@ pub fn mount(mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountEr
         }
         _ => Err(refused),
     }
+}
+
+/// Whether the kernel takes the options that are its own ([`MountOptions::more`]), before anything is mounted. An ordinary user
+/// cannot ask, and learns it from the mount.
+///
+/// # Errors
+/// [`MountError::Option`].
+pub fn check(options: &MountOptions) -> Result<(), MountError> {
+    calls::check_words(options)
 }
 
 /// Mounts on `mountpoint` in this way and no other.

@@ -169,7 +169,10 @@ pub fn run(args: GateArgs) -> anyhow::Result<()> {
         Command::Wait { rule, parked, timeout } => {
             let wait = client.wait_parked(rule, parked, timeout)?;
             let found = wait.parked.len();
-            anyhow::ensure!(wait.reached, "{found} of {parked} requests parked after {timeout:?}");
+            anyhow::ensure!(
+                wait.reached,
+                "{found} of {parked} requests parked after {timeout:?}; `list` shows the rules, `log` what came instead"
+            );
             for request in wait.parked {
                 writeln!(out, "{}", request.id)?;
             }

@@ -1,6 +1,8 @@
 //! `inflight fault SOCKET ...`: errors, delays and losses for people who test their own software.
 
-use std::io::{BufRead, Write};
+mod file;
+
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -51,6 +53,33 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Write the first bytes of a write and lose the rest, and say that all is written: a torn write.
+    Torn {
+        /// Bytes that are written, e.g. 512 for one sector, 0 for none.
+        #[arg(value_parser = crate::size::parse)]
+        bytes: u64,
+        /// Which requests.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Turn over bits of what is read or written, and say nothing of it.
+    Corrupt {
+        /// How many in each request; of a single one that in the middle.
+        #[arg(default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        bits: u32,
+        /// Which requests.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Read and write no faster than this, one request after the other.
+    Bandwidth {
+        /// Bytes a second, e.g. 1M.
+        #[arg(value_parser = crate::size::parse)]
+        rate: u64,
+        /// Which requests.
+        #[command(flatten)]
+        which: Which,
+    },
     /// Answer late.
     Delay {
         /// By how much, e.g. 200ms, 5s; at most 10m.
@@ -66,7 +95,7 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
-    /// Read rules from a file: JSON lines, as the gate's protocol has them.
+    /// Read rules from a file: TOML in the words of this command, or JSON lines in those of the gate's protocol.
     Load {
         /// The file; - is standard input.
         file: PathBuf,
@@ -170,6 +199,11 @@ pub fn run(args: FaultArgs) -> anyhow::Result<()> {
         Command::Short { bytes, which } => {
             which.rule(Action::Short(u32::try_from(bytes).unwrap_or(u32::MAX)))
         }
+        Command::Torn { bytes, which } => {
+            which.rule(Action::Torn(u32::try_from(bytes).unwrap_or(u32::MAX)))
+        }
+        Command::Corrupt { bits, which } => which.rule(Action::Corrupt(bits)),
+        Command::Bandwidth { rate, which } => which.rule(Action::Bandwidth(rate)),
         Command::Delay { time, which } => which.rule(Action::Delay(time.as_millis() as u64)),
         Command::Drop { which } => which.rule(Action::Drop),
         Command::Load { file } => return load(&mut out, &mut client, &file),
@@ -197,40 +231,17 @@ fn arm(out: &mut impl Write, client: &mut Client, rule: Rule) -> anyhow::Result<
     Ok(())
 }
 
-/// Makes the rules of a file: all of them, or none when one line is wrong.
-fn load(out: &mut impl Write, client: &mut Client, file: &std::path::Path) -> anyhow::Result<()> {
-    let name = file.display();
-    let text: Vec<u8> = if file.as_os_str() == "-" {
-        let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin(), &mut text)?;
-        text
+/// Makes the rules of a file: all of them, or none when one is wrong.
+fn load(out: &mut impl Write, client: &mut Client, path: &std::path::Path) -> anyhow::Result<()> {
+    let name = path.display();
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
     } else {
-        std::fs::read(file).with_context(|| name.to_string())?
+        std::fs::read_to_string(path)
     };
-    let mut rules = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.with_context(|| name.to_string())?;
-        if line.trim().is_empty() || line.trim_start().starts_with('#') {
-            continue;
-        }
-        rules.push(written(&line).with_context(|| format!("{name}, line {}", number + 1))?);
-    }
+    let rules = file::rules(&text.with_context(|| name.to_string())?);
+    let rules = rules.with_context(|| name.to_string())?;
     rules.into_iter().try_for_each(|rule| arm(out, client, rule))
-}
-
-/// A rule as a line of a file has it: for as long as wanted, and with a seed, when it says nothing else.
-fn written(line: &str) -> anyhow::Result<Rule> {
-    let says: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line)?;
-    let mut rule: Rule = serde_json::from_str(line)?;
-    rule.detached = true;
-    if !says.contains_key("ttl_ms") {
-        rule.ttl_ms = if rule.action.holds() { 6 * TTL_DEFAULT_MS } else { TTL_UNBOUNDED_MS };
-    }
-    if rule.millionths.is_some() && rule.seed.is_none() {
-        rule.seed = Some(rand::random());
-    }
-    rule.clone().arm()?;
-    Ok(rule)
 }
 
 fn list(out: &mut impl Write, rules: &[RuleInfo]) -> anyhow::Result<()> {
@@ -268,6 +279,9 @@ fn fault(action: Action) -> String {
         Action::Delay(ms) => format!("delay {ms}ms"),
         Action::Fail(number) => format!("fail {}", errno::name(number)),
         Action::Short(bytes) => format!("short {bytes}"),
+        Action::Torn(bytes) => format!("torn {bytes}"),
+        Action::Corrupt(bits) => format!("corrupt {bits}"),
+        Action::Bandwidth(rate) => format!("bandwidth {rate}"),
     }
 }
 
@@ -312,7 +326,10 @@ fn power_cut(
     let end = Instant::now() + CUT_BOUND;
     // A gate that began later is that of the new mount, and it answers this once that mount is there.
     while !is_back(socket, before) {
-        ensure!(Instant::now() < end, "the mount is not back after {CUT_BOUND:?}");
+        ensure!(
+            Instant::now() < end,
+            "the mount is not back after {CUT_BOUND:?}: unmount what is there, and mount it again"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
     writeln!(out, "mounted again")?;
@@ -387,12 +404,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_file_is_a_rule_for_as_long_as_wanted() {
-        let made = written(r#"{"op":"fsync","glob":"*-wal","action":{"fail":"EIO"}}"#).unwrap();
-        assert_eq!((made.action, made.ttl_ms), (Action::Fail(5), TTL_UNBOUNDED_MS));
-        assert!(written(r#"{"action":"drop"}"#).unwrap().ttl_ms <= TTL_MAX_MS);
-        assert!(written(r#"{"op":"reed"}"#).is_err());
-        assert!(written(r#"{"wrong":1}"#).is_err());
-        assert_eq!(which(&made), "--op fsync --path *-wal");
+    fn a_rule_is_listed_in_the_words_that_made_it() {
+        let words = "--op fsync --path *-wal --count 1";
+        assert_eq!(which(&rule(&format!("fail EIO {words}"))), words);
+        assert_eq!(fault(Action::Bandwidth(1 << 20)), "bandwidth 1048576");
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Command;
-use clap_complete::Shell;
+pub use clap_complete::Shell;
 
 /// Writes the manual page of `command` to `out`, or, with `dir`, one page of it and one of each of its commands to files there.
 ///

@@ -1,5 +1,4 @@
-//! The log as a trace in the JSON format of Chrome (Trace Event Format), which ui.perfetto.dev opens: it needs neither a schema
-//! nor a crate, and a person can read it.
+//! The log as a trace that ui.perfetto.dev opens.
 //!
 //! Every process that asked is a process of the trace. Its requests lie on lanes, because several may be in flight at a time
 //! and slices of one lane must nest: the kernel's slice from sending to the end, where it was recorded; in it the server's;
@@ -9,19 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
+use super::trace_events::{Slice, TraceEvents};
 use super::tracefs::{Event, What};
 use super::{Outcome, Phase, Record, errno};
 use inflight_fuse::abi::Opcode;
-
-/// A slice, and those inside it.
-struct Slice {
-    name: String,
-    category: &'static str,
-    from_ns: u64,
-    to_ns: u64,
-    args: Value,
-    inside: Vec<Slice>,
-}
 
 /// A request as the kernel saw it.
 #[derive(Clone, Debug)]
@@ -48,7 +38,7 @@ pub fn trace(records: &[Record], kernel: &[Event], start_ns: u64) -> Value {
     let mut names: BTreeMap<u32, String> = BTreeMap::new();
     let mut tracks: BTreeMap<u32, Vec<Slice>> = BTreeMap::new();
     for record in records {
-        let slice = of_server(record, last);
+        let slice = request(record, last);
         let sent = by_unique.get_mut(&record.unique);
         let twin = sent.and_then(|sent| {
             let at = sent
@@ -70,17 +60,12 @@ pub fn trace(records: &[Record], kernel: &[Event], start_ns: u64) -> Value {
         names.entry(request.tid).or_insert_with(|| request.comm.clone());
         tracks.entry(request.tid).or_default().push(of_kernel(&request, None, last));
     }
-    let mut events = Vec::new();
+    let mut events = TraceEvents::default();
     for (pid, slices) in tracks {
-        let name = names.remove(&pid).unwrap_or_else(|| name_of(pid));
-        events.push(json!({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}));
-        lay_out(pid, slices, &mut events);
+        events.process(pid, &names.remove(&pid).unwrap_or_else(|| name_of(pid)));
+        events.lanes(pid, 1, "requests", slices);
     }
-    json!({
-        "displayTimeUnit": "ns",
-        "otherData": {"clock": "CLOCK_MONOTONIC", "start_ns": start_ns},
-        "traceEvents": events,
-    })
+    events.finish(json!({"clock": "CLOCK_MONOTONIC", "start_ns": start_ns}))
 }
 
 fn last_ns(records: &[Record], kernel: &[Event], start_ns: u64) -> u64 {
@@ -149,7 +134,9 @@ fn of_kernel(sent: &Sent, server: Option<Slice>, last: u64) -> Slice {
     }
 }
 
-fn of_server(record: &Record, last: u64) -> Slice {
+/// A request as the server saw it, with its phases and the times at which the gate held it. One that has no end yet ends at
+/// `last`, in ns of the gate.
+pub fn request(record: &Record, last: u64) -> Slice {
     let times = &record.times;
     let to_ns = times.done.unwrap_or(last).max(times.arrived);
     let outcome = match record.outcome {
@@ -188,39 +175,6 @@ fn of_phase(record: &Record, phase: Phase, from_ns: u64, to_ns: u64) -> Slice {
     });
     let name = phase.name().to_owned();
     Slice { name, category: "phase", from_ns, to_ns, args: json!({}), inside: inside.collect() }
-}
-
-/// Puts each request on the first lane that is free when it begins.
-fn lay_out(pid: u32, mut slices: Vec<Slice>, events: &mut Vec<Value>) {
-    slices.sort_by_key(|slice| slice.from_ns);
-    let mut lanes: Vec<u64> = Vec::new();
-    for slice in slices {
-        let lane = lanes.iter().position(|free| *free <= slice.from_ns).unwrap_or_else(|| {
-            let (tid, name) = (lanes.len() + 1, "requests");
-            events.push(json!({
-                "ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name},
-            }));
-            lanes.push(0);
-            lanes.len() - 1
-        });
-        // Two that touch would nest in some viewers.
-        lanes[lane] = slice.to_ns + 1;
-        slice.write(pid, lane + 1, (slice.from_ns, slice.to_ns), events);
-    }
-}
-
-impl Slice {
-    /// As complete events, the outer one first; what is inside is cut to what it is in.
-    fn write(&self, pid: u32, tid: usize, (min, max): (u64, u64), events: &mut Vec<Value>) {
-        let from = self.from_ns.clamp(min, max);
-        let to = self.to_ns.clamp(from, max);
-        let micros = |ns: u64| ns as f64 / 1000.0;
-        events.push(json!({
-            "ph": "X", "name": self.name, "cat": self.category, "pid": pid, "tid": tid,
-            "ts": micros(from), "dur": micros(to - from), "args": self.args,
-        }));
-        self.inside.iter().for_each(|slice| slice.write(pid, tid, (from, to), events));
-    }
 }
 
 fn name_of(pid: u32) -> String {

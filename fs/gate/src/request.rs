@@ -110,8 +110,21 @@ pub enum Decision {
     /// Do and answer at most this many bytes. At `received` and `prepared` a WRITE writes no more than
     /// that; later only the reply is cut.
     Short(u32),
+    /// Write at most this many bytes, and answer that all were written. Of a WRITE, at `received`.
+    Torn(u32),
+    /// Turn over this many bits of what is read or written ([`flip`]). Of a READ or WRITE, at `received`.
+    Corrupt(u32),
     /// Never answer. The requester waits until the connection is aborted.
     Drop,
+}
+
+/// Turns over so many bits of data: the lowest of bytes that lie evenly in it, of a single one that in the middle. Data of fewer
+/// bytes has each of them changed.
+pub fn flip(data: &mut [u8], bits: u32) {
+    let (len, bits) = (data.len(), (bits as usize).min(data.len()));
+    for bit in 0..bits {
+        data[len * (2 * bit + 1) / (2 * bits)] ^= 1;
+    }
 }
 
 /// Who let a parked request go.

@@ -30,6 +30,14 @@ pub enum Action {
     Fail(#[serde(deserialize_with = "errno::deserialize")] i32),
     /// Let it go on at once with at most this many bytes.
     Short(u32),
+    /// Write its first bytes, at most so many, and answer that all were written: a torn write, or with 0 a lost one. Only of
+    /// WRITE, at `received`, and by a server that has the gate built in.
+    Torn(u32),
+    /// Turn over so many bits of what it reads or writes. Only of READ and WRITE, at `received`, and by a server that has the
+    /// gate built in.
+    Corrupt(u32),
+    /// Hold it for as long as its bytes take at this many bytes a second, behind those that came before it.
+    Bandwidth(u64),
     /// Do not answer it. When the rule ends, or somebody releases the request, its answer is EIO, as that of
     /// a disk that timed out.
     Drop,
@@ -39,6 +47,20 @@ impl Action {
     /// Whether a request that is acted on waits for a person, or for the end of the rule.
     pub fn holds(self) -> bool {
         matches!(self, Action::Park | Action::Drop)
+    }
+
+    /// Whether it changes data: the server must do that itself.
+    pub fn damages(self) -> bool {
+        matches!(self, Action::Torn(_) | Action::Corrupt(_))
+    }
+
+    /// What `op` is where a rule says nothing of it: what the action can act on.
+    pub(super) fn ops(self) -> Option<&'static str> {
+        match self {
+            Action::Torn(_) => Some("write"),
+            Action::Corrupt(_) | Action::Bandwidth(_) => Some("read,write"),
+            _ => None,
+        }
     }
 }
 
@@ -206,7 +228,18 @@ impl Rule {
     /// [`GateError::UnknownOp`] and [`GateError::BadRule`].
     pub(super) fn arm(self) -> Result<Armed, GateError> {
         self.check_numbers().map_err(GateError::BadRule)?;
-        let kinds = self.op.as_deref().map(kind::list).transpose()?.unwrap_or_default();
+        let ops = self.op.as_deref().or(self.action.ops());
+        let kinds = ops.map(kind::list).transpose()?.unwrap_or_default();
+        let acted_on = self.action.ops().map(kind::list).transpose()?;
+        if let Some(acted_on) = acted_on
+            && let Some(other) = kinds.iter().find(|kind| !acted_on.contains(kind))
+        {
+            let ops = self.action.ops().unwrap_or_default();
+            return Err(GateError::BadRule(format!(
+                "'{}' requests have no data to act on; of these: {ops}",
+                other.opcode
+            )));
+        }
         let ranged = self.offset.is_some() || self.len.is_some();
         if let Some(kind) = kinds.iter().find(|kind| ranged && !has_range(kind.opcode)) {
             return Err(GateError::BadRule(format!(
@@ -228,6 +261,7 @@ impl Rule {
             ino,
             owner: None,
             ends_ns: 0,
+            free_ns: 0,
             matched: 0,
             acted: 0,
         })
@@ -260,6 +294,13 @@ impl Rule {
             _ => {}
         }
         match self.action {
+            Action::Torn(_) | Action::Corrupt(_) if self.phase != Phase::Received => {
+                bad(format!("data is changed at {}, not at {}", Phase::Received, self.phase))
+            }
+            Action::Corrupt(0) => bad("0 bits change nothing".to_owned()),
+            Action::Bandwidth(0) => {
+                bad("a bandwidth of 0 lets nothing through; drop does that".to_owned())
+            }
             Action::Delay(ms) if ms == 0 || ms > TTL_MAX_MS => {
                 bad(format!("delay is {ms} ms, must be 1 to {TTL_MAX_MS}"))
             }
@@ -290,6 +331,8 @@ pub(super) struct Armed {
     pub owner: Option<u64>,
     /// When the rule ends, in ns of the gate's clock.
     pub ends_ns: u64,
+    /// When what a bandwidth was spent on so far is over, in ns of the gate's clock.
+    pub free_ns: u64,
     /// Requests that matched so far.
     pub matched: u64,
     /// Requests that were acted on so far.
@@ -307,6 +350,14 @@ impl Armed {
         let acts = left && self.is_due() && self.chance.as_mut().is_none_or(Chance::falls);
         self.acted += u64::from(acts);
         acts
+    }
+
+    /// When a request of so many bytes may go on at `rate` bytes a second, which it uses up until then.
+    pub fn slot(&mut self, rate: u64, bytes: u64, now_ns: u64) -> u64 {
+        let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+        let took = u64::try_from(took).unwrap_or(u64::MAX);
+        self.free_ns = self.free_ns.max(now_ns).saturating_add(took);
+        self.free_ns.min(now_ns.saturating_add(TTL_MAX_MS * 1_000_000))
     }
 
     /// Whether the match that was counted last is one of those that are meant.
@@ -447,10 +498,28 @@ mod tests {
             (base().action(Action::Fail(0)), "errno is 0"),
             (base().action(Action::Delay(0)), "delay is 0"),
             (base().op("reed"), "nearest: read"),
+            (base().op("fsync").action(Action::Torn(512)), "of these: write"),
+            (base().op("lookup").action(Action::Bandwidth(1)), "of these: read,write"),
+            (Rule::at(Phase::Applied).action(Action::Corrupt(1)), "at received, not at applied"),
+            (base().action(Action::Corrupt(0)), "0 bits"),
+            (base().action(Action::Bandwidth(0)), "drop does that"),
         ] {
             let error = rule.arm().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bandwidth_is_shared_by_what_comes_one_after_the_other() {
+        let mut rule = armed(Rule::at(Phase::Received).action(Action::Bandwidth(1_000)));
+        assert_eq!(rule.slot(1_000, 500, 10), 500_000_010);
+        assert_eq!(rule.slot(1_000, 500, 10), 1_000_000_010, "behind the first");
+        assert_eq!(rule.slot(1_000, 1, 5_000_000_000), 5_001_000_000, "what was not used is gone");
+        let far = rule.slot(1, u64::MAX, 0);
+        assert_eq!(far, TTL_MAX_MS * 1_000_000, "nobody waits for longer than a rule may hold");
+        assert!(
+            !rule.takes(&Subject { opcode: Opcode::FSYNC, ..Subject::default() }, Phase::Received)
+        );
     }
 
     #[test]

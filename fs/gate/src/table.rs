@@ -136,13 +136,19 @@ impl Gate {
         if let Some(record) = state.log.open(seq) {
             record.times.reach(phase, now_ns);
         }
-        let (rule, due_ns, drops) = match state.acting(request.ticket().subject(), phase) {
-            None => return Some((request, Decision::Go)),
-            Some((_, Action::Fail(errno))) => return Some((request, Decision::Fail(errno))),
-            Some((_, Action::Short(bytes))) => return Some((request, Decision::Short(bytes))),
-            Some((rule, Action::Park)) => (rule, None, false),
-            Some((rule, Action::Drop)) => (rule, None, true),
-            Some((rule, Action::Delay(ms))) => (rule, Some(now_ns + ms * 1_000_000), false),
+        let subject = request.ticket().subject();
+        let Some((rule, armed)) = state.acting(subject, phase) else {
+            return Some((request, Decision::Go));
+        };
+        let (due_ns, drops) = match armed.rule.action {
+            Action::Fail(errno) => return Some((request, Decision::Fail(errno))),
+            Action::Short(bytes) => return Some((request, Decision::Short(bytes))),
+            Action::Torn(bytes) => return Some((request, Decision::Torn(bytes))),
+            Action::Corrupt(bits) => return Some((request, Decision::Corrupt(bits))),
+            Action::Park => (None, false),
+            Action::Drop => (None, true),
+            Action::Delay(ms) => (Some(now_ns + ms * 1_000_000), false),
+            Action::Bandwidth(rate) => (Some(armed.slot(rate, subject.len, now_ns)), false),
         };
         request.parks();
         let subject = request.ticket().subject().clone();
@@ -264,6 +270,10 @@ impl Gate {
 
     pub(super) fn arm(&self, rule: Rule, connection: u64) -> Result<u64, GateError> {
         let mut armed = rule.arm()?;
+        if armed.rule.action.damages() && self.phases == Phase::PROXY {
+            let text = "torn and corrupt are done by the server itself: this gate stands in front of one that cannot";
+            return Err(GateError::BadRule(text.to_owned()));
+        }
         if !self.phases.contains(&armed.rule.phase) {
             let phases: Vec<_> = self.phases.iter().map(|phase| phase.name()).collect();
             let text = format!(
@@ -462,11 +472,11 @@ impl State {
     }
 
     /// The first rule that acts on the request, in the order in which they were made.
-    fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, Action)> {
+    fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, &mut Armed)> {
         let State { rules, names, .. } = self;
-        rules.iter_mut().find_map(|(&id, armed)| {
-            armed.take(subject, phase, names).then_some((id, armed.rule.action))
-        })
+        rules
+            .iter_mut()
+            .find_map(|(&id, armed)| armed.take(subject, phase, names).then_some((id, armed)))
     }
 
     fn park(&mut self, seq: u64, parked: Parked) {

@@ -39,11 +39,13 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let (path, to) = match &args.what[..] {
         [path, to] => (path.as_path(), to),
         [to] => (Path::new("/"), to),
-        _ => bail!("give a path in the image and a directory"),
+        _ => bail!("give a path in the image and a directory, e.g. inflight export IMAGE /etc out"),
     };
     let name = || to.display().to_string();
     match std::fs::read_dir(to) {
-        Ok(mut entries) => ensure!(entries.next().is_none(), "{} is not empty", name()),
+        Ok(mut entries) => {
+            ensure!(entries.next().is_none(), "{} is not empty; choose another directory", name())
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir(to).with_context(name)?;
         }

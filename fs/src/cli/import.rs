@@ -1,4 +1,6 @@
-//! `inflight mkfs --from`: a directory of this machine becomes the contents of an image, without a mount.
+//! `inflight mkfs --from`: a directory of this machine, or an archive, becomes the contents of an image, without a mount.
+
+mod tar;
 
 use crate::image::mkfs::ROOT;
 use crate::image::tables::Time;
@@ -10,6 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
+use std::io::BufReader;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
@@ -17,7 +20,17 @@ use std::path::Path;
 /// Bytes that are copied at a time.
 const STEP: u64 = 1 << 20;
 
-/// Copies what is in `from` into the image: owners, modes, times of change and access, extended attributes, ACLs, hard links,
+/// How data are written here.
+const WRITE: WriteArgs = WriteArgs {
+    ino: 0,
+    offset: 0,
+    direct: false,
+    append: false,
+    cached: false,
+    kill_suidgid: false,
+};
+
+/// Copies what is in `from`, a directory, a tar archive or `-`, into the image: owners, modes, times of change and access, extended attributes, ACLs, hard links,
 /// holes, and nodes of every kind. The image itself is left out if it lies there.
 ///
 /// # Errors
@@ -27,8 +40,16 @@ pub fn import(image: &Path, from: &Path) -> anyhow::Result<()> {
     let options = Options { threads: 1, slabs: 1, atime: Atime::Never, ..Options::default() };
     let fs = mounted::open(image, &options)?;
     let mut import = Import { fs: &fs, skipped, links: HashMap::new() };
-    let meta = std::fs::metadata(from).with_context(|| from.display().to_string())?;
-    let copied = import.fill(ROOT, from).and_then(|()| import.finish(ROOT, from, &meta));
+    let name = || from.display().to_string();
+    let copied = if from.as_os_str() == "-" {
+        tar::fill(&fs, std::io::stdin().lock()).context("standard input")
+    } else if from.is_file() {
+        let open = File::open(from).map_err(anyhow::Error::from);
+        open.and_then(|file| tar::fill(&fs, BufReader::new(file))).with_context(name)
+    } else {
+        let meta = std::fs::metadata(from).with_context(name)?;
+        import.fill(ROOT, from).and_then(|()| import.finish(ROOT, from, &meta))
+    };
     let closed = mounted::close(&fs);
     copied?;
     closed.with_context(|| image.display().to_string())
@@ -135,15 +156,7 @@ impl Import<'_> {
             while at < to {
                 let part = &mut buffer[..(to - at).min(STEP) as usize];
                 file.read_exact_at(part, at).context("it changed while it was read")?;
-                let args = WriteArgs {
-                    ino,
-                    offset: at,
-                    direct: false,
-                    append: false,
-                    cached: false,
-                    kill_suidgid: false,
-                };
-                self.fs.write(&args, part)?;
+                self.fs.write(&WriteArgs { ino, offset: at, ..WRITE }, part)?;
                 at += part.len() as u64;
             }
         }

@@ -69,10 +69,12 @@ fn find(images: &[Image], tag: &str) -> anyhow::Result<()> {
     };
     match found[..] {
         [image] => println!("{}", image.path.display()),
-        [] => bail!("no image has {tag}"),
+        [] => bail!("no image has {tag}; inflight list PATH... shows those that there are"),
         [first, second, ..] => {
             let (first, second) = (first.path.display(), second.path.display());
-            bail!("more than one image has {tag}: {first} and {second}")
+            bail!(
+                "more than one image has {tag}: {first} and {second}; inflight label gives one of them another"
+            )
         }
     }
     Ok(())

@@ -18,8 +18,8 @@ pub struct MkfsArgs {
     /// Overwrite whatever the image holds.
     #[arg(short = 'F', long)]
     force: bool,
-    /// Copy what is in this directory into it.
-    #[arg(long, value_name = "DIR")]
+    /// Copy what is in this directory, or in this tar archive (- is standard input), into it.
+    #[arg(long, value_name = "DIR|TAR")]
     from: Option<PathBuf>,
     /// File or block device.
     image: PathBuf,

@@ -31,6 +31,9 @@ pub struct MountArgs {
     /// Mount over a directory that is not empty: what is in it is hidden meanwhile.
     #[arg(long)]
     force: bool,
+    /// Look at the options and the mount point, and mount nothing.
+    #[arg(long)]
+    fake: bool,
     /// Serve, and report on standard output, to this process, whether the mount answers.
     #[arg(long, hide = true, value_name = "PID")]
     report: Option<i32>,
@@ -55,6 +58,7 @@ impl MountArgs {
             log: None,
             // mount(8) does not ask either.
             force: true,
+            fake: false,
             report: None,
             image,
             mountpoint,
@@ -63,6 +67,9 @@ impl MountArgs {
 }
 
 pub(super) fn run(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result<()> {
+    if args.fake {
+        return request(args).map(drop);
+    }
     if !args.foreground && args.report.is_none() {
         return in_background(args, verbose, no_wait);
     }
@@ -86,10 +93,14 @@ fn request(args: &MountArgs) -> anyhow::Result<MountRequest> {
     args.options.iter().try_for_each(|list| options.add(list))?;
     let dir = &args.mountpoint;
     super::umount::clear_dead(dir)?;
-    let mountpoint =
-        std::fs::canonicalize(dir).with_context(|| format!("mount point {}", dir.display()))?;
+    let mountpoint = std::fs::canonicalize(dir).with_context(|| match dir.symlink_metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no mount point {0}; make it with mkdir {0}", dir.display())
+        }
+        _ => format!("mount point {}", dir.display()),
+    })?;
     if !mountpoint.is_dir() {
-        bail!("mount point {} is not a directory", dir.display());
+        bail!("mount point {} is not a directory; make one, and mount there", dir.display());
     }
     // A directory that cannot be read is left to mount(2).
     let filled =
@@ -187,7 +198,10 @@ fn in_background(args: &MountArgs, verbose: u8, no_wait: bool) -> anyhow::Result
     }
     match said.as_str() {
         "ok" => Ok(()),
-        "" => bail!("the server ended without a word ({})", child.wait()?),
+        "" => bail!(
+            "the server ended without a word ({}); --foreground -v shows how far it comes",
+            child.wait()?
+        ),
         why => bail!("{why}"),
     }
 }

@@ -35,7 +35,7 @@ pub struct TopArgs {
 }
 
 pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
-    ensure!(args.interval >= Duration::from_millis(50), "--interval is less than 50ms");
+    ensure!(args.interval >= Duration::from_millis(50), "--interval: give 50ms or more");
     let first = Sample::take(&args.mountpoint)?;
     if args.once {
         std::thread::sleep(args.interval);

@@ -27,7 +27,10 @@ pub(super) fn run(args: &UmountArgs, no_wait: bool) -> anyhow::Result<()> {
         .with_context(|| format!("{} is not an Inflight mount point", dir.display()))?;
     match unmount(&dir, args.lazy) {
         Ok(()) => {}
-        Err(Errno::EBUSY) => bail!("{} is busy: files on it are open; try --lazy", dir.display()),
+        Err(Errno::EBUSY) => bail!(
+            "{0} is busy: files on it are open, or a shell stands in it; `fuser -vm {0}` shows who, --lazy unmounts when they are done",
+            dir.display()
+        ),
         Err(e) => bail!("cannot unmount {}: {}", dir.display(), e.desc()),
     }
     if args.lazy || no_wait {

@@ -11,6 +11,7 @@
 //! and any thread may make the step. Gated and ungated requests take the same steps.
 
 use super::convert;
+use super::damage;
 use super::dispatch::{self, Done};
 use super::flight::{self, TakeOff};
 use super::lessons::Lesson;
@@ -99,7 +100,7 @@ impl Origin {
         Origin { server, sink: Some(sink), ticket, begun, writes_before }
     }
 
-    fn note_path(&self, path: &'static str) {
+    pub(super) fn note_path(&self, path: &'static str) {
         if let Some(ticket) = &self.ticket {
             ticket.note_path(path);
         }
@@ -233,8 +234,11 @@ impl Exchange {
 
     /// What the next step may have to wait for.
     fn wait(&self, decision: Decision) -> Wait {
-        if matches!(decision, Decision::Fail(_) | Decision::Drop) {
-            return Wait::Nothing;
+        match decision {
+            Decision::Fail(_) | Decision::Drop => return Wait::Nothing,
+            // It goes all the way in one step.
+            Decision::Torn(_) | Decision::Corrupt(_) => return Wait::Device,
+            Decision::Go | Decision::Short(_) => {}
         }
         match self {
             Self::Received(origin, request) => dispatch::wait(origin.server.fs(), request),
@@ -306,6 +310,9 @@ impl Exchange {
                 | Self::Piped(origin, _),
                 Decision::Drop,
             ) => origin.abandon(),
+            (Self::Received(origin, request), Decision::Torn(_) | Decision::Corrupt(_)) => {
+                damage::serve(origin, request, decision)
+            }
             (Self::Received(origin, request), _) => received(origin, request, limit(decision)),
             (Self::Prepared(origin, prepared), _) => apply(origin, prepared, limit(decision)),
             (Self::Applied(origin, applied), _) => pipe(origin, applied, limit(decision)),
@@ -323,7 +330,7 @@ fn limit(decision: Decision) -> Option<usize> {
     }
 }
 
-fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Exchange {
+pub(super) fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Exchange {
     let nodeid = request.header.nodeid;
     let who = convert::caller(&request.header);
     match request.operation {
@@ -358,7 +365,7 @@ fn received(mut origin: Origin, request: Request, limit: Option<usize>) -> Excha
     }
 }
 
-fn write_args(ino: u64, write: inflight_fuse::Write) -> (WriteArgs, Payload) {
+pub(super) fn write_args(ino: u64, write: inflight_fuse::Write) -> (WriteArgs, Payload) {
     let flags = write.flags as i32;
     let cached = write.write_flags.contains(WriteFlags::CACHE);
     let args = WriteArgs {
@@ -396,7 +403,12 @@ fn apply(origin: Origin, prepared: Prepared, limit: Option<usize>) -> Exchange {
     }
 }
 
-fn write(origin: &Origin, args: &WriteArgs, who: Caller, data: &Payload) -> Answer<Written> {
+pub(super) fn write(
+    origin: &Origin,
+    args: &WriteArgs,
+    who: Caller,
+    data: &Payload,
+) -> Answer<Written> {
     let server = &origin.server;
     let overtaken = || server.fs().stats().writes() > origin.writes_before;
     if mutant::is(Mutant::DropQueuedWrite) && overtaken() {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Words with which a kernel says that it is broken: harm whatever else went on.
 const BROKEN: [&str; 9] = [
@@ -36,6 +37,50 @@ pub struct Complaint {
     pub broken: bool,
     /// The whole report, a line each.
     pub text: String,
+}
+
+impl Complaint {
+    /// The process that the kernel names: `PID: 12 Comm: fio`, or `task fio:12 blocked`.
+    pub fn pid(&self) -> Option<u32> {
+        let number = |text: &str| {
+            let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            text[..end].parse().ok()
+        };
+        self.text.lines().find_map(|line| {
+            let blocked = || {
+                let task = line.split_once("task ")?.1.split_once(" blocked")?.0;
+                number(task.rsplit_once(':')?.1)
+            };
+            line.split_once("PID: ").and_then(|(_, rest)| number(rest)).or_else(blocked)
+        })
+    }
+
+    /// Whether it is about somebody who has nothing to do with us: not this process, its parent, what they started, nor what
+    /// has `root` among its arguments. Who cannot be asked any more may have been ours, and threads of the kernel may work
+    /// for us.
+    pub fn is_others(&self, root: &Path) -> bool {
+        let Some(mut pid) = self.pid() else { return false };
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.is_empty()
+            || memchr::memmem::find(&line, root.as_os_str().as_encoded_bytes()).is_some()
+        {
+            return false;
+        }
+        let own = [std::process::id(), std::os::unix::process::parent_id()];
+        while pid > 1 {
+            if own.contains(&pid) {
+                return false;
+            }
+            let Some(parent) = parent(pid) else { return false };
+            pid = parent;
+        }
+        true
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// A reader that starts at the end of the log.
@@ -116,6 +161,25 @@ mod tests {
         let words = last_words(console).unwrap();
         assert_eq!(words, "[2] BUG: KASAN: use-after-free\n[3] stack\n[4] Kernel panic");
         assert_eq!(last_words("[1] up\n[2] BUG: x\n"), None, "it went on");
+    }
+
+    #[test]
+    fn a_complaint_about_somebody_elses_process_is_known() {
+        let about = |text: &str| Complaint { broken: false, text: text.to_owned() };
+        let hung = "INFO: task kworker/u8:1:77 blocked for more than 120 seconds.";
+        assert_eq!(about(hung).pid(), Some(77));
+        let warning = "WARNING: at fs/fuse/dev.c:1\nCPU: 0 UID: 0 PID: 12 Comm: fio Not tainted";
+        assert_eq!(about(warning).pid(), Some(12));
+        assert_eq!(about("WARNING: at fs/fuse/dev.c:1").pid(), None);
+        let root = Path::new("/no/such/session");
+        let of = |pid: u32| about(&format!("INFO: task x:{pid} blocked for")).is_others(root);
+        assert!(!of(std::process::id()), "our own");
+        assert!(!of(u32::MAX), "gone: it may have been ours");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let ours = of(child.id());
+        let _ = child.kill().and_then(|()| child.wait());
+        assert!(!ours, "what we started");
+        assert!(of(1), "init is nobody's child");
     }
 
     #[test]

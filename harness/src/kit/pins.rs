@@ -3,15 +3,16 @@
 //! The counters lag by CPU; writing `/proc/sys/vm/stat_refresh` first makes them exact on a quiet machine.
 //! On a busy one other processes' pins show, so a single reading never makes a verdict. What a call pins is
 //! counted as `acquired` only, which never falls: others can only add to it, so the least of several tries
-//! is the call's own.
+//! is the call's own, if others pin little while nothing is called.
 
 use crate::kit::pause::Pause;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// Tries of [`taken_by`].
-const TRIES: usize = 9;
+/// Tries of [`taken_by`], at least and, beside others that pin, at most.
+const TRIES: u32 = 9;
+const MOST_TRIES: u32 = 45;
 
 /// Pages pinned now, system-wide.
 ///
@@ -22,19 +23,46 @@ pub fn balance() -> anyhow::Result<i64> {
     Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
 }
 
-/// Pins that a call takes: the least of several tries. Without root the counter lags by up to a hundred or
-/// so a CPU, so ask about a thousand pages and more.
+/// What a call pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// No more than so many pages, whoever else pins.
+    AtMost(i64),
+    /// So many pages; others pin less than half of them in the same time.
+    Pages(i64),
+    /// Others pin this many pages and more in the time of a call: nothing can be said of it.
+    Unknown(i64),
+}
+
+/// Whether a call pins the `pages` pages that it moves: the least of several tries, each held against what others pin while
+/// nothing is called, for as long. Without root the counter lags by up to a hundred or so a CPU, so ask about a thousand
+/// pages and more.
 ///
 /// # Errors
 /// The call's own, or a kernel without the counters.
-pub fn taken_by(mut call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<i64> {
-    let mut least = i64::MAX;
-    for _ in 0..TRIES {
-        let before = acquired()?;
+pub fn taken_by(
+    pages: usize,
+    mut call: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Taken> {
+    let half = pages as i64 / 2;
+    let (mut least, mut calm, mut others) = (i64::MAX, 0, i64::MAX);
+    for round in 1..=MOST_TRIES {
+        let (before, start) = (acquired()?, Instant::now());
         call()?;
-        least = least.min(acquired()? - before);
+        let after = acquired()?;
+        std::thread::sleep(start.elapsed());
+        let idle = acquired()? - after;
+        least = least.min(after - before);
+        others = others.min(idle);
+        calm += u32::from(idle < half);
+        if round >= TRIES && least < half {
+            return Ok(Taken::AtMost(least));
+        }
+        if round >= TRIES && calm * 2 > round {
+            return Ok(Taken::Pages(least));
+        }
     }
-    Ok(least)
+    Ok(Taken::Unknown(others))
 }
 
 fn acquired() -> anyhow::Result<i64> {
@@ -72,4 +100,23 @@ pub fn settle(before: i64, bound: Duration) -> anyhow::Result<i64> {
         }
         pause.rest();
     }
+}
+
+/// Looks of [`is_unsteady`], and how long each one is.
+const LOOKS: u32 = 3;
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Whether pages are pinned all the time while we pin none: the count says nothing of us then.
+///
+/// # Errors
+/// As [`balance`].
+pub fn is_unsteady() -> anyhow::Result<bool> {
+    for _ in 0..LOOKS {
+        let before = acquired()?;
+        std::thread::sleep(LOOK);
+        if acquired()? == before {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

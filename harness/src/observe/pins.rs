@@ -16,7 +16,7 @@ use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Engines, Io};
 use crate::kit::memory::{Buffer, Memory, PAGE};
 use crate::kit::pagemap::{self, Pagemap};
-use crate::kit::pins;
+use crate::kit::pins::{self, Taken};
 use crate::kit::pipe::Pipe;
 use crate::kit::sys;
 use crate::kit::verdict::not_run;
@@ -25,14 +25,21 @@ use crate::kit::verdict::not_run;
 pub(super) const PAGES: usize = 1024;
 const LEN: usize = PAGES * PAGE;
 
-/// Counts the pins of a call that moves so many pages: `pinned` or `not pinned`. What others pin meanwhile is
-/// little against a thousand pages.
+/// Counts the pins of a call that moves so many pages: `pinned` or `not pinned`.
 ///
 /// # Errors
-/// The call's own, or a kernel without the counters.
+/// The call's own, a kernel without the counters, or NOTRUN: the count is the whole machine's, and others pin as much.
 pub fn counted(pages: usize, call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Seen> {
-    let pins = pins::taken_by(call)?;
-    let word = if pins >= pages as i64 / 2 { "pinned" } else { "not pinned" };
+    let (word, pins) = match pins::taken_by(pages, call)? {
+        Taken::AtMost(pins) => ("not pinned", pins),
+        Taken::Pages(pins) => ("pinned", pins),
+        Taken::Unknown(others) => {
+            return Err(not_run(format!(
+                "the kernel counts everybody's pins, and others pin {others} pages and more in the time of a call; \
+                 ask again when it is quiet"
+            )));
+        }
+    };
     Ok(Seen::new(word, format!("{pins} pins counted for {pages} pages")))
 }
 

@@ -115,17 +115,30 @@ fn bands(out: &mut String, axis: &Axis, bottom: f64) {
 
 /// Bars from the start of an I/O to its return, where it is certain which return is whose.
 fn flights(out: &mut String, played: &Played, axis: &Axis, base: f64) {
-    let mut open = Vec::new();
+    for (from, to, _) in in_flight(played) {
+        bar(out, "flight", axis, from, to, base - 3.0, 6.0, "in flight");
+    }
+}
+
+/// When each I/O of the test started and returned, and what it was, where it is certain which return is whose.
+pub fn in_flight(played: &Played) -> Vec<(u64, u64, &str)> {
+    let (mut open, mut found) = (Vec::new(), Vec::new());
     for event in played.events.iter().filter(|event| event.actor == Actor::Test) {
         if !event.text.starts_with("returned") {
-            open.push(event.at_ns);
-        } else if let [from] = open[..] {
-            bar(out, "flight", axis, from, event.at_ns, base - 3.0, 6.0, "in flight");
+            open.push(event);
+        } else if let [start] = open[..] {
+            found.push((start.at_ns, event.at_ns, &*start.text));
             open.clear();
         } else {
             open.pop();
         }
     }
+    found
+}
+
+/// When something was parked, in order, apart from each other.
+pub fn windows(played: &Played) -> Vec<(u64, u64)> {
+    axis::windows(played)
 }
 
 /// Bars for the stays of requests at the gate.

@@ -98,13 +98,63 @@ pub fn plan(wanted: &Wanted) -> anyhow::Result<Vec<Item>> {
     }
     for (choice, text) in include.iter().zip(&wanted.cases) {
         let found = items.iter().any(|item| item.case == choice.case.id);
-        ensure!(found || !exclude.is_empty(), "no variant matches '{text}'; see `list`");
+        ensure!(
+            found || !exclude.is_empty(),
+            "no variant matches '{text}'; `inflight-race list --variants` shows all"
+        );
     }
     if let Some((this, of)) = wanted.shard {
         ensure!(1 <= this && this <= of, "shard {this}/{of}: must be 1/{of} to {of}/{of}");
         items.retain(|item| item.number % of == this - 1);
     }
     Ok(items)
+}
+
+/// Ways to open a race window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Requests are parked, or the kernel is watched while it does the one thing.
+    Gate,
+    /// Many threads at once; the same as the group `stress`.
+    Stress,
+}
+
+impl Mode {
+    fn is_of(self, case: &Case) -> bool {
+        case.is_in("stress") == (self == Mode::Stress)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Gate => "gate",
+            Mode::Stress => "stress",
+        }
+    }
+}
+
+/// Whether everything that was chosen is played in a mode.
+///
+/// # Errors
+/// Something is not; with the cases, and those that the mode has.
+pub fn check_mode(items: &[Item], mode: Mode) -> anyhow::Result<()> {
+    let others = |case: &&Case| !mode.is_of(case) && items.iter().any(|item| item.case == case.id);
+    let others: Vec<_> = cases().iter().filter(others).map(|case| case.id).collect();
+    let (few, more) = match others.len() {
+        0 => return Ok(()),
+        1..=5 => (others.join(", "), ""),
+        _ => (others[..5].join(", "), " and others"),
+    };
+    let has = match mode {
+        Mode::Gate => "all cases but those of the group stress".to_owned(),
+        Mode::Stress => {
+            let stress = cases().iter().filter(|case| mode.is_of(case));
+            stress.map(|case| case.id).collect::<Vec<_>>().join(", ")
+        }
+    };
+    bail!(
+        "--mode {}: not of {few}{more}; it has {has} (without --mode each case runs in its own)",
+        mode.name()
+    )
 }
 
 /// Every group, sorted.
@@ -184,6 +234,17 @@ mod tests {
     fn the_meta_cases_are_run_only_when_asked_for() {
         let items = plan(&Wanted::default()).unwrap();
         assert!(!items.is_empty() && items.iter().all(|item| !item.case.starts_with("META")));
+    }
+
+    #[test]
+    fn a_mode_that_a_case_does_not_have_is_said() {
+        let mixed = plan(&wanted(&["FK1", "ST1"])).unwrap();
+        let text = |items: &[Item], mode| check_mode(items, mode).unwrap_err().to_string();
+        assert!(text(&mixed, Mode::Stress).starts_with("--mode stress: not of FK1; it has ST1"));
+        assert!(text(&mixed, Mode::Gate).starts_with("--mode gate: not of ST1; it has all cases"));
+        let all = plan(&Wanted::default()).unwrap();
+        assert!(check_mode(&all, Mode::Gate).is_ok());
+        assert!(text(&all, Mode::Stress).contains(" and others; "));
     }
 
     #[test]

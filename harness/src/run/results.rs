@@ -120,6 +120,14 @@ pub struct Single {
     pub entry: Entry,
 }
 
+impl Single {
+    /// A run of this variant alone.
+    fn into_run(self) -> Run {
+        let Single { version, kernel, vm, time, target, options, seed, entry } = self;
+        Run { version, kernel, vm, time, target, options, seed, started: 0, variants: vec![entry] }
+    }
+}
+
 fn stress() -> Duration {
     STRESS
 }
@@ -209,13 +217,43 @@ fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     fs::write(path, serde_json::to_vec_pretty(value)?).with_context(what)
 }
 
-/// Reads a run: its folder or its file.
+/// Reads a run: its folder or its file. The file of one variant is a run of that one.
 ///
 /// # Errors
 /// Not there, not results, or of another version.
 pub fn read_run(path: &Path) -> anyhow::Result<Run> {
-    let file = if path.is_dir() { path.join(RUN_FILE) } else { path.to_owned() };
-    read(&file)
+    if path.is_dir() {
+        let whole = path.join(RUN_FILE);
+        return match whole.exists() {
+            true => read(&whole),
+            false => read_parts(path),
+        };
+    }
+    read(path).or_else(|error| read_entry(path).map(Single::into_run).map_err(|_| error))
+}
+
+/// What a run that was killed has left: the variants that were played.
+fn read_parts(folder: &Path) -> anyhow::Result<Run> {
+    let inside = |at: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(at).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let cases = inside(folder).into_iter().filter(|path| path.is_dir());
+    let files = cases.flat_map(|case| inside(&case));
+    let singles = files.filter(|file| file.extension().is_some_and(|end| end == "json"));
+    let mut run: Option<Run> = None;
+    for single in singles {
+        let part = read_entry(&single)?.into_run();
+        match &mut run {
+            Some(run) => run.variants.extend(part.variants),
+            None => run = Some(part),
+        }
+    }
+    run.with_context(|| {
+        format!("{}: no results in it; name a folder of --results", folder.display())
+    })
 }
 
 /// Reads the file of one variant.
@@ -256,5 +294,17 @@ mod tests {
         assert!(text.contains("version 99, this program reads version 1"), "{text}");
         fs::write(&path, "[]").unwrap();
         assert!(read_run(&path).unwrap_err().to_string().contains("not a result"));
+    }
+
+    #[test]
+    fn a_run_that_was_killed_has_what_it_played() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = read_run(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("no results in it"), "{text}");
+        let verdicts = [Verdict::Pass, crate::report::tests::fail()];
+        let run = crate::report::tests::run(Target::Ext4, &verdicts);
+        run.variants.iter().for_each(|entry| write_entry(folder.path(), &run, entry).unwrap());
+        let found = read_run(folder.path()).unwrap();
+        assert_eq!(found.summary(), "ext4 on 6.18.44: 1 PASS, 1 FAIL");
     }
 }

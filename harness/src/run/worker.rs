@@ -213,11 +213,12 @@ impl Worker {
         }
     }
 
-    /// What the kernel has complained about since the last call is harm; in a stress run, which meets whatever else the
-    /// machine does, a complaint that load alone explains is a note.
+    /// What the kernel has complained about since the last call is harm. A complaint that load alone explains is a note in a
+    /// stress run, which meets whatever else the machine does, and everywhere when it names a process that is not ours.
     fn hear(&mut self, case: &Case, faults: &mut Vec<Fault>, notes: &mut Vec<String>) {
         for complaint in self.log.as_mut().map(KernelLog::complaints).unwrap_or_default() {
-            if case.is_in("stress") && !complaint.broken && faults.is_empty() {
+            let may_be_others = case.is_in("stress") || complaint.is_others(&self.root);
+            if may_be_others && !complaint.broken && faults.is_empty() {
                 notes.push(format!("kernel log: {}", complaint.text));
             } else {
                 faults.push(Fault { class: Class::KernelLog, text: complaint.text });

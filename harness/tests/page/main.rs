@@ -31,7 +31,8 @@ fn page(folder: &Path) -> PathBuf {
 fn browser() -> Option<Browser> {
     let browser = Browser::start();
     if browser.is_none() {
-        writeln!(std::io::stderr(), "skipped: no chromium; scripts/setup installs it").unwrap();
+        writeln!(std::io::stderr(), "skipped: no chromium; scripts/setup --all installs it")
+            .unwrap();
     }
     browser
 }

@@ -1,6 +1,9 @@
 //! What the tests of the command share: the program in a folder of its own, bounded waits, and what a run left.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod console;
+pub mod toy_kernel;
+
 use inflight_race::kit::pause::Pause;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,6 +35,17 @@ pub fn race(folder: &Path, arguments: &[&str]) -> Command {
 pub fn skip(why: &str) {
     use std::io::Write;
     writeln!(std::io::stderr(), "skipped: {why}").unwrap();
+}
+
+/// Something that a test needs is not there: a failure, unless INFLIGHT_MAY_SKIP is set in the environment, where a machine
+/// cannot have it.
+#[track_caller]
+pub fn lacking(what: &str) {
+    assert!(
+        std::env::var_os("INFLIGHT_MAY_SKIP").is_some(),
+        "nothing was tested: {what} (INFLIGHT_MAY_SKIP=1 lets this pass)"
+    );
+    skip(what);
 }
 
 /// Whether this is root; says so if not.

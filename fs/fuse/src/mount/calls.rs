@@ -103,7 +103,10 @@ impl<'a> Context<'a> {
         let mut bytes = [0; 256];
         let mut lines = Vec::new();
         while let Ok(len @ 1..) = nix::unistd::read(&self.fd, &mut bytes) {
-            lines.push(String::from_utf8_lossy(&bytes[..len]).trim().to_owned());
+            // Each line begins with how bad it is: `e `, `w ` or `i `.
+            let line = String::from_utf8_lossy(&bytes[..len]);
+            let text = line.trim().split_once(' ').filter(|(level, _)| level.len() == 1);
+            lines.push(text.map_or(line.trim(), |(_, text)| text).to_owned());
         }
         lines.join("; ")
     }
@@ -180,6 +183,19 @@ pub(super) fn by_fsopen(
     context.configure(CMD_CREATE, None, None)?;
     let set = ATTRIBUTES.iter().filter(|(flag, _)| options.flags.contains(*flag));
     context.attach(set.fold(0, |all, (_, attribute)| all | attribute))
+}
+
+/// Whether the kernel takes [`MountOptions::more`]; no mount comes of it. Where it cannot be asked, it does.
+pub(super) fn check_words(options: &MountOptions) -> Result<(), MountError> {
+    let Ok(context) = Context::open(Path::new("")) else { return Ok(()) };
+    for (word, (key, value)) in options.more.iter().zip(options.words_of_more()) {
+        if let Err(MountError::Call { errno: Errno::EINVAL, log, .. }) =
+            context.set(&key, value.as_deref().map(OsStr::new))
+        {
+            return Err(MountError::Option { word: word.clone(), log });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn by_mount(

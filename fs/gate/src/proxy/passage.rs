@@ -69,7 +69,8 @@ impl Inward {
 
     fn decided(mut self, decision: Decision) {
         match decision {
-            Decision::Go => self.depart(),
+            // Rules that damage data are not made here.
+            Decision::Go | Decision::Torn(_) | Decision::Corrupt(_) => self.depart(),
             Decision::Short(bytes) => {
                 self.cut = Some(bytes);
                 self.depart();

@@ -63,7 +63,8 @@ fn overview(frame: &Frame) -> Vec<Line<'static>> {
     let [bytes, used] = ["bytes", "in_use"].map(|key| size(number(&pool[key])));
     let (read, written) = frame.throughput;
     let [read, written] = [read, written].map(|rate| size(rate as u64));
-    let requests: f64 = frame.operations.iter().map(|operation| operation.rate).sum();
+    // The sum of nothing is -0.
+    let requests = frame.operations.iter().fold(0.0, |sum, operation| sum + operation.rate);
     let (flying, pins) = (number(&report["in_flight"]), number(&report["pins"]));
     let (inodes, commits) = (&report["inodes_cached"], &report["commits"]);
     let line = |title: &str, what: String| Line::from(format!("{title:<11} {what}"));

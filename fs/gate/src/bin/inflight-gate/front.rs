@@ -59,8 +59,15 @@ impl Front {
     /// # Errors
     /// What cannot be meant.
     pub fn new(arguments: FrontArgs) -> anyhow::Result<Front> {
-        let FrontArgs { socket, options: text, intercept, max_request, mountpoint, server } =
-            arguments;
+        let FrontArgs {
+            socket,
+            options: text,
+            fake: _,
+            intercept,
+            max_request,
+            mountpoint,
+            server,
+        } = arguments;
         let name = server[0].display().to_string();
         ensure!(
             server.iter().skip(1).any(|word| replaced(word, b"").is_some()),
@@ -73,6 +80,7 @@ impl Front {
             ..MountOptions::default()
         };
         options::parse(&text, &mut options)?;
+        inflight_fuse::mount::check(&options)?;
         let own = || std::env::temp_dir().join(format!("inflight-gate.{}", std::process::id()));
         Ok(Front {
             mountpoint: mountpoint::check(&mountpoint)?,
@@ -235,13 +243,19 @@ impl Front {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     let status = ended_within(process, END);
                     let status = status.map_or_else(String::new, |status| format!(" ({status})"));
-                    bail!("{} ended{status} before it mounted", self.name());
+                    bail!(
+                        "{} ended{status} before it mounted; see what it said, or start it alone",
+                        self.name()
+                    );
                 }
                 Err(error) => return Err(error).context("wait for the server's mount(2)"),
             }
         }
         ensure!(signals.count() == 0, "interrupted before {} mounted", self.name());
-        bail!("{} has not mounted within {START:?}", self.name())
+        bail!(
+            "{} has not mounted within {START:?}; is {{}} where it takes its mount point?",
+            self.name()
+        )
     }
 
     /// Waits until the server has answered INIT.
@@ -277,7 +291,7 @@ impl Front {
             "{} {status} before it answered INIT; {}",
             self.name(),
             match self.intercept {
-                true => "see what it said",
+                true => "see what it said, or start it alone",
                 false =>
                     "does it take /dev/fd/N for a mount point, as servers of libfuse 3.3 and later do? \
                           Others need --intercept",

@@ -48,6 +48,9 @@ struct FrontArgs {
     /// Mount options, comma separated: ro, allow_other, default_permissions, max_read=N, fsname=S, ...
     #[arg(short, long, value_name = "OPTIONS", default_value = "")]
     options: String,
+    /// Look at the options and the mount point, and mount nothing.
+    #[arg(long)]
+    fake: bool,
     /// The server mounts by itself, on MOUNTPOINT, which `{}` stands for then: its mount(2) is caught. For what
     /// does not take /dev/fd/N: servers of libfuse 2, those that call fusermount (in Go), ntfs-3g.
     #[arg(long)]
@@ -105,9 +108,10 @@ fn main() -> ExitCode {
         }
         (Some(Command::Launch(launch)), _) => launch::run(&launch),
         (Some(Command::Watch { mountpoint }), _) => watch::run(&mountpoint),
-        (None, Some(front)) => match front::Front::new(front) {
-            Ok(front) => front.run(),
-            Err(error) => {
+        (None, Some(front)) => match (front.fake, front::Front::new(front)) {
+            (true, Ok(_)) => Ok(()),
+            (false, Ok(front)) => front.run(),
+            (_, Err(error)) => {
                 eprintln!("inflight-gate: {error:#}");
                 return ExitCode::from(USAGE);
             }

@@ -24,7 +24,7 @@ pub fn check(at: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     let found = found.with_context(|| at.display().to_string())?;
-    ensure!(found.is_dir(), "{}: not a directory", at.display());
+    ensure!(found.is_dir(), "{}: not a directory; make one to mount on", at.display());
     at.canonicalize().with_context(|| at.display().to_string())
 }
 

@@ -1,0 +1,147 @@
+//! A trace in the JSON format of Chrome (Trace Event Format), which ui.perfetto.dev opens: processes, threads, slices that
+//! nest, moments.
+
+use serde_json::{Value, json};
+
+/// A span of a thread, and those inside it. Times are ns of one clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// What is written on it.
+    pub name: String,
+    /// Its kind, by which viewers filter.
+    pub category: &'static str,
+    /// When it began.
+    pub from_ns: u64,
+    /// When it ended.
+    pub to_ns: u64,
+    /// What is shown when it is chosen: an object.
+    pub args: Value,
+    /// Slices inside it, which are cut to it.
+    pub inside: Vec<Slice>,
+}
+
+impl Slice {
+    /// The same, so many ns later.
+    #[must_use]
+    pub fn later(self, by_ns: u64) -> Slice {
+        self.moved(&|at| at.saturating_add(by_ns))
+    }
+
+    /// The same, so many ns earlier, and not before 0.
+    #[must_use]
+    pub fn earlier(self, by_ns: u64) -> Slice {
+        self.moved(&|at| at.saturating_sub(by_ns))
+    }
+
+    fn moved(mut self, to: &dyn Fn(u64) -> u64) -> Slice {
+        (self.from_ns, self.to_ns) = (to(self.from_ns), to(self.to_ns));
+        self.inside = self.inside.into_iter().map(|slice| slice.moved(to)).collect();
+        self
+    }
+}
+
+/// The events of a trace, as they are written down.
+#[derive(Clone, Debug, Default)]
+pub struct TraceEvents {
+    events: Vec<Value>,
+}
+
+impl TraceEvents {
+    /// Names a process; viewers show those of lower numbers first.
+    pub fn process(&mut self, pid: u32, name: &str) {
+        self.events
+            .push(json!({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}));
+        let rank = json!({"sort_index": pid});
+        self.events
+            .push(json!({"ph": "M", "name": "process_sort_index", "pid": pid, "args": rank}));
+    }
+
+    /// Names a thread of a process.
+    pub fn thread(&mut self, pid: u32, tid: u32, name: &str) {
+        for (key, args) in [
+            ("thread_name", json!({"name": name})),
+            ("thread_sort_index", json!({"sort_index": tid})),
+        ] {
+            self.events.push(json!({"ph": "M", "name": key, "pid": pid, "tid": tid, "args": args}));
+        }
+    }
+
+    /// Something that happened at a moment.
+    pub fn moment(&mut self, pid: u32, tid: u32, category: &str, name: &str, at_ns: u64) {
+        self.events.push(json!({
+            "ph": "i", "s": "t", "name": name, "cat": category, "pid": pid, "tid": tid, "ts": micros(at_ns),
+        }));
+    }
+
+    /// A slice of a thread. Slices of one thread nest or follow each other.
+    pub fn slice(&mut self, pid: u32, tid: u32, slice: &Slice) {
+        self.nested(pid, tid, slice, (slice.from_ns, slice.to_ns));
+    }
+
+    /// The outer one first; what is inside is cut to what it is in.
+    fn nested(&mut self, pid: u32, tid: u32, slice: &Slice, (min, max): (u64, u64)) {
+        let from = slice.from_ns.clamp(min, max);
+        let to = slice.to_ns.clamp(from, max);
+        self.events.push(json!({
+            "ph": "X", "name": slice.name, "cat": slice.category, "pid": pid, "tid": tid,
+            "ts": micros(from), "dur": micros(to - from), "args": slice.args,
+        }));
+        slice.inside.iter().for_each(|inner| self.nested(pid, tid, inner, (from, to)));
+    }
+
+    /// Slices that may overlap, on threads of their own from `first` on: each on the first one that is free when it begins.
+    pub fn lanes(&mut self, pid: u32, first: u32, name: &str, mut slices: Vec<Slice>) {
+        slices.sort_by_key(|slice| slice.from_ns);
+        let mut lanes: Vec<u64> = Vec::new();
+        for slice in slices {
+            let free = lanes.iter().position(|free| *free <= slice.from_ns);
+            let lane = free.unwrap_or_else(|| {
+                self.thread(pid, first + lanes.len() as u32, name);
+                lanes.push(0);
+                lanes.len() - 1
+            });
+            // Two that touch would nest in some viewers.
+            lanes[lane] = slice.to_ns + 1;
+            self.slice(pid, first + lane as u32, &slice);
+        }
+    }
+
+    /// The whole trace; `about` is kept with it and not shown.
+    pub fn finish(self, about: Value) -> Value {
+        json!({"displayTimeUnit": "ns", "otherData": about, "traceEvents": self.events})
+    }
+}
+
+fn micros(ns: u64) -> f64 {
+    ns as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_inside_is_cut_and_what_overlaps_has_lanes() {
+        let slice = |from_ns, to_ns, inside| Slice {
+            name: "x".to_owned(),
+            category: "c",
+            from_ns,
+            to_ns,
+            args: json!({}),
+            inside,
+        };
+        let mut trace = TraceEvents::default();
+        let outer = slice(1000, 3000, vec![slice(500, 9000, Vec::new())]).later(1000);
+        trace.lanes(7, 4, "requests", vec![outer, slice(2500, 2600, Vec::new())]);
+        trace.moment(7, 1, "racer", "fork", 2100);
+        let trace = trace.finish(json!({}));
+        let all = trace["traceEvents"].as_array().unwrap();
+        let spans: Vec<_> = all.iter().filter(|event| event["ph"] == "X").collect();
+        let of =
+            |at: usize| [&spans[at]["tid"], &spans[at]["ts"], &spans[at]["dur"]].map(Value::as_f64);
+        assert_eq!(of(0), [Some(4.0), Some(2.0), Some(2.0)]);
+        assert_eq!(of(1), of(0), "cut");
+        assert_eq!(of(2), [Some(5.0), Some(2.5), Some(0.1)]);
+        assert_eq!(all.last().unwrap()["ts"], 2.1);
+    }
+}
