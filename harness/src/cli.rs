@@ -2,31 +2,31 @@
 
 pub mod compare;
 pub mod demo;
+pub mod guest;
 pub mod kernels;
+pub mod list;
 pub mod mechanisms;
 pub mod mutants;
+pub mod run;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use inflight_gate::pages::{self, Shell};
 
-use crate::cases::expect::{Applies, EVER, Expected, Must, Seen};
-use crate::cases::variant::Variant;
+use self::guest::{in_guest, kernel_orders, selection};
+use self::list::list;
+use self::run::{RunArguments, order};
 use crate::fixture::raw_server;
-use crate::kit::kernel::Kernel;
 use crate::matrix;
 use crate::probe;
 use crate::report;
-use crate::run::plan::{self, Item, Mode, Wanted};
+use crate::run::plan::Item;
 use crate::run::results::{self, Single};
 use crate::run::worker;
-use crate::run::{self, Order};
-use crate::target::mounted;
+use crate::run::{self as runner, Order};
+use crate::target::Target;
 use crate::target::session;
-use crate::target::{Served, Target};
 use crate::vm;
 use crate::vm::machine::Accel;
 use crate::vm::message::{Job, Task};
@@ -175,65 +175,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct RunArguments {
-    /// Cases by short or long name, each with an optional :PATTERN of variants, e.g. 'FK1:store/aio*'.
-    cases: Vec<String>,
-    /// Cases of this group; may be repeated.
-    #[arg(short, long)]
-    group: Vec<String>,
-    /// Leave these cases out; may be repeated.
-    #[arg(short = 'x', long)]
-    exclude: Vec<String>,
-    /// Target: inflight, ext4, xfs, btrfs, vfat, tmpfs, overlay, or a directory (./DIR).
-    #[arg(long, default_value = "inflight")]
-    on: String,
-    /// Target: a FUSE server behind `inflight-gate`. {} is its mount point, {dir} a fresh folder for it, e.g.
-    /// 'fuse-overlayfs -f -o lowerdir=/,upperdir=/tmp/u,workdir=/tmp/w {}'.
-    #[arg(long, value_name = "COMMAND", conflicts_with = "on")]
-    server: Option<String>,
-    /// That server mounts by itself and is caught at it: see `inflight-gate --help`.
-    #[arg(long, requires = "server")]
-    intercept: bool,
-    /// How: gate parks requests and is certain, stress hopes for the best and runs on anything (default: as each case does).
-    #[arg(long, value_enum)]
-    mode: Option<Mode>,
-    /// Mount options of every Inflight mount, or of `inflight-gate` in front of a server.
-    #[arg(short, long, default_value = "")]
-    options: String,
-    /// Seed; printed when it is chosen for you.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Only the I-th of N parts of the plan.
-    #[arg(long, value_name = "I/N", value_parser = shard)]
-    shard: Option<(u64, u64)>,
-    /// Play everything so many times.
-    #[arg(long, default_value_t = 1)]
-    repeat: u64,
-    /// Folder for results, which has none yet (default: the time of day below race-results, where `latest` is the newest).
-    #[arg(long)]
-    results: Option<PathBuf>,
-    /// Folder below which images and mounts are made (default: that of temporary files).
-    #[arg(long)]
-    scratch: Option<PathBuf>,
-    /// Longest that one variant may take, in seconds (default: 60, more for long stress runs; longer by itself under
-    /// emulation and KASAN).
-    #[arg(long)]
-    bound: Option<u64>,
-    /// How long each variant of a stress run lasts: 500ms, 60s or 5m.
-    #[arg(long, default_value = "5s", value_parser = inflight_gate::cli::duration)]
-    time: Duration,
-    /// Judge without the table of expected failures: every harm is a FAIL, as `git bisect` wants it.
-    #[arg(long)]
-    raw: bool,
-    /// Print only what is unexpected, and the summary.
-    #[arg(short, long)]
-    quiet: bool,
-    /// Print JSON, one object a line, as things happen.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Runs the command; gives its exit code.
 ///
 /// # Errors
@@ -243,7 +184,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Command::List { matrix: true, json, .. } => matrix::list::print(json).map(|()| 0),
         Command::List { group, variants, json, .. } => list(group.as_deref(), variants, json),
         Command::Run(arguments) => match order(*arguments) {
-            Ok(order) => run::run(order),
+            Ok(order) => runner::run(order),
             Err(error) => Ok(usage(&error)),
         },
         Command::Demo { on, results, scratch } => match Target::parse(&on) {
@@ -264,7 +205,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             let task: Task = serde_json::from_slice(&std::fs::read(task)?)?;
             match task.job {
                 Job::Mechanisms(ids) => crate::mechanisms::relay(&ids).map(|()| 0),
-                Job::Run(order) => run::run(*order),
+                Job::Run(order) => runner::run(*order),
                 Job::Program { .. } => anyhow::bail!("a program is started without a player"),
             }
         }
@@ -303,120 +244,6 @@ fn usage(error: &anyhow::Error) -> i32 {
     USAGE
 }
 
-fn order(arguments: RunArguments) -> anyhow::Result<Order> {
-    let target = match &arguments.server {
-        Some(command) => Target::Server(Served::new(command, arguments.intercept)?),
-        None => Target::parse(&arguments.on)?,
-    };
-    let mut groups = arguments.group;
-    if arguments.mode == Some(Mode::Stress) && groups.is_empty() && arguments.cases.is_empty() {
-        groups.push("stress".to_owned());
-    }
-    let wanted = Wanted {
-        groups,
-        cases: arguments.cases,
-        exclude: arguments.exclude,
-        shard: arguments.shard,
-    };
-    let once = plan::plan(&wanted)?;
-    if let Some(mode) = arguments.mode {
-        plan::check_mode(&once, mode)?;
-    }
-    mounted::check_options(&target, &arguments.options)?;
-    let count = once.len() as u64;
-    let again = |round: u64| {
-        let number =
-            move |item: &Item| Item { number: round * count + item.number, ..item.clone() };
-        once.iter().map(number).collect::<Vec<_>>()
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = arguments.seed.unwrap_or(now.as_nanos() as u64 & 0xFFFF_FFFF);
-    let results = match arguments.results {
-        Some(folder) => results::unused(folder)?,
-        None => results::named(now),
-    };
-    Ok(Order {
-        items: (0..arguments.repeat).flat_map(again).collect(),
-        options: arguments.options,
-        seed,
-        results,
-        scratch: arguments.scratch.unwrap_or_else(std::env::temp_dir),
-        bound: arguments.bound.map_or_else(|| run::bound(arguments.time), Duration::from_secs),
-        time: arguments.time,
-        quiet: arguments.quiet,
-        raw: arguments.raw,
-        json: arguments.json,
-        ..Order::empty(target)
-    })
-}
-
-/// The words of a command line that select cases.
-fn selection(cases: &[String], groups: &[String], exclude: &[String]) -> Vec<String> {
-    let groups = groups.iter().map(|group| format!("--group={group}"));
-    let exclude = exclude.iter().map(|case| format!("--exclude={case}"));
-    cases.iter().cloned().chain(groups).chain(exclude).collect()
-}
-
-/// One order for each target.
-fn kernel_orders(selection: &[String], targets: Vec<String>) -> anyhow::Result<Vec<Order>> {
-    let one = |target| {
-        let words = ["in-guest", "run", "--quiet", "--on"].map(str::to_owned).into_iter();
-        let words = words.chain([target]).chain(selection.iter().cloned());
-        match InGuest::try_parse_from(words)? {
-            InGuest::Run(arguments) => guest_order(None, *arguments),
-            InGuest::Exec { .. } => unreachable!("the words begin with run"),
-        }
-    };
-    targets.into_iter().map(one).collect()
-}
-
-/// What can be done in a guest.
-#[derive(Debug, Parser)]
-#[command(name = "inflight-race vm --kernel SPEC --", version)]
-enum InGuest {
-    /// Run cases.
-    Run(Box<RunArguments>),
-    /// Run a program, with its shared libraries; its folder is an empty ext4.
-    Exec {
-        /// Longest that it may write nothing, in seconds.
-        #[arg(long, default_value_t = 600)]
-        bound: u64,
-        /// A program that it finds in its PATH; may be repeated.
-        #[arg(long = "with", value_name = "PROGRAM")]
-        beside: Vec<String>,
-        /// The program and its arguments.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
-}
-
-fn in_guest(
-    options: &vm::Options,
-    results: Option<PathBuf>,
-    command: Vec<String>,
-) -> anyhow::Result<i32> {
-    let words = ["inflight-race vm --kernel SPEC --".to_owned()].into_iter().chain(command);
-    match InGuest::try_parse_from(words).unwrap_or_else(|error| error.exit()) {
-        InGuest::Run(arguments) => match guest_order(results, *arguments) {
-            Ok(order) => vm::run(options, order),
-            Err(error) => Ok(usage(&error)),
-        },
-        InGuest::Exec { bound, beside, words } => {
-            vm::exec::exec(options, &words, &beside, Duration::from_secs(bound))
-        }
-    }
-}
-
-/// The order of a run in a guest.
-fn guest_order(results: Option<PathBuf>, mut arguments: RunArguments) -> anyhow::Result<Order> {
-    arguments.results = results.or(arguments.results);
-    anyhow::ensure!(
-        arguments.scratch.is_none(),
-        "--scratch: a guest has a disk of its own for that"
-    );
-    order(arguments)
-}
-
 fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
     let (case, variant) = (single.entry.case, single.entry.variant);
     let item = Item { number: 0, case, variant };
@@ -428,92 +255,12 @@ fn replay(path: &Path, single: Single) -> anyhow::Result<i32> {
         options: single.options,
         seed: single.seed,
         results: path.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("replay"),
-        bound: run::bound(single.time),
+        bound: runner::bound(single.time),
         time: single.time,
         ..Order::empty(single.target)
     };
     match single.vm {
         Some(guest) => vm::run(&vm::Options { guest, accel: Accel::Auto }, order),
-        None => run::run(order),
+        None => runner::run(order),
     }
-}
-
-fn list(group: Option<&str>, variants: bool, json: bool) -> anyhow::Result<i32> {
-    if let Some(group) = group
-        && let Err(error) = plan::check_group(group)
-    {
-        return Ok(usage(&error));
-    }
-    let wanted = plan::cases().iter().filter(|case| group.is_none_or(|group| case.is_in(group)));
-    let here = Kernel::running()?;
-    let mut all = Vec::new();
-    for case in wanted {
-        let all_of = (case.variants)();
-        let names: Vec<_> = all_of.iter().map(Variant::name).collect();
-        let rows: Vec<_> = case.expected.iter().map(|row| describe(row, &all_of, &here)).collect();
-        if json {
-            all.push(serde_json::json!({
-                "id": case.id, "name": case.name, "claim": case.claim, "groups": case.groups,
-                "needs": format!("{:?}", case.reach).to_lowercase(),
-                "variants": names, "must_fail": rows,
-            }));
-            continue;
-        }
-        println!(
-            "{:<5} {} ({} variants; {})",
-            case.id,
-            case.name,
-            names.len(),
-            case.groups.join(" ")
-        );
-        println!("      {}", case.claim);
-        rows.iter().for_each(|row| println!("      must fail: {row}"));
-        if variants {
-            names.iter().for_each(|name| println!("        {name}"));
-        }
-    }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
-    }
-    Ok(0)
-}
-
-fn describe(row: &Expected, variants: &[Variant], here: &Kernel) -> String {
-    let since = row.since.to_string();
-    let since = if row.since == EVER { "the beginning" } else { &since };
-    let until = row.until.map_or("now".to_owned(), |until| format!("before {until}"));
-    let on = if row.on == "*" { "any target" } else { row.on };
-    let of = |variant: &Variant| {
-        // The run's options are not known here: those that the row asks for are counted in.
-        row.applies(row.on, &variant.name(), row.option, here)
-    };
-    let now = if variants.iter().any(|variant| of(variant) == Applies::Must) {
-        ", this kernel included"
-    } else {
-        ""
-    };
-    let option = if row.option.is_empty() { "" } else { &format!(" with -o {}", row.option) };
-    let seen: Vec<_> = row.seen.iter().map(Seen::describe).collect();
-    let fixed: String = row.fixed_in.iter().map(|fixed| format!(", not {fixed}")).collect();
-    let must = match row.must {
-        Must::All => String::new(),
-        Must::Series(series) => {
-            let series: Vec<_> = series.iter().map(|(a, b)| format!("{a}.{b}")).collect();
-            format!(
-                ", certain on {}",
-                if series.is_empty() { "none".to_owned() } else { series.join(" ") }
-            )
-        }
-    };
-    format!(
-        "{}{option} on {on}: {} from {since} until {until}{fixed}{must}{now} ({})",
-        row.variant,
-        seen.join(" or "),
-        row.reference
-    )
-}
-
-fn shard(text: &str) -> anyhow::Result<(u64, u64)> {
-    let (this, of) = text.split_once('/').context("a shard looks like 2/5")?;
-    Ok((this.parse()?, of.parse()?))
 }

@@ -2,9 +2,11 @@
 
 pub mod console;
 pub mod guest;
+mod ktap;
 pub mod plan;
 mod repro;
 pub mod results;
+pub mod table;
 pub mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,11 +24,9 @@ use console::Console;
 use guest::Guest;
 use plan::Item;
 use results::{Entry, Run};
+use table::{Row, Table};
 use worker::{Job, Line, Played, Stopped};
 
-use crate::cases::case::Case;
-use crate::cases::expect::{self, Applies, Expected};
-use crate::cases::variant::Variant;
 use crate::fixture::STRESS;
 use crate::kit::bounds::scaled;
 use crate::kit::interrupt;
@@ -65,11 +65,17 @@ pub struct Order {
     pub tour: BTreeMap<String, String>,
     /// Print JSON, one object a line.
     pub json: bool,
+    /// Print KTAP.
+    #[serde(default)]
+    pub ktap: bool,
     /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
     pub relay: bool,
     /// Judge without the table of expected failures: every harm is a FAIL, and its absence a PASS.
     #[serde(default)]
     pub raw: bool,
+    /// Rows of one's own for that table.
+    #[serde(default)]
+    pub own: Vec<Row>,
     /// The machine of its own that it runs in; none: this one.
     pub vm: Option<Guest>,
 }
@@ -89,8 +95,10 @@ impl Order {
             quiet: false,
             tour: BTreeMap::new(),
             json: false,
+            ktap: false,
             relay: false,
             raw: false,
+            own: Vec::new(),
             vm: None,
         }
     }
@@ -132,6 +140,7 @@ pub(crate) struct Runner {
     pub(crate) queue: VecDeque<Item>,
     run: Run,
     console: Console,
+    table: Table,
     kept: BTreeSet<PathBuf>,
     /// What went wrong with the run and with none of its variants.
     spoilt: Option<Verdict>,
@@ -147,7 +156,8 @@ impl Runner {
         let run = Run::new(&order, kernel);
         let console = Console::new(&order)?;
         let queue = order.items.iter().cloned().collect();
-        Ok(Runner { order, queue, run, console, kept: BTreeSet::new(), spoilt: None })
+        let table = Table::new(order.raw, &order.own);
+        Ok(Runner { order, queue, run, console, table, kept: BTreeSet::new(), spoilt: None })
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -287,11 +297,8 @@ impl Runner {
         let (case, variant) = item.find()?;
         let (target, kernel) = (&self.order.target, &self.run.kernel);
         let options = &self.order.options;
-        let rows = match self.order.raw {
-            true => Vec::new(),
-            false => rows(case, &variant, target, options, kernel),
-        };
-        let verdict = verdict(case, target, &rows, &played);
+        let rows = self.table.rows(case, &variant, target, options, kernel);
+        let verdict = table::verdict(case, target, &rows, &played);
         if case.is_in("matrix") && !verdict.is_unexpected() {
             // There are thousands of them: what is kept of a good one is what was parked.
             played.records.retain(|record| !record.holds.is_empty());
@@ -363,6 +370,8 @@ impl Worker {
             options: runner.order.options.clone(),
             seed: runner.order.seed,
             time: runner.order.time,
+            raw: runner.order.raw,
+            own: runner.order.own.clone(),
         };
         let mut text = serde_json::to_vec(&job)?;
         text.push(b'\n');
@@ -403,41 +412,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// What a variant of a case came to on a target, by those [`rows`] of the table of expected failures.
-pub(crate) fn verdict(
-    case: &Case,
-    target: &Target,
-    rows: &[(&'static Expected, Applies)],
-    played: &Played,
-) -> Verdict {
-    // Not every server takes the way on which the kernel fails.
-    let may_pass = case.is_in("stress") || matches!(target, Target::Server(_));
-    let settle = |faults: &[Fault]| expect::settle(faults, &played.notes, rows);
-    match &played.stop {
-        // Harm that was seen counts, whatever came after it.
-        _ if !played.faults.is_empty() => settle(&played.faults),
-        Some(Stopped::Broken(reason)) => Verdict::Broken { reason: reason.clone() },
-        Some(Stopped::NotRun(reason)) => Verdict::Notrun { reason: reason.clone() },
-        Some(Stopped::NoProof(reason)) => Verdict::Noproof { reason: reason.clone() },
-        Some(Stopped::Serialised(reason)) => Verdict::Serialised { reason: reason.clone() },
-        // A stress run may miss what a parked request cannot: that it saw nothing is no XPASS.
-        None if may_pass => Verdict::Pass,
-        None => settle(&[]),
-    }
-}
-
-/// The rows of a case that speak of a variant on a target, mounted with the run's options and its own, under a kernel.
-pub(crate) fn rows(
-    case: &Case,
-    variant: &Variant,
-    target: &Target,
-    options: &str,
-    kernel: &Kernel,
-) -> Vec<(&'static Expected, Applies)> {
-    let (on, name) = (target.subject(), variant.name());
-    let options = variant.options(options);
-    let row = |row| (row, Expected::applies(row, &on, &name, &options, kernel));
-    case.expected.iter().map(row).filter(|(_, applies)| *applies != Applies::No).collect()
 }

@@ -138,7 +138,7 @@ impl Expected {
 }
 
 /// The verdict on a race that was run: what was seen against the rows that speak of it.
-pub fn settle(faults: &[Fault], notes: &[String], rows: &[(&Expected, Applies)]) -> Verdict {
+pub fn settle(faults: &[Fault], notes: &[String], rows: &[(Expected, Applies)]) -> Verdict {
     let mut classes: Vec<Class> = faults.iter().map(|fault| fault.class).collect();
     classes.sort();
     classes.dedup();
@@ -149,7 +149,7 @@ pub fn settle(faults: &[Fault], notes: &[String], rows: &[(&Expected, Applies)])
         });
     }
     let row_of = |fault: &Fault| {
-        let knows = |(row, applies): &&(&Expected, Applies)| {
+        let knows = |(row, applies): &&(Expected, Applies)| {
             *applies != Applies::No && row.knows(fault, notes)
         };
         rows.iter().find(knows).map(|(row, _)| row.reference)
@@ -228,9 +228,9 @@ mod tests {
             (of("6.16.3"), of("6.18.10"), of("7.2")),
             (Applies::Must, Applies::May, Applies::No)
         );
-        assert_eq!(settle(&[], &[], &[(&row, Applies::May)]), Verdict::Pass);
+        assert_eq!(settle(&[], &[], &[(row, Applies::May)]), Verdict::Pass);
         let fault = Fault { class: Class::Stale, text: "reader: old".into() };
-        assert_eq!(settle(&[fault], &[], &[(&row, Applies::May)]).word(), "XFAIL");
+        assert_eq!(settle(&[fault], &[], &[(row, Applies::May)]).word(), "XFAIL");
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn what_was_seen_meets_what_the_table_says() {
         let fault = |class, text: &str| Fault { class, text: text.to_owned() };
-        let rows = [(&ROW, Applies::Must)];
+        let rows = [(ROW, Applies::Must)];
         let old = fault(Class::Stale, "reader: 512 bytes are old");
         assert_eq!(settle(&[], &[], &[]), Verdict::Pass);
         assert_eq!(settle(&[], &[], &rows).word(), "XPASS");

@@ -95,12 +95,13 @@ fn is_whole(run: &Run, order: &Order) -> bool {
 
 /// Kept results may be older than the table of expected failures: what was seen is held against it again.
 fn judged_anew(mut run: Run) -> Run {
+    let table = run::table::Table::default();
     for entry in &mut run.variants {
         let (number, case, variant) = (0, entry.case.clone(), entry.variant.clone());
         if let Ok((case, variant)) = (Item { number, case, variant }).find() {
             let (target, options, kernel) = (&run.target, &run.options, &run.kernel);
-            let rows = run::rows(case, &variant, target, options, kernel);
-            entry.verdict = run::verdict(case, target, &rows, &entry.played);
+            let rows = table.rows(case, &variant, target, options, kernel);
+            entry.verdict = run::table::verdict(case, target, &rows, &entry.played);
         }
     }
     run

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::run::Order;
+use crate::run::ktap;
 use crate::run::plan::Item;
 use crate::run::results::{Entry, Run};
 
@@ -38,6 +39,8 @@ enum How {
     /// With what each case is about.
     Tour,
     Json,
+    /// As the kernel's own tests do.
+    Ktap,
     /// Nothing: somebody else prints.
     Silent,
 }
@@ -51,6 +54,7 @@ impl Console {
         let how = match order {
             Order { relay: true, .. } => How::Silent,
             Order { json: true, .. } => How::Json,
+            Order { ktap: true, .. } => How::Ktap,
             Order { tour, .. } if !tour.is_empty() => How::Tour,
             Order { quiet: true, .. } => How::Quiet,
             _ => How::Plain,
@@ -83,6 +87,7 @@ impl Console {
     pub fn remark(&self, text: &str) {
         match self.how {
             How::Json => self.tell("remark", json!({"text": text})),
+            How::Ktap => self.say(&format!("# {text}")),
             _ => self.say(text),
         }
     }
@@ -97,6 +102,9 @@ impl Console {
                 json!({"kernel": kernel, "target": target, "options": options, "seed": seed,
                        "variants": self.total}),
             );
+        }
+        if self.how == How::Ktap {
+            return self.say(&ktap::head(run, self.total));
         }
         self.say(&format!("kernel   {} {}", kernel.release, kernel.build));
         self.say(format!("target   {target} {}", run.options).trim_end());
@@ -131,6 +139,9 @@ impl Console {
                 "elapsed": self.start.elapsed().as_secs_f64(), "faults": played.faults,
                 "notes": played.notes, "result": path, "repro": entry.repro});
             return self.tell("variant", value);
+        }
+        if self.how == How::Ktap {
+            return self.say(&ktap::result(self.done, entry));
         }
         if self.how == How::Tour {
             self.guide(entry);
@@ -190,6 +201,9 @@ impl Console {
             let value = json!({"counts": counts, "seconds": seconds, "left": left,
                 "exit_code": code, "results": results});
             return self.tell("end", value);
+        }
+        if self.how == How::Ktap {
+            return self.say(&format!("# {}; results in {}", run.summary(), results.display()));
         }
         // Where the lines between were many, what matters is said again.
         if self.how == How::Plain && self.done > 20 {

@@ -12,6 +12,7 @@ use inflight_gate::Record;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::table::{Row, Table};
 use crate::cases::case::Case;
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
@@ -40,6 +41,10 @@ pub struct Job {
     pub seed: u64,
     /// How long a stress run may last.
     pub time: Duration,
+    /// Without the table of expected failures.
+    pub raw: bool,
+    /// Rows of one's own for it.
+    pub own: Vec<Row>,
 }
 
 /// What a worker says.
@@ -153,6 +158,7 @@ struct Worker {
     engines: Engines,
     log: Option<KernelLog>,
     kernel: Option<Kernel>,
+    table: Table,
 }
 
 /// What one act (control or race) came to.
@@ -199,6 +205,7 @@ impl Worker {
             options: job.options.clone(),
             seed: job.seed,
             time: job.time,
+            table: Table::new(job.raw, &job.own),
             targets: BTreeMap::new(),
             targets_made: 0,
             engines: Engines::default(),
@@ -340,7 +347,7 @@ impl Worker {
     /// What is known to fail here.
     fn known(&self, case: &Case, variant: &Variant) -> Known {
         let Some(kernel) = &self.kernel else { return Known::default() };
-        let rows = super::rows(case, variant, &self.target, &self.options, kernel);
+        let rows = self.table.rows(case, variant, &self.target, &self.options, kernel);
         Known::new(move |fault| rows.iter().any(|(row, _)| row.knows(fault, &[])))
     }
 
