@@ -63,7 +63,7 @@ struct Unpacked<'a> {
 impl Unpacked<'_> {
     fn add(&mut self, mut entry: Entry<'_, impl Read>) -> anyhow::Result<()> {
         let path = normal(&entry.path_bytes())?;
-        let what = || String::from_utf8_lossy(&path).into_owned();
+        let what = || String::from_utf8_lossy(&path).escape_debug().to_string();
         let extensions = extensions(&mut entry).with_context(what)?;
         let kind = entry.header().entry_type();
         if kind.is_hard_link() {
