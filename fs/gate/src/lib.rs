@@ -54,6 +54,7 @@
 mod chance;
 pub mod cli;
 mod client;
+mod copying;
 pub mod errno;
 mod error;
 pub mod fault;
@@ -72,6 +73,7 @@ mod ticket;
 pub mod tracefs;
 pub mod utc;
 mod watchdog;
+mod window;
 pub mod wire;
 
 pub use client::{Client, Listing, LogPage, Wait};

@@ -157,10 +157,9 @@ fn of_server(record: &Record, last: u64) -> Slice {
         Some(Outcome::Bytes(bytes)) => json!(bytes),
         Some(Outcome::Errno(number)) => json!(errno::name(number)),
         Some(Outcome::Dropped) => json!("dropped"),
+        Some(Outcome::Withdrawn) => json!("withdrawn"),
     };
-    let mut reached: Vec<(Phase, u64)> =
-        Phase::ALL.into_iter().zip(times.phases).filter_map(|(p, at)| Some((p, at?))).collect();
-    reached.extend(times.replied.map(|at| (Phase::Replied, at)));
+    let reached = times.reached();
     let ends = reached.iter().skip(1).map(|(_, at)| *at).chain([to_ns]);
     let phases = reached.iter().zip(ends);
     Slice {
@@ -251,7 +250,7 @@ mod tests {
             uid: 0,
             path: None,
             outcome: done.map(|_| Outcome::Bytes(4096)),
-            times: Times { arrived, phases, replied: None, done },
+            times: Times { arrived, phases, done, ..Times::default() },
             holds: Vec::new(),
         }
     }
