@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Mount, Place, can_mount, ok, open_direct};
-use inflight_gate::{Action, Client, Outcome, Phase, Record, ReleasedBy, Rule};
+use inflight_gate::{Action, Client, Notice, Notified, Outcome, Phase, Record, ReleasedBy, Rule};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -491,5 +491,44 @@ fn rules_that_no_window_has_are_refused() {
     gate.unpark(rule).expect("a rule");
     let rule = gate.park(Rule::at(Phase::Copying)).expect("free again");
     gate.unpark(rule).expect("a rule");
+    mount.umount();
+}
+
+#[test]
+fn the_kernel_is_told_something_on_command() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let (mount, mut gate) = gated(&place, "");
+    let ino = fs::metadata(mount.path("f")).expect("stat").ino();
+    let notify = |gate: &mut Client, notice| gate.notify(notice, PATIENCE).expect("a gate");
+    let taken = Notified { is_over: true, errno: None };
+    // What is stored is what a cached reader sees, and what is invalidated is asked for again.
+    assert_eq!(fs::read(mount.path("f")).expect("read")[0], 1);
+    let store = Notice::Store { ino, offset: 0, data: vec![0x55; PAGE] };
+    assert_eq!(notify(&mut gate, store), taken);
+    assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [0x55; PAGE]);
+    assert_eq!(notify(&mut gate, Notice::Inval { ino, offset: 0, len: 0 }), taken);
+    assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [1; PAGE]);
+    assert_eq!(notify(&mut gate, Notice::Retrieve { ino, offset: 0, size: PAGE as u32 }), taken);
+    let unknown = notify(&mut gate, Notice::Inval { ino: 1 << 40, offset: 0, len: 0 });
+    assert_eq!(unknown, Notified { is_over: true, errno: Some(libc::ENOENT) });
+    // What is parked comes once more, and the answer under its old number is nobody's.
+    let rule = gate.park(Rule::at(Phase::Received).op("read").path("/f")).expect("a rule");
+    let memory = Arc::new(Memory::filled(0xEE));
+    let read = transfer(&mount, "read", &memory);
+    let first = meet(&mut gate, rule);
+    assert_eq!(notify(&mut gate, Notice::Resend), taken);
+    let wait = gate.wait_parked(Some(rule), 2, PATIENCE).expect("a gate");
+    assert!(wait.reached, "it is not sent again");
+    assert_eq!(wait.parked[1].unique, wait.parked[0].unique | 1 << 63);
+    gate.release(first).expect("parked");
+    assert!(gate.wait_done(first, PATIENCE).expect("a gate").reached);
+    assert_eq!(memory.pages(), [0xEE; PAGES]);
+    gate.unpark(rule).expect("a rule");
+    assert_eq!(read.join().expect("no panic"), Ok(LEN));
+    assert_eq!(memory.pages(), own_pages());
+    all_end(&mut gate);
     mount.umount();
 }

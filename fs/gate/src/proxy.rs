@@ -126,6 +126,7 @@ impl Proxy {
         if let Some(intake) = link.device.intake() {
             gate.guard(intake);
         }
+        gate.speak_by(&link.device);
         let _ = link.gate.set(gate);
         let proxy = Proxy { link, events };
         let (notices, queue) = channel();

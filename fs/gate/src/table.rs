@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use inflight_fuse::channel::Intake;
+use inflight_fuse::channel::{Channel, Intake};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex};
@@ -50,6 +50,8 @@ pub struct Gate {
     pub(super) changed: Condvar,
     /// A deadline came closer, or the gate closed.
     pub(super) alarm: Condvar,
+    /// The way to the kernel, for notifications.
+    pub(super) channel: Mutex<Option<Channel>>,
     /// Where requests come from, or why it cannot be shut.
     pub(super) windows: OnceLock<Result<Arc<Intake>, String>>,
     /// Memory in which the kernel can be stopped, from its first use on.
@@ -129,6 +131,7 @@ impl Gate {
             state: Mutex::default(),
             changed: Condvar::new(),
             alarm: Condvar::new(),
+            channel: Mutex::default(),
             windows: OnceLock::new(),
             copier: OnceLock::new(),
         });
@@ -229,6 +232,7 @@ impl Gate {
         server::stop(&self.listener);
         let _ = std::fs::remove_file(&self.socket);
         self.give_up_early();
+        *self.channel.lock() = None;
         if let Some(copier) = self.copier.get() {
             copier.close();
         }

@@ -166,6 +166,7 @@ fn device(server: &Arc<Server>, request: &MountRequest) -> Result<Transport, Mou
     let channel = connect(server, request, DEVICE_REQUEST_MAX, SPIN, intake)?;
     agree(&channel, request, &wanted(&request.options, DEVICE_REQUEST_MAX))?;
     server.connect(Box::new(channel.clone()));
+    server.gate().into_iter().for_each(|gate| gate.speak_by(&channel));
     Ok(Transport::Device(channel))
 }
 
@@ -217,6 +218,7 @@ fn over_queues(
     wanted.flags |= InitFlags::OVER_IO_URING;
     let agreed = agree(&channel, request, &wanted)?;
     server.connect(Box::new(channel.clone()));
+    server.gate().into_iter().for_each(|gate| gate.speak_by(&channel));
     match prepared.start(&channel, &agreed, Arc::new(Front(Arc::clone(server)))) {
         Ok(queues) => {
             outweigh();
