@@ -532,3 +532,24 @@ fn the_kernel_is_told_something_on_command() {
     all_end(&mut gate);
     mount.umount();
 }
+
+#[test]
+fn rules_that_end_while_they_are_made_leave_the_way_in_open() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let (mount, mut gate) = gated(&place, "");
+    let memory = Arc::new(Memory::filled(0));
+    let mut made = 0;
+    for _ in 0..100 {
+        let read = transfer(&mount, "read", &memory);
+        // The last one may not be over yet: one at a time.
+        made += u32::from(gate.park(Rule::at(Phase::Queued).op("read").ttl_ms(1)).is_ok());
+        assert_eq!(read.join().expect("no panic"), Ok(LEN));
+    }
+    assert!(made > 0, "not one rule was made");
+    assert_eq!(transfer(&mount, "read", &memory).join().expect("no panic"), Ok(LEN));
+    all_end(&mut gate);
+    mount.umount();
+}

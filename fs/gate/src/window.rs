@@ -87,7 +87,12 @@ impl Gate {
 
     /// Shuts the intake for a rule that is in force now.
     pub(super) fn shut(&self, rule: u64) -> Result<(), GateError> {
-        if self.window(Phase::Queued)?.shut() {
+        let intake = self.window(Phase::Queued)?;
+        if intake.shut() {
+            // It may have ended meanwhile, when there was nothing to open.
+            if !self.state.lock().rules.contains_key(&rule) {
+                intake.open();
+            }
             return Ok(());
         }
         let mut state = self.state.lock();
