@@ -19,6 +19,7 @@ pub mod registered;
 pub mod server;
 pub mod splice;
 pub mod truncate;
+pub mod window;
 pub mod write;
 
 use case::Case;
@@ -35,6 +36,7 @@ pub const SUBJECTS: &[&[Case]] = &[
     fault::CASES,
     memory::CASES,
     iterator::CASES,
+    window::CASES,
     server::CASES,
     meta::CASES,
 ];

@@ -6,6 +6,7 @@ mod gate;
 mod io;
 mod known;
 mod pages;
+pub mod passthrough;
 pub mod raw_server;
 pub mod touch;
 
@@ -39,6 +40,8 @@ pub struct Fixture<'a> {
     seed: u64,
     folder: PathBuf,
     files: u64,
+    /// Open as long as the fixture: closing one might send a request.
+    kept: Vec<std::fs::File>,
     first_id: u64,
     /// Node ids by inode number, where they differ.
     nodes: std::collections::HashMap<u64, u64>,
@@ -89,6 +92,7 @@ impl<'a> Fixture<'a> {
             seed,
             folder,
             files: 0,
+            kept: Vec::new(),
             first_id,
             nodes: std::collections::HashMap::new(),
             log_from,

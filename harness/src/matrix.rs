@@ -47,11 +47,17 @@ impl Cell {
     }
 }
 
+/// Where a request is held: by the server, and by the kernel in the middle of its copy. (While one is queued nothing else is
+/// served, so hardly an action can be played: cases of their own do it.)
+fn phases() -> impl Iterator<Item = Phase> {
+    Phase::ALL.into_iter().chain([Phase::Copying])
+}
+
 /// Every combination, with the rule that takes it out, if one does.
 pub fn product() -> impl Iterator<Item = (Cell, Option<&'static rule::Rule>)> {
     let cells = Op::all().into_iter().flat_map(|op| {
         Kind::ALL.into_iter().flat_map(move |kind| {
-            Phase::ALL.into_iter().flat_map(move |phase| {
+            phases().flat_map(move |phase| {
                 Action::ALL.into_iter().map(move |action| Cell { action, op, kind, phase })
             })
         })

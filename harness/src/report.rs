@@ -121,8 +121,7 @@ pub(crate) mod tests {
         let by = Some(ReleasedBy::Client);
         let phase = Phase::Received;
         let hold = Hold { rule: 1, phase, parked, released: Some(released), by };
-        let times =
-            Times { arrived: parked, phases: [None; 4], replied: None, done: Some(released) };
+        let times = Times { arrived: parked, done: Some(released), ..Times::default() };
         Record {
             seq,
             unique: seq,

@@ -87,6 +87,22 @@ fn a_piece_of_the_matrix_on_inflight() {
 }
 
 #[test]
+fn a_payload_that_is_replaced_in_a_window_of_the_kernel_is_found() {
+    let Some(program) = inflight() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["run", "--on", "inflight", "--results", "results", "META7"];
+    let output = race(folder.path(), &arguments).env("INFLIGHT", program).output().unwrap();
+    let run = results::read_run(&folder.path().join("results")).expect("results");
+    let word = |variant: &str| {
+        let entry = run.variants.iter().find(|entry| entry.variant == variant);
+        entry.map(|entry| entry.verdict.word().to_owned())
+    };
+    let words = ["queued", "copying", "received"].map(|phase| word(&format!("replaced/{phase}")));
+    let wanted = ["FAIL", "FAIL", "PASS"].map(|word| Some(word.to_owned()));
+    assert_eq!(words, wanted, "{}", support::text(&output));
+}
+
+#[test]
 fn every_kind_of_iterator_reaches_the_mount_and_carries_the_content() {
     let Some(run) = run("inflight", &["IT1"]) else { return };
     let passed = |act: &str| {

@@ -6,6 +6,7 @@
 //! answer it, at any time. [`uring`] has the same tickets, on queues of its own.
 
 pub mod dev;
+pub mod intake;
 pub mod memory;
 mod message;
 pub mod pair;
@@ -15,6 +16,7 @@ mod turn;
 pub mod uring;
 
 pub use inflight_splice::SendError;
+pub use intake::Intake;
 pub use message::Message;
 pub use receiver::{Receive, ReceiveError, Received, Receiver};
 pub use ticket::Ticket;
@@ -49,6 +51,9 @@ pub struct Config {
     /// while it serves: what may take long calls [`Ticket::let_others_receive`] first. Zero never
     /// looks twice.
     pub spin: Duration,
+    /// By which a channel of the device can be stopped from receiving; not used by others. Its receivers
+    /// take turns, as where they spin.
+    pub intake: Option<Arc<Intake>>,
 }
 
 impl Config {
@@ -59,7 +64,7 @@ impl Config {
     pub fn plain() -> io::Result<Config> {
         let config = PoolConfig { slabs: 8, registration: Registration::Off, huge: true };
         let pool = Pool::new(config).map_err(io::Error::other)?;
-        Ok(Config { pool, pipes: None, max_write: 1 << 20, spin: Duration::ZERO })
+        Ok(Config { pool, pipes: None, max_write: 1 << 20, spin: Duration::ZERO, intake: None })
     }
 }
 
@@ -79,7 +84,8 @@ pub struct Caps {
 /// What carries whole messages.
 trait Link: Send + Sync + std::fmt::Debug {
     /// One message into `head` and, from where it is full, `tail`; the number of bytes.
-    fn receive(&self, head: &mut [u8], tail: &mut [u8]) -> io::Result<usize>;
+    /// `turn` is the caller's to receive, where receivers take turns.
+    fn receive(&self, head: &mut [u8], tail: &mut [u8], turn: Option<&Turn>) -> io::Result<usize>;
     /// One message out of these pieces.
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()>;
     /// The descriptor, if there is one.
@@ -101,6 +107,7 @@ struct Inner {
     dialect: RwLock<Dialect>,
     /// Where receivers spin.
     turn: Option<Turn>,
+    intake: Option<Arc<Intake>>,
 }
 
 /// One connection. Cloning gives another handle to it.
@@ -163,23 +170,23 @@ impl Channel {
     /// spinning.
     pub fn device(device: OwnedFd, config: Config) -> io::Result<Channel> {
         let sink = device.try_clone()?;
-        let link = dev::Device::new(device, config.spin)?;
+        let link = dev::Device::new(device, config.spin, config.intake.clone())?;
         Ok(Self::new(Box::new(link), Some(sink), config))
     }
 
     /// The server's end of a socket of whole messages (`SOCK_SEQPACKET`), the other end of which
     /// is a [`pair::Kernel`].
     pub fn pair(socket: OwnedFd, config: Config) -> Channel {
-        let config = Config { spin: Duration::ZERO, ..config };
+        let config = Config { spin: Duration::ZERO, intake: None, ..config };
         Self::new(Box::new(pair::Socket::new(socket)), None, config)
     }
 
     fn new(link: Box<dyn Link>, sink: Option<OwnedFd>, config: Config) -> Channel {
-        let Config { pool, pipes, max_write, spin } = config;
-        let turn = (!spin.is_zero()).then(Turn::default);
+        let Config { pool, pipes, max_write, spin, intake } = config;
+        let turn = (!spin.is_zero() || intake.is_some()).then(Turn::default);
         let splicer = sink.zip(pipes).map(|(sink, pipes)| ReplyChannel::new(sink, pipes));
         let dialect = RwLock::new(Dialect::default());
-        Channel { inner: Arc::new(Inner { link, splicer, pool, max_write, dialect, turn }) }
+        Channel { inner: Arc::new(Inner { link, splicer, pool, max_write, dialect, turn, intake }) }
     }
 
     /// What it can do.
@@ -308,6 +315,11 @@ impl Channel {
             }
             (Some(_), _) => self.send_pieces(&frame.io_slices()),
         }
+    }
+
+    /// By which it can be stopped from receiving, where it has that.
+    pub fn intake(&self) -> Option<&Arc<Intake>> {
+        self.inner.intake.as_ref()
     }
 
     /// The descriptor below, for poll(2) and ioctl(2); none in memory.

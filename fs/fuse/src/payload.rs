@@ -18,9 +18,16 @@ pub struct Payload {
 enum Source {
     Heap(Vec<u8>),
     Buffer(Buffer),
+    Other(Box<dyn AsRef<[u8]> + Send>),
 }
 
 impl Payload {
+    /// All bytes of memory that is neither on the heap nor a pool's.
+    pub fn from_memory(memory: Box<dyn AsRef<[u8]> + Send>) -> Payload {
+        let len = (*memory).as_ref().len();
+        Payload { source: Source::Other(memory), start: 0, len }
+    }
+
     /// The bytes of `range` in a buffer.
     ///
     /// # Panics
@@ -35,6 +42,7 @@ impl Payload {
         let all = match &self.source {
             Source::Heap(bytes) => bytes,
             Source::Buffer(buffer) => buffer.as_slice(),
+            Source::Other(memory) => (**memory).as_ref(),
         };
         &all[self.start..self.start + self.len]
     }

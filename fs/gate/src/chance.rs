@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::rule::MILLION;
 
 /// A row of choices that its seed determines, on every machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Chance {
     millionths: u32,
     choices: ChaCha8Rng,

@@ -99,6 +99,9 @@ pub struct ParkArgs {
     /// Where to stop it.
     #[arg(long, value_enum, default_value = "received")]
     phase: Phase,
+    /// At --phase copying: page of the data, from 0, at which the kernel is stopped.
+    #[arg(long)]
+    page: Option<u64>,
     /// First byte of a range that the request must overlap.
     #[arg(long)]
     offset: Option<u64>,
@@ -141,6 +144,7 @@ impl ParkArgs {
             len: self.len,
             nth: self.nth,
             count: self.count,
+            page: self.page,
             action,
             ttl_ms: self.life.as_millis() as u64,
             detached: true,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::wire::{Answer, ParkedInfo, Request, RuleInfo, VERSION};
-use super::{GateError, Record, Rule};
+use super::{GateError, Notice, Notified, Record, Rule};
 
 /// What the server may take for an answer beyond the time that the request itself asks for.
 const GRACE: Duration = Duration::from_secs(10);
@@ -220,6 +220,18 @@ impl Client {
     pub fn ask_server(&mut self, what: &str, bound: Duration) -> Result<String, GateError> {
         match self.ask(&Request::Ask { what: what.to_owned() }, bound)? {
             Answer::Told { text } => Ok(text),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the kernel told something unasked, and waits up to `bound` until it took it.
+    ///
+    /// # Errors
+    /// The gate has no way to the kernel, or the server is gone.
+    pub fn notify(&mut self, notice: Notice, bound: Duration) -> Result<Notified, GateError> {
+        let request = Request::Notify { notice, timeout_ms: bound.as_millis() as u64 };
+        match self.ask(&request, bound)? {
+            Answer::Notified { is_over, errno } => Ok(Notified { is_over, errno }),
             other => Err(unexpected(&other)),
         }
     }

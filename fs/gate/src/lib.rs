@@ -6,6 +6,11 @@
 //! [`Passage`]: it holds no worker and no lock, so any number can be parked while the rest of the
 //! mount works.
 //!
+//! Two windows lie in the kernel, and the gate opens them where it has the channel's intake ([`Gate::guard`]). At
+//! [`Phase::Queued`] nothing is received from the moment the rule is made: what waits is parked unread, as a request of which
+//! only that is known, and its release has it read and compared with the rule. At [`Phase::Copying`] a page of the server's
+//! buffer is missing under userfaultfd(2), and the kernel waits in the middle of its copy.
+//!
 //! ```no_run
 //! use inflight_fuse::abi::Opcode;
 //! use inflight_gate::{Decision, Gate, Passage, Phase, Subject, Ticket};
@@ -54,12 +59,14 @@
 mod chance;
 pub mod cli;
 mod client;
+mod copying;
 pub mod errno;
 mod error;
 pub mod fault;
 mod kind;
 mod log;
 mod names;
+mod notice;
 pub mod pages;
 pub mod perfetto;
 pub mod proxy;
@@ -73,12 +80,14 @@ pub mod trace_events;
 pub mod tracefs;
 pub mod utc;
 mod watchdog;
+mod window;
 pub mod wire;
 
 pub use client::{Client, Listing, LogPage, Wait};
 pub use error::GateError;
 pub use log::{Hold, Outcome, Record, Times};
 pub use names::Names;
+pub use notice::{Notice, Notified};
 pub use request::{Decision, Phase, ReleasedBy, Subject, flip};
 pub use rule::{Action, MILLION, Rule, TTL_DEFAULT_MS, TTL_MAX_MS, TTL_UNBOUNDED_MS};
 pub use table::{Ask, Gate, Resolve};

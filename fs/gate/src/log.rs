@@ -16,6 +16,12 @@ pub struct Times {
     pub arrived: u64,
     /// When each phase was reached, in the order of [`Phase::ALL`]; before any parking there.
     pub phases: [Option<u64>; 4],
+    /// When it was seen that something waited unread, and this was read first then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<u64>,
+    /// When the kernel stopped in the middle of copying it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<u64>,
     /// When the answer of a server behind the proxy came; before any parking there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replied: Option<u64>,
@@ -27,10 +33,27 @@ pub struct Times {
 impl Times {
     /// Notes that `phase` was reached.
     pub(super) fn reach(&mut self, phase: Phase, now_ns: u64) {
-        match self.phases.get_mut(phase as usize) {
-            Some(time) => *time = Some(now_ns),
-            None => self.replied = Some(now_ns),
-        }
+        let time = match phase {
+            Phase::Queued => &mut self.queued,
+            Phase::Copying => &mut self.copying,
+            Phase::Replied => &mut self.replied,
+            step => &mut self.phases[step as usize],
+        };
+        *time = Some(now_ns);
+    }
+
+    /// The phases that were reached, in the order of their times.
+    pub fn reached(&self) -> Vec<(Phase, u64)> {
+        let steps = Phase::ALL.into_iter().zip(self.phases);
+        let others = [
+            (Phase::Queued, self.queued),
+            (Phase::Copying, self.copying),
+            (Phase::Replied, self.replied),
+        ];
+        let mut reached: Vec<_> =
+            steps.chain(others).filter_map(|(phase, at)| Some((phase, at?))).collect();
+        reached.sort_by_key(|(_, at)| *at);
+        reached
     }
 }
 
@@ -59,6 +82,9 @@ pub enum Outcome {
     Errno(i32),
     /// Never answered.
     Dropped,
+    /// It was gone before it was read whole: whoever asked was killed, or the connection aborted. Or it never
+    /// was: what was `queued` turned out to be another one.
+    Withdrawn,
 }
 
 /// What happened to one request.
@@ -98,11 +124,28 @@ pub struct Record {
 }
 
 impl Record {
+    fn new(seq: u64, subject: &Subject) -> Record {
+        Record {
+            seq,
+            unique: subject.unique,
+            opcode: subject.opcode.number(),
+            op: subject.opcode.name().unwrap_or("?").to_owned(),
+            ino: subject.ino,
+            offset: subject.offset,
+            len: subject.len,
+            size: subject.size,
+            pid: subject.pid,
+            uid: subject.uid,
+            path: None,
+            outcome: None,
+            times: Times::default(),
+            holds: Vec::new(),
+        }
+    }
+
     /// The last phase that it reached.
     pub fn phase(&self) -> Option<Phase> {
-        let reached = Phase::ALL.iter().zip(&self.times.phases);
-        let last = reached.filter(|(_, time)| time.is_some()).map(|(phase, _)| *phase).next_back();
-        self.times.replied.map(|_| Phase::Replied).or(last)
+        self.times.reached().last().map(|(phase, _)| *phase)
     }
 
     /// Whether it is parked.
@@ -110,9 +153,12 @@ impl Record {
         self.holds.last().is_some_and(|hold| hold.released.is_none())
     }
 
-    /// Whether somebody other than a client or a delay let it go, which voids a verdict.
+    /// Whether somebody other than a client or a delay let it go, or it was not the one that was held, which voids a verdict.
     pub fn voided(&self) -> bool {
-        let void = |by| matches!(by, Some(ReleasedBy::Watchdog | ReleasedBy::Shutdown));
+        let void = |by| {
+            use ReleasedBy::{Overtaken, Shutdown, Watchdog};
+            matches!(by, Some(Watchdog | Shutdown | Overtaken))
+        };
         self.holds.iter().any(|hold| void(hold.by))
     }
 }
@@ -131,24 +177,18 @@ impl Log {
     /// Opens a record and gives its number.
     pub fn arrive(&mut self, subject: &Subject, now_ns: u64) -> u64 {
         self.last_seq += 1;
-        let record = Record {
-            seq: self.last_seq,
-            unique: subject.unique,
-            opcode: subject.opcode.number(),
-            op: subject.opcode.name().unwrap_or("?").to_owned(),
-            ino: subject.ino,
-            offset: subject.offset,
-            len: subject.len,
-            size: subject.size,
-            pid: subject.pid,
-            uid: subject.uid,
-            path: None,
-            outcome: None,
-            times: Times { arrived: now_ns, ..Times::default() },
-            holds: Vec::new(),
-        };
+        let times = Times { arrived: now_ns, ..Times::default() };
+        let record = Record { times, ..Record::new(self.last_seq, subject) };
         self.open.insert(self.last_seq, record);
         self.last_seq
+    }
+
+    /// Says what a request is that arrived before that was known.
+    pub fn describe(&mut self, seq: u64, subject: &Subject) {
+        let Some(record) = self.open.get_mut(&seq) else { return };
+        let described = Record::new(seq, subject);
+        let (times, holds) = (record.times, std::mem::take(&mut record.holds));
+        *record = Record { times, holds, ..described };
     }
 
     /// The record of a request that is not finished.

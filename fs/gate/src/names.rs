@@ -35,7 +35,7 @@ struct Node {
 }
 
 /// A pattern of paths.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     pattern: Pattern,
     /// It is compared with the last part of a path alone.

@@ -144,10 +144,9 @@ pub fn request(record: &Record, last: u64) -> Slice {
         Some(Outcome::Bytes(bytes)) => json!(bytes),
         Some(Outcome::Errno(number)) => json!(errno::name(number)),
         Some(Outcome::Dropped) => json!("dropped"),
+        Some(Outcome::Withdrawn) => json!("withdrawn"),
     };
-    let mut reached: Vec<(Phase, u64)> =
-        Phase::ALL.into_iter().zip(times.phases).filter_map(|(p, at)| Some((p, at?))).collect();
-    reached.extend(times.replied.map(|at| (Phase::Replied, at)));
+    let reached = times.reached();
     let ends = reached.iter().skip(1).map(|(_, at)| *at).chain([to_ns]);
     let phases = reached.iter().zip(ends);
     Slice {
@@ -205,7 +204,7 @@ mod tests {
             uid: 0,
             path: None,
             outcome: done.map(|_| Outcome::Bytes(4096)),
-            times: Times { arrived, phases, replied: None, done },
+            times: Times { arrived, phases, done, ..Times::default() },
             holds: Vec::new(),
         }
     }

@@ -35,6 +35,7 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use zerocopy::IntoBytes as _;
 
+use crate::copying::page_size;
 use crate::{Gate, GateError, Phase};
 use flights::{Flight, Flights, Interrupt};
 use init::Agreed;
@@ -122,11 +123,18 @@ impl Proxy {
         let weak = Arc::downgrade(&link);
         let resolve = Box::new(move |path: &Path| Weak::upgrade(&weak)?.resolve(path));
         let gate = Gate::listen_for(socket, resolve, &Phase::PROXY)?;
+        if let Some(intake) = link.device.intake() {
+            gate.guard(intake);
+        }
+        gate.speak_by(&link.device);
         let _ = link.gate.set(gate);
         let proxy = Proxy { link, events };
         let (notices, queue) = channel();
-        let link = Arc::clone(&proxy.link);
-        spawn("gate-requests", move || link.requests())?;
+        // They take turns: the second one goes on where the first is held in the middle of a copy.
+        for _ in 0..if proxy.link.device.intake().is_some() { 2 } else { 1 } {
+            let link = Arc::clone(&proxy.link);
+            spawn("gate-requests", move || link.requests())?;
+        }
         let link = Arc::clone(&proxy.link);
         spawn("gate-answers", move || link.answers(&notices))?;
         let device = proxy.link.device.clone();
@@ -411,10 +419,4 @@ impl Link {
         self.flights.lock().asked(unique);
         answer.filter(|answer| answer.errno().is_none())
     }
-}
-
-/// Bytes of a page.
-fn page_size() -> usize {
-    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    size.ok().flatten().and_then(|size| size.try_into().ok()).unwrap_or(4096)
 }

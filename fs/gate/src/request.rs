@@ -4,20 +4,8 @@ use inflight_fuse::Name;
 use inflight_fuse::abi::Opcode;
 use serde::{Deserialize, Serialize};
 
-/// How far a request got. Phases come in this order; a request need not have all of them.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    clap::ValueEnum,
-)]
+/// How far a request got. The first five come in this order; a request need not have all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Nothing was done.
@@ -30,6 +18,12 @@ pub enum Phase {
     Piped,
     /// The server's answer has come to the proxy and not yet gone to the kernel.
     Replied,
+    /// The client has sent it and the server has not read it: nothing is received while a rule holds this window open.
+    /// Before all other phases.
+    Queued,
+    /// The kernel is in the middle of copying it: a WRITE's data into the server's buffer, before `received`, or a
+    /// READ's out of it, after `piped`.
+    Copying,
 }
 
 impl Phase {
@@ -39,6 +33,9 @@ impl Phase {
     /// Phases of a server behind the [proxy](crate::proxy), which sees no more of it, in order.
     pub const PROXY: [Phase; 2] = [Phase::Received, Phase::Replied];
 
+    /// Windows that lie in the kernel. A server whose requests come by /dev/fuse has them: [`Gate::guard`](crate::Gate::guard).
+    pub const KERNEL: [Phase; 2] = [Phase::Queued, Phase::Copying];
+
     /// The name that rules and logs use.
     pub fn name(self) -> &'static str {
         match self {
@@ -47,6 +44,8 @@ impl Phase {
             Phase::Applied => "applied",
             Phase::Piped => "piped",
             Phase::Replied => "replied",
+            Phase::Queued => "queued",
+            Phase::Copying => "copying",
         }
     }
 }
@@ -139,4 +138,6 @@ pub enum ReleasedBy {
     Watchdog,
     /// The end of the gate itself, at unmount. Voids a verdict.
     Shutdown,
+    /// Another request was in front of the one that was meant to be `queued`. Voids a verdict.
+    Overtaken,
 }

@@ -117,6 +117,10 @@ pub struct Rule {
     /// Where the request is stopped.
     #[serde(default = "phase_default")]
     pub phase: Phase,
+    /// At `copying`: the page of the data, counted from 0, at which the kernel is stopped (default 0). Requests that have
+    /// no such page are not held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u64>,
     /// What is done with it.
     #[serde(default)]
     pub action: Action,
@@ -156,6 +160,7 @@ impl Rule {
             seed: None,
             count: None,
             phase,
+            page: None,
             action: Action::Park,
             ttl_ms: TTL_DEFAULT_MS,
             detached: false,
@@ -204,6 +209,12 @@ impl Rule {
         self
     }
 
+    /// At `copying`, stop the kernel at this page of the data, counted from 0.
+    pub fn page(mut self, page: u64) -> Rule {
+        self.page = Some(page);
+        self
+    }
+
     /// Act like this instead of parking.
     pub fn action(mut self, action: Action) -> Rule {
         self.action = action;
@@ -228,6 +239,7 @@ impl Rule {
     /// [`GateError::UnknownOp`] and [`GateError::BadRule`].
     pub(super) fn arm(self) -> Result<Armed, GateError> {
         self.check_numbers().map_err(GateError::BadRule)?;
+        self.check_window().map_err(GateError::BadRule)?;
         let ops = self.op.as_deref().or(self.action.ops());
         let kinds = ops.map(kind::list).transpose()?.unwrap_or_default();
         let acted_on = self.action.ops().map(kind::list).transpose()?;
@@ -239,6 +251,13 @@ impl Rule {
                 "'{}' requests have no data to act on; of these: {ops}",
                 other.opcode
             )));
+        }
+        let is_copied = |opcode| matches!(opcode, Opcode::READ | Opcode::WRITE);
+        if let Some(kind) = kinds.iter().find(|kind| !is_copied(kind.opcode))
+            && self.phase == Phase::Copying
+        {
+            let text = format!("only read and write are stopped at 'copying', not {}", kind.opcode);
+            return Err(GateError::BadRule(text));
         }
         let ranged = self.offset.is_some() || self.len.is_some();
         if let Some(kind) = kinds.iter().find(|kind| ranged && !has_range(kind.opcode)) {
@@ -265,6 +284,28 @@ impl Rule {
             matched: 0,
             acted: 0,
         })
+    }
+
+    /// What can be done to a request that the server does not have.
+    fn check_window(&self) -> Result<(), String> {
+        if self.page.is_some() && self.phase != Phase::Copying {
+            return Err("a page belongs to the phase 'copying'".to_owned());
+        }
+        if !Phase::KERNEL.contains(&self.phase) {
+            return Ok(());
+        }
+        if !matches!(self.action, Action::Park | Action::Delay(_)) {
+            return Err(format!("at '{}' a request can be parked or delayed only", self.phase));
+        }
+        let chooses = [self.nth, self.every, self.count].iter().any(Option::is_some);
+        if self.phase == Phase::Queued && (chooses || self.millionths.is_some()) {
+            return Err(
+                "'queued' holds what comes next, once: nth, every, count and a probability \
+                        mean nothing there"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn check_numbers(&self) -> Result<(), String> {
@@ -316,7 +357,7 @@ impl Rule {
 const COMM_MAX: usize = 15;
 
 /// A rule in force: the rule, resolved, with its counters.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Armed {
     pub rule: Rule,
     /// Kinds of which one must match; none when all do.
@@ -367,16 +408,27 @@ impl Armed {
         self.matched >= first && (self.matched - first).is_multiple_of(every)
     }
 
+    /// Whether it may act on WRITEs.
+    pub fn is_of_writes(&self) -> bool {
+        self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.opcode == Opcode::WRITE)
+    }
+
     /// The cheap comparisons first: the last ones read /proc and put paths together.
-    fn matches(&self, subject: &Subject, names: &Names) -> bool {
+    pub fn matches(&self, subject: &Subject, names: &Names) -> bool {
         let rule = &self.rule;
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.is_meant(subject)))
             && self.ino.is_none_or(|ino| ino == subject.ino)
             && rule.uid.is_none_or(|uid| uid == subject.uid)
             && self.overlaps(subject)
+            && (rule.phase != Phase::Copying || self.has_page(subject))
             && rule.pid.is_none_or(|pid| kind::is_of_process(subject.pid, pid))
             && rule.comm.as_ref().is_none_or(|comm| kind::is_called(subject.pid, comm))
             && self.shape.as_ref().is_none_or(|shape| names.is_like(subject, shape))
+    }
+
+    fn has_page(&self, subject: &Subject) -> bool {
+        let page = self.rule.page.unwrap_or(0);
+        subject.len > page.saturating_mul(crate::copying::page_size() as u64)
     }
 
     fn overlaps(&self, subject: &Subject) -> bool {

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket;
 
 use super::wire::{Answer, LINE_MAX, LOG_MAX, Request, VERSION, WAIT_MAX_MS};
-use super::{Decision, Gate, GateError, ReleasedBy};
+use super::{Decision, Gate, GateError, Notified, ReleasedBy};
 
 /// Longest path of a Unix socket: `sun_path` less its terminator and our temporary suffix.
 const PATH_MAX: usize = 100;
@@ -156,6 +156,11 @@ fn answer(
             released(count)
         }
         Request::Ask { what } => Ok(Answer::Told { text: gate.ask(&what)? }),
+        Request::Notify { notice, timeout_ms } => {
+            let bound = Duration::from_millis(timeout_ms.min(WAIT_MAX_MS));
+            let Notified { is_over, errno } = gate.notify(notice, bound)?;
+            Ok(Answer::Notified { is_over, errno })
+        }
         Request::Log { since, max, follow_ms } => {
             let bound = Duration::from_millis(follow_ms.min(WAIT_MAX_MS));
             wait_until(gate, stream, bound, |state| state.finished_total() > since);

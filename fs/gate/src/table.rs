@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use inflight_fuse::channel::{Channel, Intake};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Condvar, Mutex};
 
+use super::copying::Copier;
 use super::log::{Hold, Log, Outcome, Record};
 use super::names::Names;
 use super::rule::{Action, Armed, Rule};
+use super::window::{Claim, Early, Queue};
 use super::wire::{ParkedInfo, RuleInfo};
 use super::{Decision, GateError, Passage, Phase, ReleasedBy, Subject, Ticket, server, watchdog};
 
@@ -29,46 +32,60 @@ const RULES_MAX: usize = 1024;
 /// How long the end of a mount waits for those who hold its requests.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A parked request.
-type Waiting = Box<dyn Passage>;
+/// How a parked request goes on, in a thread that is its own and may wait.
+type Waiting = Box<dyn FnOnce(Decision) + Send>;
 
 /// A gate: see the [module](super).
 pub struct Gate {
+    /// For threads of its own.
+    pub(super) me: Weak<Gate>,
     socket: PathBuf,
     resolve: Resolve,
     phases: &'static [Phase],
     ask: OnceLock<Ask>,
     start_ns: u64,
     listener: UnixListener,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Something changed that a client may wait for.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// A deadline came closer, or the gate closed.
-    alarm: Condvar,
+    pub(super) alarm: Condvar,
+    /// The way to the kernel, for notifications.
+    pub(super) channel: Mutex<Option<Channel>>,
+    /// Where requests come from, or why it cannot be shut.
+    pub(super) windows: OnceLock<Result<Arc<Intake>, String>>,
+    /// Memory in which the kernel can be stopped, from its first use on.
+    pub(super) copier: OnceLock<Arc<Copier>>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    rules: BTreeMap<u64, Armed>,
+    pub(super) rules: BTreeMap<u64, Armed>,
     parked: BTreeMap<u64, Parked>,
+    /// The rule that shut the intake.
+    pub(super) queue: Option<Queue>,
+    /// Records of requests that are yet to be received, by `unique`.
+    pub(super) early: BTreeMap<u64, Early>,
+    /// The rule for which WRITEs are received into a trap.
+    pub(super) trap: Option<u64>,
     connections: BTreeMap<u64, UnixStream>,
     last_rule: u64,
     last_connection: u64,
     watchdog_releases: u64,
     closed: bool,
-    log: Log,
-    names: Names,
+    pub(super) log: Log,
+    pub(super) names: Names,
 }
 
-struct Parked {
-    rule: u64,
-    phase: Phase,
-    since_ns: u64,
-    due_ns: Option<u64>,
-    subject: Subject,
-    request: Waiting,
+pub(super) struct Parked {
+    pub(super) rule: u64,
+    pub(super) phase: Phase,
+    pub(super) since_ns: u64,
+    pub(super) due_ns: Option<u64>,
+    pub(super) subject: Subject,
+    pub(super) request: Waiting,
     /// It is not to be answered; its record is closed.
-    dropped: bool,
+    pub(super) dropped: bool,
 }
 
 /// A request that goes on.
@@ -103,7 +120,8 @@ impl Gate {
         phases: &'static [Phase],
     ) -> Result<Arc<Gate>, GateError> {
         let listener = server::bind(socket)?;
-        let gate = Arc::new(Gate {
+        let gate = Arc::new_cyclic(|me| Gate {
+            me: Weak::clone(me),
             socket: socket.to_owned(),
             resolve,
             phases,
@@ -113,6 +131,9 @@ impl Gate {
             state: Mutex::default(),
             changed: Condvar::new(),
             alarm: Condvar::new(),
+            channel: Mutex::default(),
+            windows: OnceLock::new(),
+            copier: OnceLock::new(),
         });
         watchdog::start(&gate)?;
         server::start(&gate)?;
@@ -122,7 +143,15 @@ impl Gate {
     /// A request arrived: opens its record.
     pub fn arrive(self: &Arc<Self>, subject: Subject) -> Ticket {
         let now_ns = self.now_ns();
-        let seq = self.state.lock().log.arrive(&subject, now_ns);
+        let mut state = self.state.lock();
+        let overtaken = match state.claim(&subject) {
+            Claim::Ticket(ticket) => return ticket,
+            Claim::Overtaken(ticket) => Some(ticket),
+            Claim::Nothing => None,
+        };
+        let seq = state.log.arrive(&subject, now_ns);
+        drop(state);
+        overtaken.into_iter().for_each(|ticket| self.overtaken(ticket));
         Ticket::new(Arc::clone(self), seq, subject)
     }
 
@@ -152,7 +181,7 @@ impl Gate {
         };
         request.parks();
         let subject = request.ticket().subject().clone();
-        let request = Box::new(request);
+        let request = Box::new(move |decision| Box::new(request).resume(decision));
         let dropped = false;
         state
             .park(seq, Parked { rule, phase, since_ns: now_ns, due_ns, subject, request, dropped });
@@ -208,6 +237,11 @@ impl Gate {
         self.hang_up();
         server::stop(&self.listener);
         let _ = std::fs::remove_file(&self.socket);
+        self.give_up_early();
+        *self.channel.lock() = None;
+        if let Some(copier) = self.copier.get() {
+            copier.close();
+        }
         // They run on threads of their own, and a WRITE may be among them.
         let mut state = self.state.lock();
         while state.log.is_holding() {
@@ -274,7 +308,10 @@ impl Gate {
             let text = "torn and corrupt are done by the server itself: this gate stands in front of one that cannot";
             return Err(GateError::BadRule(text.to_owned()));
         }
-        if !self.phases.contains(&armed.rule.phase) {
+        let phase = armed.rule.phase;
+        if Phase::KERNEL.contains(&phase) {
+            self.window(phase)?;
+        } else if !self.phases.contains(&phase) {
             let phases: Vec<_> = self.phases.iter().map(|phase| phase.name()).collect();
             let text = format!(
                 "this server has no phase '{}'; it has {}",
@@ -296,10 +333,18 @@ impl Gate {
         if state.rules.len() >= RULES_MAX {
             return Err(GateError::TooManyRules(RULES_MAX));
         }
-        state.last_rule += 1;
-        let id = state.last_rule;
+        let id = state.last_rule + 1;
+        match phase {
+            Phase::Queued => state.begin_queue(id, &armed)?,
+            Phase::Copying => self.begin_copying(&mut state, id, &armed)?,
+            _ => {}
+        }
+        state.last_rule = id;
         state.rules.insert(id, armed);
         drop(state);
+        if phase == Phase::Queued {
+            self.shut(id)?;
+        }
         self.alarm.notify_all();
         Ok(id)
     }
@@ -338,6 +383,14 @@ impl Gate {
     pub(super) fn decide(&self, seq: u64, decision: Decision) -> Result<u64, GateError> {
         let now_ns = self.now_ns();
         let mut state = self.state.lock();
+        let phase = state.parked.get(&seq).map(|parked| parked.phase);
+        if decision != Decision::Go
+            && let Some(phase) = phase.filter(|phase| Phase::KERNEL.contains(phase))
+        {
+            let text =
+                format!("request {seq} is '{phase}', in the kernel: it can only be released");
+            return Err(GateError::Refused(text));
+        }
         if decision == Decision::Drop {
             let known = state.give_up(seq, now_ns);
             drop(state);
@@ -421,7 +474,7 @@ impl Gate {
         going.extend(
             state.remove_rules(ReleasedBy::Watchdog, now_ns, |armed| armed.ends_ns <= now_ns),
         );
-        if !going.is_empty() {
+        if !going.is_empty() || state.is_left_by_rules() {
             drop(state);
             self.let_go(going, Decision::Go);
             return true;
@@ -447,6 +500,7 @@ impl Gate {
             };
             run_elsewhere(request, decision);
         }
+        self.open_what_no_rule_shuts();
         self.changed.notify_all();
         count
     }
@@ -472,14 +526,14 @@ impl State {
     }
 
     /// The first rule that acts on the request, in the order in which they were made.
-    fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, &mut Armed)> {
+    pub(super) fn acting(&mut self, subject: &Subject, phase: Phase) -> Option<(u64, &mut Armed)> {
         let State { rules, names, .. } = self;
         rules
             .iter_mut()
             .find_map(|(&id, armed)| armed.take(subject, phase, names).then_some((id, armed)))
     }
 
-    fn park(&mut self, seq: u64, parked: Parked) {
+    pub(super) fn park(&mut self, seq: u64, parked: Parked) {
         let Parked { rule, phase, since_ns, .. } = parked;
         if let Some(record) = self.log.open(seq) {
             record.holds.push(Hold { rule, phase, parked: since_ns, released: None, by: None });
@@ -582,14 +636,14 @@ fn run_elsewhere(request: Waiting, decision: Decision) {
     let take = |slot: &Mutex<Option<Waiting>>| slot.lock().take();
     let run = move || {
         if let Some(request) = take(&theirs) {
-            request.resume(decision);
+            request(decision);
         }
     };
     let spawned = std::thread::Builder::new().name("gate-release".to_owned()).spawn(run);
     if spawned.is_err()
         && let Some(request) = take(&slot)
     {
-        request.resume(decision);
+        request(decision);
     }
 }
 

@@ -20,6 +20,17 @@ impl Ticket {
         Ticket { gate, seq, subject, finished: false }
     }
 
+    /// The request is known only now.
+    pub(super) fn describe(&mut self, subject: Subject) {
+        self.subject = subject;
+    }
+
+    /// There is no such request any more.
+    pub(super) fn withdraw(mut self) {
+        self.finished = true;
+        self.gate.finish(self.seq, Outcome::Withdrawn);
+    }
+
     /// Number of arrival, from 1; the id under which the request is parked.
     pub fn seq(&self) -> u64 {
         self.seq

@@ -25,6 +25,11 @@
 //!   is false. `log` with `follow_ms` blocks until a record is there.
 //! * A rule belongs to the connection that made it, unless `detached`. When the connection closes, or
 //!   `ttl_ms` ends, the rule goes and the watchdog releases what it parked.
+//! * A rule at phase `queued` stops the server's receiving when it is made, and what waits then is parked with no more known of it
+//!   than that (`op` is `?`). Released, it is read before any other: if the rule matches, that is the request of this id; if
+//!   not, the hold is `overtaken` and the outcome `withdrawn`. It holds once. At `copying`, `page` says where the kernel stops.
+//! * `notify` has the kernel told something: `"notice":"resend"`, `"notice":{"inval":{"ino":5,"offset":0,"len":0}}`, or `store` or
+//!   `retrieve`.
 //! * Times in records are ns since the gate started; `start_ns` of `hello` is that moment on
 //!   CLOCK_MONOTONIC, so a client can put its own events on the same axis.
 //! * A request that cannot be served gets `{"answer":"error","message":...}`, and the connection goes on.
@@ -32,7 +37,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::log::Record;
-use super::{Phase, Rule};
+use super::{Notice, Phase, Rule};
 
 /// Version of the protocol. A server refuses every other one.
 pub const VERSION: u32 = 1;
@@ -119,6 +124,13 @@ pub enum Request {
         /// In the words of that server.
         what: String,
     },
+    /// Has the kernel told something unasked.
+    Notify {
+        /// What.
+        notice: Notice,
+        /// How long to wait until it took it, in milliseconds: it may wait for a request in flight.
+        timeout_ms: u64,
+    },
     /// Asks for the request log.
     Log {
         /// `next` of the last answer; 0 for the oldest that is kept.
@@ -182,6 +194,13 @@ pub enum Answer {
         lost: u64,
         /// `since` of the next request.
         next: u64,
+    },
+    /// To `notify`.
+    Notified {
+        /// Whether the kernel took or refused it within the time.
+        is_over: bool,
+        /// With what it was refused.
+        errno: Option<i32>,
     },
     /// To `ask`.
     Told {

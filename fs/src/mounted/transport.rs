@@ -7,7 +7,7 @@ use crate::serve::Server;
 use crate::serve::server::Front;
 use inflight_dio::{Pool, PoolConfig, Registration};
 use inflight_fuse::abi::InitFlags;
-use inflight_fuse::channel::{Channel, Config, serve, uring};
+use inflight_fuse::channel::{Channel, Config, Intake, serve, uring};
 use inflight_fuse::mount::{MountError as Refused, mount};
 use inflight_fuse::{Negotiated, Wanted};
 use std::io;
@@ -133,6 +133,7 @@ fn connect(
     request: &MountRequest,
     max_write: u32,
     spin: Duration,
+    intake: Option<Arc<Intake>>,
 ) -> Result<Channel, MountError> {
     let threads = request.options.threads;
     let slabs = (2 * threads * max_write as usize).div_ceil(inflight_dio::SLAB);
@@ -142,6 +143,7 @@ fn connect(
         pipes: Some(server.fs().io().pipes().clone()),
         max_write,
         spin,
+        intake,
     };
     let device = mounted(server, request)?;
     Channel::device(device, config).map_err(resources)
@@ -160,9 +162,11 @@ fn agree(
 }
 
 fn device(server: &Arc<Server>, request: &MountRequest) -> Result<Transport, MountError> {
-    let channel = connect(server, request, DEVICE_REQUEST_MAX, SPIN)?;
+    let intake = server.gate().map(|gate| gate.intake()).transpose().map_err(resources)?;
+    let channel = connect(server, request, DEVICE_REQUEST_MAX, SPIN, intake)?;
     agree(&channel, request, &wanted(&request.options, DEVICE_REQUEST_MAX))?;
     server.connect(Box::new(channel.clone()));
+    server.gate().into_iter().for_each(|gate| gate.speak_by(&channel));
     Ok(Transport::Device(channel))
 }
 
@@ -202,12 +206,19 @@ fn over_queues(
     prepared: uring::Prepared,
     why: &str,
 ) -> Result<Transport, MountError> {
+    if let Some(gate) = server.gate() {
+        gate.has_no_intake(
+            "with transport=uring each request comes into a place that the kernel has already (where all of a core are \
+             parked, the next one is queued); mount with transport=dev",
+        );
+    }
     let max_write = prepared.payload();
-    let channel = connect(server, request, max_write, Duration::ZERO)?;
+    let channel = connect(server, request, max_write, Duration::ZERO, None)?;
     let mut wanted = wanted(&request.options, max_write);
     wanted.flags |= InitFlags::OVER_IO_URING;
     let agreed = agree(&channel, request, &wanted)?;
     server.connect(Box::new(channel.clone()));
+    server.gate().into_iter().for_each(|gate| gate.speak_by(&channel));
     match prepared.start(&channel, &agreed, Arc::new(Front(Arc::clone(server)))) {
         Ok(queues) => {
             outweigh();
@@ -230,6 +241,9 @@ fn over_queues(
 }
 
 fn fuser(server: &Arc<Server>, request: &MountRequest) -> Result<Transport, MountError> {
+    if let Some(gate) = server.gate() {
+        gate.has_no_intake("with transport=fuser the crate receives; mount with transport=dev");
+    }
     let device = mounted(server, request)?;
     let mut config = ::fuser::Config::default();
     config.n_threads = Some(request.options.threads);

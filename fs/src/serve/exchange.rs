@@ -106,6 +106,34 @@ impl Origin {
         }
     }
 
+    /// Whether the kernel may be stopped while it copies the answer.
+    fn may_be_held_copying(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::may_be_held_copying)
+    }
+
+    /// Puts the data of an answer where the kernel is stopped while it copies them, if the gate says so.
+    fn hold_copying(&self, data: Data) -> Data {
+        let Some(ticket) = self.ticket.as_ref().filter(|ticket| ticket.may_be_held_copying())
+        else {
+            return data;
+        };
+        // What is in a pipe can be taken out once.
+        let bytes = match data.to_vec() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!("the data of an answer cannot be held: {error}");
+                return data;
+            }
+        };
+        match ticket.hold_copying(&bytes) {
+            Some(held) => {
+                ticket.note_path("copy");
+                Data::Payload(Payload::from_memory(Box::new(held)))
+            }
+            None => Data::from(Payload::from(bytes)),
+        }
+    }
+
     /// Answers; `held` is what must last until the answer was taken.
     fn answer<T>(mut self, reply: Reply, outcome: Outcome, held: T) -> Arc<Server> {
         if let Some(ticket) = &self.ticket {
@@ -248,6 +276,7 @@ impl Exchange {
             }
             Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
+            Self::Piped(origin, _) if origin.may_be_held_copying() => Wait::Requests,
             _ => Wait::Nothing,
         }
     }
@@ -459,6 +488,7 @@ fn reply(origin: Origin, ready: Ready, limit: Option<usize>) -> Exchange {
         Body::Bytes(buffer) => Data::from(buffer),
         Body::Pipe(filled) => Data::Piped(filled),
     };
+    let data = origin.hold_copying(data);
     origin.answer(Reply::Data(data), Ok(len as u64), plan);
     Exchange::Replied(None)
 }

@@ -92,7 +92,8 @@ impl Server {
         self.workers.finish();
     }
 
-    pub(super) fn gate(&self) -> Option<&Arc<Gate>> {
+    /// The gate, where there is one.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
         self.gate.as_ref()
     }
 
@@ -136,8 +137,12 @@ impl Server {
     /// Serves a request, here or elsewhere.
     pub fn accept(self: &Arc<Self>, request: Request, sink: Sink, place: Place<'_>) {
         let asked = asked(&request);
-        let gate = self.gate.as_ref().filter(|_| is_logged(&request.operation));
-        let ticket = gate.map(|gate| gate.arrive(subject(&request)));
+        let is_logged = is_logged(&request.operation);
+        let ticket = self.gate.as_ref().filter(|_| is_logged);
+        let ticket = ticket.map(|gate| gate.arrive(subject(&request)));
+        if let Some(gate) = self.gate.as_ref().filter(|_| !is_logged) {
+            gate.unlogged(request.header.unique);
+        }
         let mut origin = Origin::new(Arc::clone(self), sink, ticket, asked);
         origin.answer_early(&request);
         Exchange::Received(origin, request).run(place);

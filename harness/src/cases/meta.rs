@@ -8,6 +8,7 @@ mod meta_hang;
 mod meta_pages;
 mod meta_skip;
 mod meta_watchdog;
+mod meta_window;
 
 /// Its cases, in the order in which they are run.
 pub const CASES: &[Case] = &[
@@ -17,4 +18,5 @@ pub const CASES: &[Case] = &[
     meta_control::CASE,
     meta_watchdog::CASE,
     meta_pages::CASE,
+    meta_window::CASE,
 ];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use inflight_gate::Phase;
 use nix::errno::Errno;
 
 use super::Cell;
@@ -61,6 +62,7 @@ pub fn play(fixture: &mut Fixture<'_>, cell: &Cell) -> anyhow::Result<()> {
     if cell.op.way == Way::Write
         && cell.action.is_on_memory()
         && fixture.mounted().target().is_fuse()
+        && cell.phase != Phase::Copying
     {
         return Err(not_run(
             "the payload of a FUSE write has left its memory when the gate sees it",
@@ -157,7 +159,8 @@ impl Set {
             (_, Way::Read) => "read",
             (_, Way::Write) => "write",
         };
-        fixture.park(op, &self.file, (self.offset as u64, PAGE as u64), cell.phase)
+        let held = if cell.phase == Phase::Copying { self.len } else { PAGE };
+        fixture.park(op, &self.file, (self.offset as u64, held as u64), cell.phase)
     }
 
     /// Parks, starts, races, and lets all of it end.

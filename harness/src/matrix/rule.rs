@@ -34,8 +34,17 @@ fn has_memory(cell: &Cell) -> bool {
     cell.kind != Kind::Nothing
 }
 
+fn is_in_kernel(cell: &Cell) -> bool {
+    cell.phase == Phase::Copying
+}
+
 fn is_plain(cell: &Cell) -> bool {
     matches!(cell.kind, Kind::Nothing | Kind::Anon)
+}
+
+/// Kinds of memory that stand for all where the data goes to it.
+fn is_common(cell: &Cell) -> bool {
+    matches!(cell.kind, Kind::Anon | Kind::Thp | Kind::Shared | Kind::OtherMap)
 }
 
 /// The rules, in order: first what cannot be, then what says nothing that another combination does not say.
@@ -47,6 +56,27 @@ pub const RULES: &[Rule] = &[
     Rule {
         reason: "the answer to a write carries no data: it is never in a pipe",
         excludes: |cell| !is_read(cell) && cell.phase == Phase::Piped,
+    },
+    Rule {
+        reason: "in the kernel a request holds memory and the server has nothing of it, or no more to do: only memory of direct calls can tell",
+        excludes: |cell| {
+            let tells = cell.action.is_on_memory() && cell.op.is_direct() && has_memory(cell);
+            is_in_kernel(cell) && !tells
+        },
+    },
+    Rule {
+        reason: "a part of what is read had arrived before a fork in the middle of its copy: it is the child's too",
+        excludes: |cell| {
+            use Action::{Fork, ForkDead, Vfork};
+            let forks = matches!(cell.action, Fork | ForkDead | Vfork);
+            is_read(cell) && is_in_kernel(cell) && forks
+        },
+    },
+    Rule {
+        reason: "the middle of a copy is sampled: a thread's call stands for all, and common memory for all that is read into",
+        excludes: |cell| {
+            is_in_kernel(cell) && (!is(cell, Engine::Read) || is_read(cell) && !is_common(cell))
+        },
     },
     Rule {
         reason: "RWF_DSYNC and RWF_APPEND are about writes",
@@ -206,7 +236,7 @@ mod tests {
         for kind in Kind::ALL {
             assert!(cells().iter().any(|cell| cell.kind == kind), "{kind:?}");
         }
-        for phase in Phase::ALL {
+        for phase in Phase::ALL.into_iter().chain([Phase::Copying]) {
             assert!(cells().iter().any(|cell| cell.phase == phase), "{phase:?}");
         }
     }

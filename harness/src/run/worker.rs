@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use inflight_gate::Record;
+use inflight_gate::{Record, ReleasedBy};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -267,7 +267,11 @@ impl Worker {
             Err(Stop::NoProof(reason)) => played.stop = Some(Stopped::NoProof(reason)),
             Err(Stop::Broken(reason)) => played.stop = Some(Stopped::Broken(reason)),
         }
-        if played.records.iter().any(Record::voided) {
+        if let Some(stop) = overtaken(&played.records) {
+            // What was held against what is legal in the window was none.
+            played.stop = Some(stop);
+            played.void();
+        } else if played.records.iter().any(Record::voided) {
             let reason = "the gate's watchdog released a request".to_owned();
             played.stop = Some(Stopped::Broken(reason));
             played.void();
@@ -362,7 +366,17 @@ impl Worker {
     }
 }
 
+/// What was in the kernel's queue was not what was meant: there was no window.
+fn overtaken(records: &[Record]) -> Option<Stopped> {
+    let mut holds = records.iter().flat_map(|record| &record.holds);
+    let reason = || "another request was in front of the one that was to be queued".to_owned();
+    holds.any(|hold| hold.by == Some(ReleasedBy::Overtaken)).then(|| Stopped::NoProof(reason()))
+}
+
 fn stop_of_control(control: &Act) -> Option<Stopped> {
+    if let Some(stop) = overtaken(&control.records).filter(|_| control.result.is_ok()) {
+        return Some(stop);
+    }
     match &control.result {
         Err(Stop::NotRun(reason)) if control.faults.is_empty() => {
             return Some(Stopped::NotRun(reason.clone()));

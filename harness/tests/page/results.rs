@@ -37,7 +37,7 @@ fn failed() -> Played {
         uid: 0,
         path: Some("splice-direct".to_owned()),
         outcome: Some(Outcome::Bytes(4096)),
-        times: Times { arrived, phases: [None; 4], replied: None, done: Some(done) },
+        times: Times { arrived, done: Some(done), ..Times::default() },
         holds,
     };
     Played {

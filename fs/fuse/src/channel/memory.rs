@@ -1,6 +1,7 @@
 //! A connection inside the process, for tests of servers: requests are put in by hand, errors
 //! are made to happen, answers are looked at.
 
+use super::turn::Turn;
 use super::{Channel, Config, Link};
 use crate::abi::OutHeader;
 use crate::decode::Dialect;
@@ -90,7 +91,7 @@ impl Kernel {
 }
 
 impl Link for Memory {
-    fn receive(&self, head: &mut [u8], tail: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, head: &mut [u8], tail: &mut [u8], _: Option<&Turn>) -> io::Result<usize> {
         let mut state = self.0.state.lock();
         let bytes = loop {
             match state.requests.pop_front() {

@@ -5,6 +5,7 @@
 
 use super::Link;
 use super::message::Message;
+use super::turn::Turn;
 use crate::abi::OutHeader;
 use crate::payload::Payload;
 use inflight_dio::{Buffer, Pool};
@@ -65,7 +66,7 @@ fn receive(socket: &OwnedFd, head: &mut [u8], tail: &mut [u8]) -> io::Result<usi
 }
 
 impl Link for Socket {
-    fn receive(&self, head: &mut [u8], tail: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, head: &mut [u8], tail: &mut [u8], _: Option<&Turn>) -> io::Result<usize> {
         receive(&self.fd, head, tail)
     }
 

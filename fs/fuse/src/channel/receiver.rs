@@ -139,7 +139,7 @@ impl Receiver {
             turn.take();
         }
         let len = loop {
-            match inner.link.receive(&mut head, buffer.as_mut_slice()) {
+            match inner.link.receive(&mut head, buffer.as_mut_slice(), self.turn.as_ref()) {
                 Ok(0) => return Err(ReceiveError::Closed),
                 Ok(len) => break len,
                 // ENOENT: the request was interrupted while it was being copied.

@@ -46,6 +46,19 @@ impl Data {
         }
     }
 
+    /// The bytes, copied, and out of the pipe where they are in one.
+    ///
+    /// # Errors
+    /// read(2) of the pipe.
+    pub fn to_vec(&self) -> std::io::Result<Vec<u8>> {
+        Ok(match self {
+            Self::Payload(payload) => payload.as_slice().to_vec(),
+            Self::Parts(parts) => parts.iter().flat_map(|part| part.as_slice()).copied().collect(),
+            Self::Static(bytes) => bytes.to_vec(),
+            Self::Piped(filled) => crate::channel::drain(filled)?,
+        })
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

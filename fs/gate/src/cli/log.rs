@@ -109,6 +109,7 @@ impl Table {
             Some(Outcome::Bytes(bytes)) => bytes.to_string(),
             Some(Outcome::Errno(number)) => errno::name(number),
             Some(Outcome::Dropped) => "dropped".to_owned(),
+            Some(Outcome::Withdrawn) => "withdrawn".to_owned(),
         };
         writeln!(
             out,
@@ -130,10 +131,8 @@ impl Table {
 /// When each phase was reached after the arrival, and how the gate held the request there.
 fn phases(record: &Record) -> String {
     let times = &record.times;
-    let reached = Phase::ALL.iter().zip(times.phases).filter_map(|(p, at)| Some((*p, at?)));
-    let reached = reached.chain(times.replied.map(|at| (Phase::Replied, at)));
     let mut words = Vec::new();
-    for (phase, at) in reached {
+    for (phase, at) in times.reached() {
         // All arrive; what it says of a request is only where it went from there.
         if phase != Phase::Received {
             words.push(format!("{phase} +{}", span(times.arrived, at)));

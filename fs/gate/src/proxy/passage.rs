@@ -191,12 +191,30 @@ impl Outward {
                     _ => None,
                 };
                 let limit = short.into_iter().chain(cut).min().map_or(usize::MAX, |n| n as usize);
+                if ticket.may_be_held_copying() {
+                    return held(link, answer, ticket, limit);
+                }
                 ticket.answers();
                 let bytes = send_cut(&link, &answer, ticket.subject().opcode, limit);
                 ticket.done(Ok(bytes));
             }
         }
     }
+}
+
+/// Answers a READ with at most `limit` bytes, out of memory in which the kernel may be stopped: on a thread of its own.
+fn held(link: Arc<Link>, answer: Answer, ticket: Ticket, limit: usize) {
+    let send = move || {
+        let data = &answer.data()[..answer.data().len().min(limit)];
+        let held = ticket.hold_copying(data);
+        let data = held.as_ref().map_or(data, |held| held.as_ref());
+        let len = (size_of::<OutHeader>() + data.len()) as u32;
+        ticket.answers();
+        link.answer(OutHeader { len, ..answer.header() }, data);
+        ticket.done(Ok(data.len() as u64));
+    };
+    // Without a thread it is dropped, and its ticket says that it was never answered.
+    let _ = std::thread::Builder::new().name("gate-copy".to_owned()).spawn(send);
 }
 
 /// Answers with at most `limit` bytes of data, where an answer has some; gives their number.

@@ -63,6 +63,57 @@ fn a_read_is_parked_at_both_phases_while_the_rest_works() {
 }
 
 #[test]
+fn requests_are_held_in_the_kernel_too() {
+    for kind in BOTH {
+        if !is_root() {
+            return;
+        }
+        let mut mounted = Mounted::new(kind);
+        // So that only what is meant comes while nothing is received.
+        let file = File::open(mounted.path("large")).unwrap();
+        let rule = mounted.gate.park(Rule::at(Phase::Queued).op("read").path("/large")).unwrap();
+        let last = mounted.gate.list().unwrap().last_seq;
+        let read = aside(move || {
+            let mut data = vec![0; 100_000];
+            file.read_exact_at(&mut data, 50_000).map(|()| data)
+        });
+        let wait = mounted.gate.wait_parked(Some(rule), 1, BOUND).unwrap();
+        assert!(wait.reached, "{kind:?}");
+        assert_eq!(
+            mounted.gate.list().unwrap().last_seq,
+            last + 1,
+            "{kind:?}: nothing is received"
+        );
+        mounted.gate.unpark(rule).unwrap();
+        let read = read.recv_timeout(BOUND).unwrap().unwrap();
+        assert!(read == mounted::large()[50_000..150_000], "{kind:?}");
+        let seq = wait.parked[0].id;
+        assert!(mounted.gate.wait_done(seq, BOUND).unwrap().reached);
+        let records = mounted.gate.log(0, 4096, Duration::ZERO).unwrap().records;
+        let record = records.iter().find(|record| record.seq == seq).unwrap();
+        assert!(record.op == "read" && !record.voided(), "{kind:?}: {record:?}");
+        // And in the middle of the copies, while the rest works.
+        let rule = Rule::at(Phase::Copying).op("read").path("/small2");
+        let rule = mounted.gate.park(rule).unwrap();
+        let path = mounted.path("small2");
+        let read = aside(move || fs::read(path).unwrap());
+        assert!(mounted.gate.wait_parked(Some(rule), 1, BOUND).unwrap().reached, "{kind:?}");
+        assert_eq!(fs::read(mounted.path("small")).unwrap(), b"small");
+        mounted.gate.unpark(rule).unwrap();
+        assert_eq!(read.recv_timeout(BOUND).unwrap(), [b'2'; 200], "{kind:?}");
+        let rule = mounted.gate.park(Rule::at(Phase::Copying).op("write")).unwrap();
+        let path = mounted.path("held");
+        let write = aside(move || fs::write(path, mounted::large()).unwrap());
+        assert!(mounted.gate.wait_parked(Some(rule), 1, BOUND).unwrap().reached, "{kind:?}");
+        assert_eq!(fs::read(mounted.path("small2")).unwrap(), [b'2'; 200]);
+        mounted.gate.unpark(rule).unwrap();
+        write.recv_timeout(BOUND).unwrap();
+        assert!(fs::read(mounted.behind("held")).unwrap() == mounted::large(), "{kind:?}");
+        mounted.finish();
+    }
+}
+
+#[test]
 fn many_large_reads_at_once_are_not_mixed_up() {
     if !is_root() {
         return;

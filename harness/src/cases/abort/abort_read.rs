@@ -41,6 +41,17 @@ fn variants() -> Vec<Variant> {
     for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
         all.push(Variant::new("fill").engine(Engine::Uring).phase(phase).fresh());
     }
+    // Nobody has read it, or its answer is in the middle of its copy: the kernel has the request itself.
+    for phase in Phase::KERNEL {
+        for engine in [Engine::Pread, Engine::Uring] {
+            all.push(Variant::new("remap").engine(engine).phase(phase).fresh());
+        }
+    }
+    // Between the fetch and the commit of a queue's entry.
+    for phase in [Phase::Received, Phase::Applied] {
+        let over_uring = Variant::new("remap").engine(Engine::Uring).phase(phase);
+        all.push(over_uring.mount("transport=uring").fresh());
+    }
     all
 }
 

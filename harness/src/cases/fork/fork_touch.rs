@@ -104,6 +104,13 @@ fn variants() -> Vec<Variant> {
     // A huge page is split, or copied, when a child that shared it has gone.
     all.push(Variant::new("child-exited").engine(Engine::Uring).memory(Memory::Thp));
     // The page is held from the submission to the answer, however far the server is.
+    for phase in Phase::KERNEL {
+        for engine in [Engine::Pread, Engine::Uring] {
+            let inside = Variant::new("store").engine(engine).memory(Memory::Anon).phase(phase);
+            // Nothing that others left to be written is in front on a mount of its own.
+            all.push(inside.fresh());
+        }
+    }
     for phase in [Phase::Prepared, Phase::Applied, Phase::Piped] {
         for engine in [Engine::Pread, Engine::Uring] {
             all.push(Variant::new("store").engine(engine).memory(Memory::Anon).phase(phase));

@@ -60,6 +60,9 @@ fn variants() -> Vec<Variant> {
         Variant::new("async").engine(Engine::Uring),
         Variant::new("async").engine(Engine::Aio).mount("direct_io"),
         Variant::new("async").engine(Engine::Uring).mount("direct_io"),
+        Variant::new("async").engine(Engine::Aio).phase(Phase::Copying),
+        Variant::new("async").engine(Engine::Uring).phase(Phase::Copying),
+        Variant::new("async").engine(Engine::Uring).mount("transport=uring"),
         Variant::new("sync").engine(Engine::Pread),
         Variant::new("sync").engine(Engine::Preadv),
         Variant::new("sync").engine(Engine::Pread).mount("direct_io"),
@@ -80,7 +83,8 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let buffer = Buffer::new(Memory::Anon, PART)?;
     buffer.write(0, &file.content(2, AT as u64, PART));
 
-    let parked = fixture.park("write", &file, (AT as u64, PART as u64), Phase::Received)?;
+    let parked =
+        fixture.park("write", &file, (AT as u64, PART as u64), variant.phase_or_received())?;
     let io = Io::write(&direct, &buffer, 0..PART, AT as u64);
     let flight = fixture.start(variant.engine_or_pread(), io)?;
     fixture.meet(parked, 1)?;

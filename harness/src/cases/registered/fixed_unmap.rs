@@ -29,7 +29,12 @@ pub const CASE: Case = Case {
 };
 
 fn variants() -> Vec<Variant> {
-    ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).into()
+    let mut all =
+        ["munmap", "dontneed", "mremap", "unregister", "close"].map(Variant::new).to_vec();
+    for phase in Phase::KERNEL {
+        all.extend(["munmap", "mremap"].map(|act| Variant::new(act).phase(phase).fresh()));
+    }
+    all
 }
 
 /// Some pages: one alone may be somebody else's memory again before it is looked at.
@@ -42,7 +47,9 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
     registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
     let frames = Frames::of("self", buffer.ptr() as usize, LEN)?;
-    let parked = fixture.park("read", &file, (0, 4096), Phase::Received)?;
+    let phase = variant.phase_or_received();
+    let held = if phase == Phase::Copying { LEN as u64 } else { 4096 };
+    let parked = fixture.park("read", &file, (0, held), phase)?;
     let flight = fixture.start(Engine::Fixed, Io::read(&handle, &buffer, 0..LEN, 0))?;
     fixture.meet(parked, 1)?;
 

@@ -26,21 +26,38 @@ pub const CASE: Case = Case {
     reach: Reach::Gated,
     variants,
     run,
-    expected: &[Expected {
-        on: "inflight|server",
-        variant: "async/aio/received|async/uring/received",
-        option: "",
-        seen: &[Seen::Words(
-            Class::Short,
-            "fstat says 0, read returns 0, must be [12288]|fstat says 0, read returns 12288, must be [12288]",
-        )],
-        since: EVER,
-        until: None,
-        must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
-        fixed_in: &[],
-        reference: "harness/findings/truncate-async-write.md",
-    }],
+    expected: &[
+        Expected {
+            on: "inflight|server",
+            variant: "async/aio/received|async/uring/received",
+            option: "",
+            seen: &[SIZE],
+            since: EVER,
+            until: None,
+            must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
+            fixed_in: &[],
+            reference: "harness/findings/truncate-async-write.md",
+        },
+        // With writeback the size is the kernel's own, and no timeout makes it ask.
+        Expected {
+            on: "inflight|server",
+            variant: "async/uring/copying|async/uring/transport=uring|async/uring/received/attr_timeout=0",
+            option: "",
+            seen: &[SIZE],
+            since: EVER,
+            until: None,
+            must: Must::Series(&[(6, 18)]),
+            fixed_in: &[],
+            reference: "harness/findings/truncate-async-write.md",
+        },
+    ],
 };
+
+/// The size that the truncate left, and no later one.
+const SIZE: Seen = Seen::Words(
+    Class::Short,
+    "fstat says 0, read returns 0, must be [12288]|fstat says 0, read returns 12288, must be [12288]",
+);
 
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
@@ -50,6 +67,12 @@ fn variants() -> Vec<Variant> {
         }
         all.push(Variant::new("sync").engine(Engine::Pread).phase(phase));
     }
+    all.push(Variant::new("async").engine(Engine::Uring).phase(Phase::Copying));
+    for options in ["attr_timeout=0", "attr_timeout=0,nowriteback"] {
+        let asks = Variant::new("async").engine(Engine::Uring).phase(Phase::Received);
+        all.push(asks.mount(options));
+    }
+    all.push(Variant::new("async").engine(Engine::Uring).mount("transport=uring"));
     all
 }
 

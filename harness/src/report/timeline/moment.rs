@@ -114,6 +114,7 @@ fn outcome(record: &Record) -> String {
         Some(Outcome::Bytes(bytes)) => bytes.to_string(),
         Some(Outcome::Errno(errno)) => format!("{:?}", nix::errno::Errno::from_raw(errno)),
         Some(Outcome::Dropped) => "dropped".to_owned(),
+        Some(Outcome::Withdrawn) => "withdrawn".to_owned(),
         None => "open".to_owned(),
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use inflight_fuse::channel::{Channel, Config, pair};
+use inflight_fuse::channel::{Channel, Config, Intake, pair};
 use inflight_fuse::mount::MountOptions;
 use inflight_gate::proxy::{Agreement, Ended, MESSAGE_EXTRA, Proxy};
 use nix::errno::Errno;
@@ -145,7 +145,8 @@ impl Front {
         let (theirs, ours) = pair::sockets(message_max).with_context(|| {
             format!("sockets for messages of {message_max} bytes; try a smaller --max-request")
         })?;
-        let config = Config { max_write: self.max_write, ..Config::plain()? };
+        let intake = Some(Arc::new(Intake::new().context("eventfd(2)")?));
+        let config = Config { max_write: self.max_write, intake, ..Config::plain()? };
         let kernel = pair::Kernel::new(ours, config.pool.clone(), message_max);
         Ok(Ends { theirs, kernel, config })
     }
