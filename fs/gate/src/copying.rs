@@ -289,8 +289,7 @@ impl Ticket {
         let subject = Subject { len: data.len() as u64, ..self.subject().clone() };
         let mut state = gate.state.lock();
         let (rule, armed) = state.acting(&subject, Phase::Copying)?;
-        let action = armed.rule.action;
-        let page = state.rules.get(&rule).and_then(|armed| armed.rule.page).unwrap_or(0);
+        let (action, page) = (armed.rule.action, armed.rule.page.unwrap_or(0));
         drop(state);
         let (page, size) = (page as usize, page_size());
         let mut region = Region::new(data.len()).ok()?;

@@ -93,6 +93,28 @@ impl std::fmt::Display for Fixed {
     }
 }
 
+/// FUSE's direct I/O takes references and no pins, so that fork copies what is in flight.
+pub const FUSE_UNPINNED: Expected = Expected {
+    on: "inflight",
+    until: Some(Version(6, 9, 0)),
+    reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
+    ..Expected::ALWAYS
+};
+
+/// The same of direct I/O by the block layer.
+pub const BLOCK_UNPINNED: Expected = Expected {
+    on: "ext4|xfs|btrfs|vfat",
+    until: Some(Version(6, 5, 0)),
+    reference: "block: Use page pinning, 6.5",
+    ..Expected::ALWAYS
+};
+
+/// What both look like in memory that only the parent should have: what was read never came, or came to the child.
+pub const COPIED_AT_FORK: &[Seen] = &[
+    Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
+    Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
+];
+
 /// The beginning of all kernels: `since` of a bug that has always been there.
 pub const EVER: Version = Version(0, 0, 0);
 
@@ -108,6 +130,19 @@ pub enum Applies {
 }
 
 impl Expected {
+    /// What a row is that says nothing else: with any options, on all kernels, certain on each. What is seen is the row's to say.
+    pub const ALWAYS: Expected = Expected {
+        on: "*",
+        variant: "*",
+        option: "",
+        seen: &[],
+        since: EVER,
+        until: None,
+        must: Must::All,
+        fixed_in: &[],
+        reference: "",
+    };
+
     /// What this row says of the variant on the target, mounted with these options, under this kernel.
     pub fn applies(&self, on: &str, variant: &str, options: &str, kernel: &Kernel) -> Applies {
         let version = kernel.version();

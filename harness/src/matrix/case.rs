@@ -2,10 +2,9 @@
 
 use super::{Cell, cells, play};
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{BLOCK_UNPINNED, Expected, FUSE_UNPINNED, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
-use crate::kit::kernel::Version;
 use crate::kit::verdict::{Class, Stop};
 
 /// MX.
@@ -21,55 +20,37 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight",
             variant: TRUNCATED,
-            option: "",
             seen: &[Seen::Words(Class::Short, "fstat said 0 bytes, the file has *")],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(6, 18)]),
-            fixed_in: &[],
             reference: "harness/findings/truncate-async-write.md",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight",
             variant: "grow/read.*.direct/self-map/*",
-            option: "",
             seen: &[Seen::Words(
                 Class::Lost,
                 "the memory: * are poison (never written); legal: *|the mapped file: * are poison (never written); legal: *",
             )],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(6, 18)]),
-            fixed_in: &[],
             reference: "harness/findings/grow-under-direct-read.md",
+            ..Expected::ALWAYS
         },
         Expected {
-            on: "inflight",
             variant: FORKED,
-            option: "",
             seen: &[
                 Seen::Words(Class::Lost, "the memory: * are poison (never written); legal: *"),
                 Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
             ],
-            since: EVER,
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
+            ..FUSE_UNPINNED
         },
         Expected {
-            on: "ext4|xfs|btrfs|vfat",
             variant: FORKED,
-            option: "",
             seen: &[
                 Seen::Words(Class::Lost, "the memory: * are poison (never written); legal: *"),
                 Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
             ],
-            since: EVER,
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "block: Use page pinning, 6.5",
+            ..BLOCK_UNPINNED
         },
     ],
 };

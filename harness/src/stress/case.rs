@@ -1,7 +1,7 @@
 //! ST1: everything at once on one file, on any mount. See [`crate::stress`].
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::Fixture;
 use crate::kit::kernel::Version;
@@ -22,39 +22,32 @@ pub const CASE: Case = Case {
         Expected {
             on: "btrfs",
             variant: "sync|all",
-            option: "",
             seen: &[Seen::Stack(&[
                 "dup_mmap",
                 "btrfs_direct_write",
                 "btrfs_start_ordered_extent_nowriteback",
             ])],
             since: Version(6, 18, 0),
-            until: None,
             must: Must::Series(&[]),
-            fixed_in: &[],
             reference: "findings/btrfs-direct-fault-fork.md",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight",
             variant: "async|all",
-            option: "",
             seen: &[Seen::Words(Class::Stale, CACHED), Seen::Words(Class::Resurrected, CACHED)],
-            since: EVER,
             until: Some(Version(7, 1, 0)),
             must: Must::Series(&[]),
-            fixed_in: &[],
             reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight",
             variant: "sync|all",
-            option: "",
             seen: &[Seen::Words(Class::Stale, "* generation *; legal: zero or *")],
-            since: EVER,
-            until: None,
             must: Must::Series(&[]),
-            fixed_in: &[],
             reference: "IV4, findings/punch-drops-store.md",
+            ..Expected::ALWAYS
         },
     ],
 };

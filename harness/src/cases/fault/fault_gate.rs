@@ -7,7 +7,7 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{BLOCK_UNPINNED, Expected, FUSE_UNPINNED, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::bounds::bound;
@@ -33,38 +33,20 @@ pub const CASE: Case = Case {
     },
     run,
     expected: &[
+        Expected { variant: "fork-store*", seen: &[NEVER_CAME], ..FUSE_UNPINNED },
         Expected {
-            on: "inflight",
             variant: "fork-store*",
-            option: "",
             seen: &[NEVER_CAME],
-            since: EVER,
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
-        },
-        Expected {
-            on: "ext4|xfs|btrfs|vfat",
-            variant: "fork-store*",
-            option: "",
-            seen: &[NEVER_CAME],
-            since: EVER,
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "block: Use page pinning, 6.5; seen on 5.10.262 and 6.1.192",
+            ..BLOCK_UNPINNED
         },
         Expected {
             on: "*",
             variant: "protect*",
-            option: "",
             seen: &[NEVER_CAME],
-            since: EVER,
             until: Some(Version(5, 19, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "mm: PageAnonExclusive, 6c287605fd56; seen on 5.10.262",
+            ..Expected::ALWAYS
         },
     ],
 };

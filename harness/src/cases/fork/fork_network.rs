@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{COPIED_AT_FORK, Expected};
 use crate::cases::variant::Variant;
 use crate::fixture::touch::{HALF, Touch, prove};
 use crate::fixture::{Fixture, Open, Stamped};
@@ -19,7 +19,7 @@ use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::verdict::{Class, Stop};
+use crate::kit::verdict::Stop;
 use crate::target::network::Kind;
 
 pub const CASE: Case = Case {
@@ -34,30 +34,17 @@ pub const CASE: Case = Case {
         Expected {
             on: "*",
             variant: "nfs-store/*|nfs-no-store/*|nfs-child-exited/*",
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
-            since: EVER,
-            until: None,
-            must: Must::All,
-            fixed_in: &[],
+            seen: COPIED_AT_FORK,
             reference: "nfs_direct_read_schedule_iovec takes references (iov_iter_get_pages_alloc2)",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "*",
             variant: "cifs-store/*|cifs-no-store/*|cifs-child-exited/*",
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
-            since: EVER,
+            seen: COPIED_AT_FORK,
             until: Some(Version(6, 3, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "cifs: Change the I/O paths to use an iterator rather than a page list, d08089f649a0",
+            ..Expected::ALWAYS
         },
     ],
 };

@@ -5,7 +5,7 @@
 //! writing that moves the parent to a copy, where only a reference holds the first.
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{BLOCK_UNPINNED, Expected, FUSE_UNPINNED, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::bounds::bound;
@@ -24,64 +24,30 @@ pub const CASE: Case = Case {
     variants,
     run,
     expected: &[
+        Expected { variant: BASE_PAGES, seen: &[NEVER_CAME], ..FUSE_UNPINNED },
+        Expected { on: "*", variant: BASE_PAGES, seen: &[NEVER_CAME], ..BLOCK_UNPINNED },
         Expected {
-            on: "inflight",
-            variant: BASE_PAGES,
-            option: "",
-            seen: &[Seen::Words(
-                Class::Lost,
-                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
-            )],
-            since: EVER,
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
-        },
-        Expected {
-            on: "*",
-            variant: BASE_PAGES,
-            option: "",
-            seen: &[Seen::Words(
-                Class::Lost,
-                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
-            )],
-            since: EVER,
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "block: Use page pinning, 6.5",
-        },
-        Expected {
-            on: "inflight",
             variant: HUGE_PAGE,
-            option: "",
-            seen: &[Seen::Words(
-                Class::Lost,
-                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
-            )],
+            seen: &[NEVER_CAME],
             since: Version(5, 19, 0),
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2; ok on 5.10.262",
+            ..FUSE_UNPINNED
         },
         Expected {
             on: "*",
             variant: HUGE_PAGE,
-            option: "",
-            seen: &[Seen::Words(
-                Class::Lost,
-                "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
-            )],
+            seen: &[NEVER_CAME],
             since: Version(5, 19, 0),
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "block: Use page pinning, 6.5; ok on 5.10.262",
+            ..BLOCK_UNPINNED
         },
     ],
 };
+
+const NEVER_CAME: Seen = Seen::Words(
+    Class::Lost,
+    "first part: * are poison (never written); legal: *|second part: * are poison (never written); legal: *",
+);
 
 const BASE_PAGES: &str = "*/pread|*/preadv|*/aio|*/uring";
 /// Before 5.19 a store after the child's end took a huge page as it was, whoever else held it.

@@ -29,13 +29,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "registered",
-        option: "",
         seen: &[Seen::Words(Class::Stale, "the child of fork * saw a state that never was")],
         since: Version(5, 9, 0),
-        until: None,
         must: Must::Series(&[(6, 18)]),
-        fixed_in: &[],
         reference: "fork tearing, lore 20250603-fork-tearing-v1-1-a7f64b7cfc96@google.com; seen on 6.18.44",
+        ..Expected::ALWAYS
     }],
 };
 

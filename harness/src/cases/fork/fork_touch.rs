@@ -5,14 +5,14 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{BLOCK_UNPINNED, COPIED_AT_FORK, Expected, FUSE_UNPINNED};
 use crate::cases::variant::Variant;
 use crate::fixture::touch::{HALF, Touch, prove};
 use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory, PAGE};
-use crate::kit::verdict::{Class, not_run};
+use crate::kit::verdict::not_run;
 
 pub const CASE: Case = Case {
     id: "FK1",
@@ -23,61 +23,26 @@ pub const CASE: Case = Case {
     variants,
     run,
     expected: &[
+        Expected { variant: MUST_FAIL, seen: COPIED_AT_FORK, ..FUSE_UNPINNED },
         Expected {
-            on: "inflight",
             variant: MUST_FAIL,
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
-            since: EVER,
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
-            reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2",
-        },
-        Expected {
-            on: "ext4|xfs|btrfs|vfat",
-            variant: MUST_FAIL,
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
-            since: EVER,
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
+            seen: COPIED_AT_FORK,
             reference: "block: Use page pinning, 6.5 (fs/direct-io.c: 1ccf164ec866)",
+            ..BLOCK_UNPINNED
         },
         Expected {
-            on: "inflight",
             variant: HUGE_PAGE,
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
+            seen: COPIED_AT_FORK,
             since: Version(5, 19, 0),
-            until: Some(Version(6, 9, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "fuse: Fix missing FOLL_PIN for direct-io, 738adade96b2; ok on 5.10.262",
+            ..FUSE_UNPINNED
         },
         Expected {
-            on: "ext4|xfs|btrfs|vfat",
             variant: HUGE_PAGE,
-            option: "",
-            seen: &[
-                Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-                Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-            ],
+            seen: COPIED_AT_FORK,
             since: Version(5, 19, 0),
-            until: Some(Version(6, 5, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "block: Use page pinning, 6.5; ok on 5.10.262",
+            ..BLOCK_UNPINNED
         },
     ],
 };

@@ -9,7 +9,7 @@ use inflight_gate::Phase;
 use nix::sys::mman::ProtFlags;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
@@ -30,16 +30,13 @@ pub const CASE: Case = Case {
         on: "*",
         // Not in a huge page, as seen on 5.10.262: there the store took the page as it was, whoever else held it.
         variant: "*/pread|*/aio|*/uring",
-        option: "",
         seen: &[Seen::Words(
             Class::Lost,
             "buffer: * are poison (never written); legal: *|the store to byte * is gone",
         )],
-        since: EVER,
         until: Some(Version(5, 19, 0)),
-        must: Must::All,
-        fixed_in: &[],
         reference: "mm: PageAnonExclusive, 6c287605fd56; seen LOST on 5.10, ok on 6.1",
+        ..Expected::ALWAYS
     }],
 };
 

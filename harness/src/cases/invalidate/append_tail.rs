@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
@@ -31,11 +31,10 @@ pub const CASE: Case = Case {
         variant: "*",
         option: "direct_io",
         seen: &[Seen::Words(Class::Lost, "mapping after: * are zero; legal: *")],
-        since: EVER,
         until: Some(Version(6, 12, 0)),
         must: Must::Series(&[(5, 10), (6, 1)]),
-        fixed_in: &[],
         reference: "a FOPEN_DIRECT_IO file keeps the page behind which it is appended; seen on 5.10.262 and 6.1.192, ok on 6.12.117",
+        ..Expected::ALWAYS
     }],
 };
 

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::mapping::Mapping;
@@ -40,13 +40,9 @@ pub const CASE: Case = Case {
 const DROPPED: Expected = Expected {
     on: "inflight",
     variant: "",
-    option: "",
     seen: &[],
-    since: EVER,
-    until: None,
-    must: Must::All,
-    fixed_in: &[],
     reference: "findings/punch-drops-store.md",
+    ..Expected::ALWAYS
 };
 const OLDER: Seen = Seen::Words(Class::Stale, "mapping after: * generation 2; legal: *");
 const BESIDE: Seen = Seen::Words(Class::Stale, "stores beside it: * generation 2; legal: *");

@@ -10,7 +10,7 @@ use anyhow::Context;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Fixed, Must, Seen};
+use crate::cases::expect::{Expected, Fixed, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::event::Actor;
@@ -30,47 +30,38 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight|server",
             variant: "truncate|fallocate",
-            option: "",
             seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
-            since: EVER,
             until: Some(Version(7, 3, 0)),
             must: Must::Series(&[(5, 10), (6, 1), (6, 18), (7, 2)]),
             fixed_in: &[Fixed::From(Version(6, 12, 117))],
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight|server",
             variant: "write",
-            option: "",
             seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2), (7, 3)]),
-            fixed_in: &[],
             reference: "fuse: zero the EOF tail, 34b5c4a6e4fb; 6.12.117 and 7.3.4 have it for truncate and fallocate only",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "tmpfs|overlay",
             variant: "*",
-            option: "",
             seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
-            fixed_in: &[],
             reference: "tmpfs does not zero behind the end; seen on 5.10 to 7.2",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "ext4",
             variant: "*",
-            option: "",
             seen: &[Seen::Words(Class::Foreign, JUNK_SEEN)],
-            since: EVER,
             // Of what lies between 6.12.117, which fails, and 6.16.12, which does not, nothing was run.
             until: Some(Version(6, 16, 0)),
             must: Must::Series(&[(5, 10), (6, 1), (6, 12)]),
-            fixed_in: &[],
             reference: "ext4: partial zero eof block on unaligned inode size extension, c7fc0366c656; 6.12.117 zeroes to the end of the block, which here is smaller than a page",
+            ..Expected::ALWAYS
         },
     ],
 };

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Fixed, Must, Seen};
+use crate::cases::expect::{Expected, Fixed, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
@@ -29,24 +29,21 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight|server",
             variant: "async/*",
-            option: "",
             seen: &[OLD],
-            since: EVER,
             until: Some(Version(7, 1, 0)),
-            must: Must::All,
-            fixed_in: &[],
             reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight",
             variant: "sync/*",
             option: "direct_io",
             seen: &[OLD],
-            since: EVER,
             until: Some(Version(6, 19, 0)),
             must: Must::Series(&[(5, 10), (6, 1), (6, 16), (6, 17)]),
             fixed_in: &[Fixed::From(Version(6, 12, 117)), Fixed::From(Version(6, 18, 15))],
             reference: "fuse: invalidate page cache after direct write, b359af8275a9 (6.19, and stable: seen ok on 6.12.117 and 6.18.15)",
+            ..Expected::ALWAYS
         },
     ],
 };

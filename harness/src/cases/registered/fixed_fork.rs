@@ -6,7 +6,7 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{COPIED_AT_FORK, Expected};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::bounds::bound;
@@ -29,16 +29,10 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "*hugetlb",
-        option: "",
-        seen: &[
-            Seen::Words(Class::Lost, "parent: * are poison (never written); legal: *"),
-            Seen::Words(Class::Leak, "child: data arrived in memory that was copied at fork"),
-        ],
-        since: EVER,
+        seen: COPIED_AT_FORK,
         until: Some(Version(5, 12, 0)),
-        must: Must::All,
-        fixed_in: &[],
         reference: "hugetlb: early copy at fork, 4eae4efa2c29",
+        ..Expected::ALWAYS
     }],
 };
 

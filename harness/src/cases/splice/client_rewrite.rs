@@ -7,7 +7,7 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Fixed, Must, Seen};
+use crate::cases::expect::{Expected, Fixed, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::raw_server::{Settings, Which};
 use crate::fixture::{Fixture, Open};
@@ -29,17 +29,15 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "inflight",
         variant: "spliced-answered/*",
-        option: "",
         seen: &[Seen::Words(Class::Stale, "the payload: * generation *")],
-        since: EVER,
         until: Some(Version(5, 17, 0)),
-        must: Must::All,
         fixed_in: &[
             Fixed::From(Version(5, 10, 106)),
             Fixed::From(Version(5, 15, 29)),
             Fixed::From(Version(5, 16, 15)),
         ],
         reference: "fuse: fix pipe buffer lifetime for direct_io, 0c4bcfdecb1a (CVE-2022-1011)",
+        ..Expected::ALWAYS
     }],
 };
 

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{Expected, Must, Seen};
+use crate::cases::expect::{Expected, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::raw_server::Settings;
 use crate::fixture::{Fixture, Open};
@@ -34,21 +34,16 @@ pub const CASE: Case = Case {
             option: "direct_io",
             seen: &[Seen::Words(Class::Stale, "second transfer: * generation 1; *")],
             since: Version(6, 5, 0),
-            until: None,
-            must: Must::All,
-            fixed_in: &[],
             reference: REFERENCE,
+            ..Expected::ALWAYS
         },
         Expected {
             on: "inflight|server",
             variant: "*-empty",
-            option: "",
             seen: &[Seen::Words(Class::Short, "the transfer: returned 0, *")],
             since: Version(6, 5, 0),
-            until: None,
-            must: Must::All,
-            fixed_in: &[],
             reference: REFERENCE,
+            ..Expected::ALWAYS
         },
     ],
 };

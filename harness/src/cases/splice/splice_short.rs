@@ -15,7 +15,7 @@ use inflight_gate::{Action, Outcome, Phase, Record};
 use nix::errno::Errno;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::event::Actor;
@@ -42,11 +42,8 @@ pub const CASE: Case = Case {
             Seen::Words(Class::Short, "*"),
             Seen::Words(Class::Errno, "*"),
         ],
-        since: EVER,
-        until: None,
-        must: Must::All,
-        fixed_in: &[],
         reference: "the deliberately broken, pipe-backed read path of our own server",
+        ..Expected::ALWAYS
     }],
 };
 

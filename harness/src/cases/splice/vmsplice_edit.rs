@@ -30,13 +30,11 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "*",
         variant: "fork*",
-        option: "",
         seen: &[Seen::Words(Class::Stale, "pipe: * generation *")],
         since: Version(5, 9, 0),
-        until: None,
         must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
-        fixed_in: &[],
         reference: "vmsplice takes references, not pins (iter_to_pipe); seen on 5.10, 6.1, 6.18",
+        ..Expected::ALWAYS
     }],
 };
 

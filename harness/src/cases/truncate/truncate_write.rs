@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Change, Fixture, Open, Order};
 use crate::kit::engine::{Engine, Io, Way};
@@ -30,25 +30,19 @@ pub const CASE: Case = Case {
         Expected {
             on: "inflight|server",
             variant: "async/aio/received|async/uring/received",
-            option: "",
             seen: &[SIZE],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(5, 10), (6, 1), (6, 12), (6, 18), (7, 2)]),
-            fixed_in: &[],
             reference: "harness/findings/truncate-async-write.md",
+            ..Expected::ALWAYS
         },
         // With writeback the size is the kernel's own, and no timeout makes it ask.
         Expected {
             on: "inflight|server",
             variant: "async/uring/copying|async/uring/transport=uring|async/uring/received/attr_timeout=0",
-            option: "",
             seen: &[SIZE],
-            since: EVER,
-            until: None,
             must: Must::Series(&[(6, 18)]),
-            fixed_in: &[],
             reference: "harness/findings/truncate-async-write.md",
+            ..Expected::ALWAYS
         },
     ],
 };

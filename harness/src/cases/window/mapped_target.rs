@@ -13,7 +13,7 @@ use inflight_gate::{Notice, Phase};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{EVER, Expected, Must, Seen};
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::bounds::patience;
@@ -33,16 +33,13 @@ pub const CASE: Case = Case {
     expected: &[Expected {
         on: "inflight|server|ext4|xfs|btrfs|vfat",
         variant: "grow/*|inval/*",
-        option: "",
         seen: &[Seen::Words(
             Class::Lost,
             "the memory: * are poison (never written); legal: *|the file: * are poison (never written); legal: *",
         )],
-        since: EVER,
-        until: None,
         must: Must::Series(&[(6, 18)]),
-        fixed_in: &[],
         reference: "harness/findings/grow-under-direct-read.md",
+        ..Expected::ALWAYS
     }],
 };
 
