@@ -23,6 +23,9 @@ pub fn balance() -> anyhow::Result<i64> {
     Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
 }
 
+/// Why a count says nothing of an I/O.
+pub const OF_OTHERS: &str = "the kernel counts everybody's pins, and others pin pages all the time";
+
 /// What a call pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {

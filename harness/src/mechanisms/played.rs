@@ -1,5 +1,6 @@
 //! A mechanism that a case shows: the case is played, and its verdicts are the observation.
 
+use crate::kit::pins;
 use crate::kit::verdict::{Class, Verdict, not_run};
 use crate::observe::Seen;
 use crate::observe::bugs;
@@ -8,7 +9,8 @@ use crate::run::results::Entry;
 /// Plays a case on a target: `nothing harmed`, or the classes of harm.
 ///
 /// # Errors
-/// NOTRUN when not one variant could be played; what stopped the first that was BROKEN or NOPROOF.
+/// NOTRUN when not one variant could be played, or what is counted was not ours alone; what stopped the first that was BROKEN or
+/// NOPROOF.
 pub fn play(on: &str, cases: &str) -> anyhow::Result<Seen> {
     let run = bugs::play(on, &[cases.to_owned()])?;
     seen(&run.variants, &format!("{cases} on {on}"))
@@ -48,7 +50,15 @@ fn seen(entries: &[Entry], what: &str) -> anyhow::Result<Seen> {
         format!("{open} of {count} variants of {what} proved nothing: {word} {detail}")
     });
     if let Some(reason) = of_open.as_ref().filter(|_| unexpected == 0) {
-        anyhow::bail!("{reason}");
+        // Other load on the machine is nobody's fault.
+        let is_of_others = open.iter().all(|entry| match &entry.verdict {
+            Verdict::Noproof { reason } => reason.starts_with(pins::OF_OTHERS),
+            _ => false,
+        });
+        return Err(match is_of_others {
+            true => not_run(reason.clone()),
+            false => anyhow::anyhow!("{reason}"),
+        });
     }
     classes.sort();
     classes.dedup();
@@ -119,6 +129,9 @@ mod tests {
         let xpass = Verdict::Xpass { reference: String::new() };
         let error = of(&[&notrun]).unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Stop::NotRun("no loop devices".to_owned())));
+        let others = Verdict::Noproof { reason: format!("{}: +3", pins::OF_OTHERS) };
+        let error = of(&[&Verdict::Pass, &others]).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Stop::NotRun(_))), "{error}");
         let text = |verdicts: &[&Verdict]| of(verdicts).unwrap().to_string();
         let pass = &Verdict::Pass;
         assert_eq!(text(&[pass, &notrun]), "nothing harmed (1 variants of FK1 on ext4)");
