@@ -60,6 +60,9 @@ const HALF: usize = LEN / 2;
 const MORE: i64 = 8192;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    if variant.act == "inval" {
+        fixture.needs_notices()?;
+    }
     let source = fixture.quick_file(LEN as u64)?;
     let direct = fixture.open(&source, Open::Direct)?;
     let (target, handle) = target(fixture)?;

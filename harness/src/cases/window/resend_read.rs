@@ -48,6 +48,7 @@ const LEN: usize = 65536;
 const MOMENT: Duration = Duration::from_millis(50);
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    fixture.needs_notices()?;
     if fixture.has("transport=uring") {
         // fuse_resend() (fs/fuse/dev.c) looks through what was read from /dev/fuse.
         return Err(not_run("the kernel does not send again what io_uring has brought"));

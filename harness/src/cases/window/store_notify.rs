@@ -43,6 +43,7 @@ fn variants() -> Vec<Variant> {
 const LEN: usize = 4 * PAGE;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    fixture.needs_notices()?;
     let file = fixture.file(LEN as u64)?;
     match variant.act {
         "truncate" => truncate(fixture, variant, &file),
