@@ -24,6 +24,13 @@ fn output(arguments: &[&str]) -> Option<Value> {
 
 /// What the program prints, which must succeed.
 fn json(arguments: &[&str]) -> Value {
+    let (code, text, shown) = ended(arguments);
+    assert_eq!(code, Some(0), "{text}");
+    shown
+}
+
+/// The exit code, all that was printed, and what of it is JSON.
+fn ended(arguments: &[&str]) -> (Option<i32>, String, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
     if let Ok(program) = mounted::program() {
         command.env("INFLIGHT", program);
@@ -31,8 +38,8 @@ fn json(arguments: &[&str]) -> Value {
     let output = command.args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}\n{error}", output.status);
-    serde_json::from_str(&text).expect(&text)
+    let all = format!("{text}\n{error}");
+    (output.status.code(), all.clone(), serde_json::from_str(&text).expect(&all))
 }
 
 #[test]
@@ -90,7 +97,9 @@ fn pins_of_others_neither_fail_nor_pass_anything() {
     let _alone = ALONE.lock();
     let shown = |what: &str| {
         // vmsplice(2), which takes references, and process_vm_readv(2), which pins.
-        let shown = json(&["mechanisms", "--json", "2.5", "1.6"]);
+        let (code, text, shown) = ended(&["mechanisms", "--json", "2.5", "1.6"]);
+        // 4: not one of them could be shown.
+        assert!(matches!(code, Some(0 | 4)), "{text}");
         let rows = shown[0]["rows"].as_array().unwrap().clone();
         assert_eq!(rows.len(), 2, "{rows:?}");
         let seen = |row: &&Value| row["outcome"].get("seen").is_some();
@@ -99,7 +108,6 @@ fn pins_of_others_neither_fail_nor_pass_anything() {
             reason.contains("the kernel counts everybody's pins")
         };
         assert!(rows.iter().all(|row| seen(&row) || not(&row)), "{what}: {rows:?}");
-        rows.iter().filter(seen).count()
     };
     let pinners = [Pinner::start(), Pinner::start()];
     shown("beside others that pin");
@@ -115,7 +123,8 @@ fn pins_of_others_neither_fail_nor_pass_anything() {
     assert!(matches!(ran.status.code(), Some(0 | 5)), "{said}");
     assert!(!said.contains("FAIL"), "{said}");
     drop(pinners);
-    assert_eq!(shown("alone"), 2);
+    // Whether anybody else pins now is not for this test to say.
+    shown("when they have ended");
 }
 
 /// Runs `mechanisms` with no kernel in the cache; gives its exit code, and what it printed.
