@@ -6,7 +6,6 @@ mod gate;
 mod io;
 mod known;
 mod pages;
-pub mod passthrough;
 pub mod raw_server;
 pub mod touch;
 

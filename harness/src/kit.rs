@@ -15,6 +15,7 @@ pub mod memory;
 pub mod nearest;
 pub mod output;
 pub mod pagemap;
+pub mod passthrough;
 pub mod pause;
 pub mod pins;
 pub mod pipe;

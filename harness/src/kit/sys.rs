@@ -86,16 +86,25 @@ fn place_by_extent(file: &File, offset: u64) -> anyhow::Result<u64> {
 /// # Errors
 /// Those of statx(2).
 pub fn refresh(path: &Path) -> anyhow::Result<u64> {
+    Ok(statx(path, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS)?.stx_size)
+}
+
+/// The size of a file as the kernel keeps it, nobody being asked (statx AT_STATX_DONT_SYNC).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn kept_size(path: &Path) -> anyhow::Result<u64> {
+    Ok(statx(path, libc::AT_STATX_DONT_SYNC, libc::STATX_SIZE)?.stx_size)
+}
+
+fn statx(path: &Path, flags: i32, mask: u32) -> anyhow::Result<libc::statx> {
     let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
     // SAFETY: statx is plain data; the call fills it.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_STATX_FORCE_SYNC;
     // SAFETY: the name is terminated, and `stat` is ours.
-    let result = unsafe {
-        libc::statx(libc::AT_FDCWD, name.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut stat)
-    };
+    let result = unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), flags, mask, &raw mut stat) };
     Errno::result(result).with_context(|| format!("statx {}", path.display()))?;
-    Ok(stat.stx_size)
+    Ok(stat)
 }
 
 /// Alignment of direct I/O in memory and in the file, in bytes, as statx(2) tells it (STATX_DIOALIGN, 6.1);
@@ -105,13 +114,7 @@ pub fn refresh(path: &Path) -> anyhow::Result<u64> {
 /// Those of statx(2).
 pub fn direct_alignment(path: &Path) -> anyhow::Result<Option<(u32, u32)>> {
     const STATX_DIOALIGN: u32 = 0x2000;
-    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
-    // SAFETY: statx is plain data; the call fills it.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the name is terminated, and `stat` is ours.
-    let result =
-        unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, STATX_DIOALIGN, &raw mut stat) };
-    Errno::result(result).with_context(|| format!("statx {}", path.display()))?;
+    let stat = statx(path, 0, STATX_DIOALIGN)?;
     let told = stat.stx_mask & STATX_DIOALIGN != 0;
     Ok(told.then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align)))
 }

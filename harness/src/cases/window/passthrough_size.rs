@@ -13,10 +13,10 @@ use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
-use crate::fixture::passthrough::{Passed, kept_size};
 use crate::fixture::{Change, Fixture, Open, Order, Stamped};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::memory::{Buffer, Memory};
+use crate::kit::passthrough::Passed;
 use crate::kit::sys;
 use crate::kit::verdict::{Class, not_run};
 
@@ -47,7 +47,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let folder = fixture.mounted().folder_beside(&format!("passed-{}", below.id));
     let at = folder.join("mnt");
     let passed = Passed::mount(own, &at)?;
-    let file = Stamped { path: at.join("f"), ..below.clone() };
+    let file = Stamped { path: passed.path().to_owned(), ..below.clone() };
     let result = race(fixture, variant, (&below, ino), &file);
     let refused = passed.refused();
     drop(passed);
@@ -88,13 +88,13 @@ fn race(
     if let Some(cut) = cut {
         cut.join()??;
     }
-    judge(fixture, (below, ino), &direct)
+    judge(fixture, (below, ino), (file, &direct))
 }
 
 fn judge(
     fixture: &mut Fixture<'_>,
     (below, ino): (&Stamped, u64),
-    above: &File,
+    (file, above): (&Stamped, &File),
 ) -> anyhow::Result<()> {
     let legal = if fixture.race() {
         let range = AT as u64..(AT + PART) as u64;
@@ -107,7 +107,7 @@ fn judge(
         vec![LEN]
     };
     // Before anybody asks: what the kernel keeps of it.
-    let kept = kept_size(above)?;
+    let kept = sys::kept_size(&file.path)?;
     let asked = above.metadata()?.len();
     let truth = sys::refresh(&below.path)?;
     if !legal.contains(&(truth as usize)) {
