@@ -100,6 +100,18 @@ fn gated(place: &Place, options: &str) -> (Mount, Client) {
     (mount, Client::connect(&socket).expect("a gate"))
 }
 
+/// Runs a test on a gated mount, of which every request has ended afterwards. Does nothing where nothing can be mounted.
+fn with_gate(options: &str, test: impl FnOnce(&Mount, &mut Client)) {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(32);
+    let (mount, mut gate) = gated(&place, options);
+    test(&mount, &mut gate);
+    all_end(&mut gate);
+    mount.umount();
+}
+
 fn own_pages() -> Vec<u8> {
     (1..=PAGES as u8).collect()
 }
@@ -162,99 +174,88 @@ fn end(child: &mut Child) -> std::process::ExitStatus {
 
 #[test]
 fn a_queued_request_is_not_read_until_it_is_released() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let memory = Arc::new(Memory::filled(0xEE));
-    let rule = gate.park(Rule::at(Phase::Queued).op("read").path("/f")).expect("a rule");
-    let last = gate.list().expect("a gate").last_seq;
-    let read = transfer(&mount, "read", &memory);
-    let seq = meet(&mut gate, rule);
-    assert_eq!(seq, last + 1, "nothing else was received");
-    let parked = &gate.list().expect("a gate").parked[0];
-    assert_eq!((parked.phase, parked.op.as_str(), parked.unique), (Phase::Queued, "?", 0));
-    assert_eq!(memory.pages(), [0xEE; PAGES]);
-    // It is not the server's yet.
-    for refused in [gate.fail(seq, 5), gate.short(seq, 5), gate.discard(seq)] {
-        let text = refused.expect_err("it is in the kernel").to_string();
-        assert!(text.contains("can only be released"), "{text}");
-    }
-    let second = gate.park(Rule::at(Phase::Queued).op("read")).expect_err("one at a time");
-    assert!(second.to_string().contains("another rule holds 'queued'"), "{second}");
-    assert_eq!(gate.release(seq).expect("a gate"), 1);
-    assert_eq!(read.join().expect("no panic"), Ok(LEN));
-    assert_eq!(memory.pages(), own_pages());
-    let record = record(&mut gate, seq);
-    assert_eq!(
-        (record.op.as_str(), record.len, record.outcome),
-        ("read", LEN as u64, Some(Outcome::Bytes(LEN as u64)))
-    );
-    assert_eq!(record.phase(), Some(Phase::Piped));
-    assert!(record.times.queued < record.times.phases[0], "{record:?}");
-    let hold = &record.holds[0];
-    assert_eq!((hold.phase, hold.by, hold.rule), (Phase::Queued, Some(ReleasedBy::Client), rule));
-    assert!(!record.voided());
-    // Once: the next one is not held, and the rule is still there to be ended.
-    let read = transfer(&mount, "read", &memory);
-    assert_eq!(read.join().expect("no panic"), Ok(LEN));
-    assert_eq!(gate.unpark(rule).expect("it stays"), 0);
-    mount.umount();
+    with_gate("", |mount, gate| {
+        let memory = Arc::new(Memory::filled(0xEE));
+        let rule = gate.park(Rule::at(Phase::Queued).op("read").path("/f")).expect("a rule");
+        let last = gate.list().expect("a gate").last_seq;
+        let read = transfer(mount, "read", &memory);
+        let seq = meet(gate, rule);
+        assert_eq!(seq, last + 1, "nothing else was received");
+        let parked = &gate.list().expect("a gate").parked[0];
+        assert_eq!((parked.phase, parked.op.as_str(), parked.unique), (Phase::Queued, "?", 0));
+        assert_eq!(memory.pages(), [0xEE; PAGES]);
+        // It is not the server's yet.
+        for refused in [gate.fail(seq, 5), gate.short(seq, 5), gate.discard(seq)] {
+            let text = refused.expect_err("it is in the kernel").to_string();
+            assert!(text.contains("can only be released"), "{text}");
+        }
+        let second = gate.park(Rule::at(Phase::Queued).op("read")).expect_err("one at a time");
+        assert!(second.to_string().contains("another rule holds 'queued'"), "{second}");
+        assert_eq!(gate.release(seq).expect("a gate"), 1);
+        assert_eq!(read.join().expect("no panic"), Ok(LEN));
+        assert_eq!(memory.pages(), own_pages());
+        let record = record(gate, seq);
+        assert_eq!(
+            (record.op.as_str(), record.len, record.outcome),
+            ("read", LEN as u64, Some(Outcome::Bytes(LEN as u64)))
+        );
+        assert_eq!(record.phase(), Some(Phase::Piped));
+        assert!(record.times.queued < record.times.phases[0], "{record:?}");
+        let hold = &record.holds[0];
+        assert_eq!(
+            (hold.phase, hold.by, hold.rule),
+            (Phase::Queued, Some(ReleasedBy::Client), rule)
+        );
+        assert!(!record.voided());
+        // Once: the next one is not held, and the rule is still there to be ended.
+        let read = transfer(mount, "read", &memory);
+        assert_eq!(read.join().expect("no panic"), Ok(LEN));
+        assert_eq!(gate.unpark(rule).expect("it stays"), 0);
+    });
 }
 
 #[test]
 fn another_request_in_front_voids_the_window() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let rule = gate.park(Rule::at(Phase::Queued).op("read").path("/f")).expect("a rule");
-    let other = mount.path("d");
-    let other = std::thread::spawn(move || fs::create_dir(other));
-    let seq = meet(&mut gate, rule);
-    gate.release(seq).expect("a gate");
-    other.join().expect("no panic").expect("mkdir");
-    let record = record(&mut gate, seq);
-    assert_eq!((record.outcome, record.op.as_str()), (Some(Outcome::Withdrawn), "?"));
-    assert_eq!(record.holds[0].by, Some(ReleasedBy::Overtaken));
-    assert!(record.voided());
-    all_end(&mut gate);
-    mount.umount();
+    with_gate("", |mount, gate| {
+        let rule = gate.park(Rule::at(Phase::Queued).op("read").path("/f")).expect("a rule");
+        let other = mount.path("d");
+        let other = std::thread::spawn(move || fs::create_dir(other));
+        let seq = meet(gate, rule);
+        gate.release(seq).expect("a gate");
+        other.join().expect("no panic").expect("mkdir");
+        let record = record(gate, seq);
+        assert_eq!((record.outcome, record.op.as_str()), (Some(Outcome::Withdrawn), "?"));
+        assert_eq!(record.holds[0].by, Some(ReleasedBy::Overtaken));
+        assert!(record.voided());
+    });
 }
 
 #[test]
 fn a_queued_rule_that_ends_opens_what_it_shut() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let memory = Arc::new(Memory::filled(0));
-    // Nothing had come.
-    let rule = gate.park(Rule::at(Phase::Queued).op("read")).expect("a rule");
-    gate.unpark(rule).expect("a rule");
-    assert_eq!(transfer(&mount, "read", &memory).join().expect("no panic"), Ok(LEN));
-    // Its time is up, and its connection ends, while something waits.
-    gate.park(Rule::at(Phase::Queued).op("read").ttl_ms(50)).expect("a rule");
-    assert_eq!(transfer(&mount, "read", &memory).join().expect("no panic"), Ok(LEN));
-    let socket = place.dir.path().join("gate");
-    let mut second = Client::connect(&socket).expect("a gate");
-    let rule = second.park(Rule::at(Phase::Queued).op("read")).expect("a rule");
-    let read = transfer(&mount, "read", &memory);
-    let seq = meet(&mut second, rule);
-    drop(second);
-    assert_eq!(read.join().expect("no panic"), Ok(LEN));
-    let record = record(&mut gate, seq);
-    assert!(record.voided() && record.op == "read", "{record:?}");
-    assert!(gate.list().expect("a gate").watchdog_releases >= 1);
-    // A delay needs nobody.
-    let delay = Rule::at(Phase::Queued).op("read").action(Action::Delay(5));
-    gate.park(delay).expect("a rule");
-    assert_eq!(transfer(&mount, "read", &memory).join().expect("no panic"), Ok(LEN));
-    all_end(&mut gate);
-    mount.umount();
+    with_gate("", |mount, gate| {
+        let memory = Arc::new(Memory::filled(0));
+        // Nothing had come.
+        let rule = gate.park(Rule::at(Phase::Queued).op("read")).expect("a rule");
+        gate.unpark(rule).expect("a rule");
+        assert_eq!(transfer(mount, "read", &memory).join().expect("no panic"), Ok(LEN));
+        // Its time is up, and its connection ends, while something waits.
+        gate.park(Rule::at(Phase::Queued).op("read").ttl_ms(50)).expect("a rule");
+        assert_eq!(transfer(mount, "read", &memory).join().expect("no panic"), Ok(LEN));
+        let socket = mount.dir.with_file_name("gate");
+        let mut second = Client::connect(&socket).expect("a gate");
+        let rule = second.park(Rule::at(Phase::Queued).op("read")).expect("a rule");
+        let read = transfer(mount, "read", &memory);
+        let seq = meet(&mut second, rule);
+        drop(second);
+        assert_eq!(read.join().expect("no panic"), Ok(LEN));
+        let record = record(gate, seq);
+        assert!(record.voided() && record.op == "read", "{record:?}");
+        assert!(gate.list().expect("a gate").watchdog_releases >= 1);
+        // A delay needs nobody.
+        let delay = Rule::at(Phase::Queued).op("read").action(Action::Delay(5));
+        gate.park(delay).expect("a rule");
+        assert_eq!(transfer(mount, "read", &memory).join().expect("no panic"), Ok(LEN));
+    });
 }
 
 #[test]
@@ -321,78 +322,74 @@ fn wait_for_end(process: i32) {
 
 #[test]
 fn a_write_is_held_in_the_middle_of_its_copy() {
-    if !can_mount() {
-        return;
-    }
     for page in [0, 5, PAGES - 1] {
-        let place = Place::new(32);
-        let (mount, mut gate) = gated(&place, "");
-        let memory = Arc::new(Memory::filled(100));
-        let rule = Rule::at(Phase::Copying).op("write").path("/f").page(page as u64);
-        let rule = gate.park(rule).expect("a rule");
-        let write = transfer(&mount, "write", &memory);
-        let seq = meet(&mut gate, rule);
-        let parked = &gate.list().expect("a gate").parked[0];
-        assert_eq!(
-            (parked.phase, parked.op.as_str(), parked.len),
-            (Phase::Copying, "write", LEN as u64)
-        );
-        // The rest of the mount works.
-        fs::create_dir(mount.path("d")).expect("mkdir");
-        fs::write(mount.path("g"), [1; 3 * PAGE]).expect("write");
-        // What was copied stays; what was not is what it is when it goes on.
-        (0..PAGES).for_each(|page| memory.fill(page, 101));
-        gate.release(seq).expect("a gate");
-        assert_eq!(write.join().expect("no panic"), Ok(LEN));
-        let found = fs::read(mount.path("f")).expect("read");
-        let found: Vec<u8> = found.chunks(PAGE).map(|page| page[0]).collect();
-        let copied: Vec<u8> = (0..PAGES).map(|at| if at < page { 100 } else { 101 }).collect();
-        assert_eq!(found, copied, "stopped at {page}");
-        let record = record(&mut gate, seq);
-        assert_eq!(
-            (record.holds[0].phase, record.outcome),
-            (Phase::Copying, Some(Outcome::Bytes(LEN as u64)))
-        );
-        assert!(record.times.copying < record.times.phases[0] && !record.voided(), "{record:?}");
-        // Another one is held in the same memory.
-        let write = transfer(&mount, "write", &memory);
-        let seq = meet(&mut gate, rule);
-        gate.unpark(rule).expect("a rule");
-        assert_eq!(write.join().expect("no panic"), Ok(LEN));
-        assert!(gate.wait_done(seq, PATIENCE).expect("a gate").reached);
-        assert_eq!(transfer(&mount, "write", &memory).join().expect("no panic"), Ok(LEN));
-        all_end(&mut gate);
-        mount.umount();
+        with_gate("", |mount, gate| {
+            let memory = Arc::new(Memory::filled(100));
+            let rule = Rule::at(Phase::Copying).op("write").path("/f").page(page as u64);
+            let rule = gate.park(rule).expect("a rule");
+            let write = transfer(mount, "write", &memory);
+            let seq = meet(gate, rule);
+            let parked = &gate.list().expect("a gate").parked[0];
+            assert_eq!(
+                (parked.phase, parked.op.as_str(), parked.len),
+                (Phase::Copying, "write", LEN as u64)
+            );
+            // The rest of the mount works.
+            fs::create_dir(mount.path("d")).expect("mkdir");
+            fs::write(mount.path("g"), [1; 3 * PAGE]).expect("write");
+            // What was copied stays; what was not is what it is when it goes on.
+            (0..PAGES).for_each(|page| memory.fill(page, 101));
+            gate.release(seq).expect("a gate");
+            assert_eq!(write.join().expect("no panic"), Ok(LEN));
+            let found = fs::read(mount.path("f")).expect("read");
+            let found: Vec<u8> = found.chunks(PAGE).map(|page| page[0]).collect();
+            let copied: Vec<u8> = (0..PAGES).map(|at| if at < page { 100 } else { 101 }).collect();
+            assert_eq!(found, copied, "stopped at {page}");
+            let record = record(gate, seq);
+            assert_eq!(
+                (record.holds[0].phase, record.outcome),
+                (Phase::Copying, Some(Outcome::Bytes(LEN as u64)))
+            );
+            assert!(
+                record.times.copying < record.times.phases[0] && !record.voided(),
+                "{record:?}"
+            );
+            // Another one is held in the same memory.
+            let write = transfer(mount, "write", &memory);
+            let seq = meet(gate, rule);
+            gate.unpark(rule).expect("a rule");
+            assert_eq!(write.join().expect("no panic"), Ok(LEN));
+            assert!(gate.wait_done(seq, PATIENCE).expect("a gate").reached);
+            assert_eq!(transfer(mount, "write", &memory).join().expect("no panic"), Ok(LEN));
+        });
     }
 }
 
 #[test]
 fn a_read_is_held_in_the_middle_of_its_copy() {
-    if !can_mount() {
-        return;
-    }
     for (page, read) in [(0, "auto"), (5, "direct"), (PAGES - 1, "copy")] {
-        let place = Place::new(32);
-        let (mount, mut gate) = gated(&place, &format!("read={read}"));
-        let memory = Arc::new(Memory::filled(0xEE));
-        let rule = Rule::at(Phase::Copying).op("read").path("/f").page(page as u64);
-        let rule = gate.park(rule).expect("a rule");
-        let read = transfer(&mount, "read", &memory);
-        let seq = meet(&mut gate, rule);
-        // O_DIRECT has no other place for them than the memory itself.
-        let half: Vec<u8> =
-            (0..PAGES).map(|at| if at < page { at as u8 + 1 } else { 0xEE }).collect();
-        assert_eq!(memory.pages(), half, "stopped at {page}");
-        fs::create_dir(mount.path("d")).expect("mkdir");
-        gate.release(seq).expect("a gate");
-        assert_eq!(read.join().expect("no panic"), Ok(LEN));
-        assert_eq!(memory.pages(), own_pages());
-        let record = record(&mut gate, seq);
-        assert_eq!(record.holds[0].phase, Phase::Copying);
-        assert!(record.times.copying > record.times.phases[3] && !record.voided(), "{record:?}");
-        gate.unpark(rule).expect("a rule");
-        all_end(&mut gate);
-        mount.umount();
+        with_gate(&format!("read={read}"), |mount, gate| {
+            let memory = Arc::new(Memory::filled(0xEE));
+            let rule = Rule::at(Phase::Copying).op("read").path("/f").page(page as u64);
+            let rule = gate.park(rule).expect("a rule");
+            let read = transfer(mount, "read", &memory);
+            let seq = meet(gate, rule);
+            // O_DIRECT has no other place for them than the memory itself.
+            let half: Vec<u8> =
+                (0..PAGES).map(|at| if at < page { at as u8 + 1 } else { 0xEE }).collect();
+            assert_eq!(memory.pages(), half, "stopped at {page}");
+            fs::create_dir(mount.path("d")).expect("mkdir");
+            gate.release(seq).expect("a gate");
+            assert_eq!(read.join().expect("no panic"), Ok(LEN));
+            assert_eq!(memory.pages(), own_pages());
+            let record = record(gate, seq);
+            assert_eq!(record.holds[0].phase, Phase::Copying);
+            assert!(
+                record.times.copying > record.times.phases[3] && !record.voided(),
+                "{record:?}"
+            );
+            gate.unpark(rule).expect("a rule");
+        });
     }
 }
 
@@ -472,84 +469,70 @@ fn transports_without_windows_say_so_in_one_line() {
 
 #[test]
 fn rules_that_no_window_has_are_refused() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let refused = |gate: &mut Client, rule: Rule, why: &str| {
-        let said = gate.park(rule).expect_err("it means nothing").to_string();
-        assert!(said.contains(why), "{said}");
-    };
-    refused(&mut gate, Rule::at(Phase::Copying).op("mkdir"), "only read and write");
-    refused(&mut gate, Rule::at(Phase::Received).page(1), "'copying'");
-    refused(&mut gate, Rule::at(Phase::Copying).action(Action::Fail(5)), "parked or delayed");
-    refused(&mut gate, Rule::at(Phase::Queued).nth(2), "nth");
-    refused(&mut gate, Rule::at(Phase::Copying).op("write").page(1 << 40), "no WRITE");
-    let rule = gate.park(Rule::at(Phase::Copying)).expect("a rule");
-    refused(&mut gate, Rule::at(Phase::Copying).op("write"), "another rule");
-    gate.unpark(rule).expect("a rule");
-    let rule = gate.park(Rule::at(Phase::Copying)).expect("free again");
-    gate.unpark(rule).expect("a rule");
-    mount.umount();
+    with_gate("", |_, gate| {
+        let refused = |gate: &mut Client, rule: Rule, why: &str| {
+            let said = gate.park(rule).expect_err("it means nothing").to_string();
+            assert!(said.contains(why), "{said}");
+        };
+        refused(gate, Rule::at(Phase::Copying).op("mkdir"), "only read and write");
+        refused(gate, Rule::at(Phase::Received).page(1), "'copying'");
+        refused(gate, Rule::at(Phase::Copying).action(Action::Fail(5)), "parked or delayed");
+        refused(gate, Rule::at(Phase::Queued).nth(2), "nth");
+        refused(gate, Rule::at(Phase::Copying).op("write").page(1 << 40), "no WRITE");
+        let rule = gate.park(Rule::at(Phase::Copying)).expect("a rule");
+        refused(gate, Rule::at(Phase::Copying).op("write"), "another rule");
+        gate.unpark(rule).expect("a rule");
+        let rule = gate.park(Rule::at(Phase::Copying)).expect("free again");
+        gate.unpark(rule).expect("a rule");
+    });
 }
 
 #[test]
 fn the_kernel_is_told_something_on_command() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let ino = fs::metadata(mount.path("f")).expect("stat").ino();
-    let notify = |gate: &mut Client, notice| gate.notify(notice, PATIENCE).expect("a gate");
-    let taken = Notified { is_over: true, errno: None };
-    // What is stored is what a cached reader sees, and what is invalidated is asked for again.
-    assert_eq!(fs::read(mount.path("f")).expect("read")[0], 1);
-    let store = Notice::Store { ino, offset: 0, data: vec![0x55; PAGE] };
-    assert_eq!(notify(&mut gate, store), taken);
-    assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [0x55; PAGE]);
-    assert_eq!(notify(&mut gate, Notice::Inval { ino, offset: 0, len: 0 }), taken);
-    assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [1; PAGE]);
-    assert_eq!(notify(&mut gate, Notice::Retrieve { ino, offset: 0, size: PAGE as u32 }), taken);
-    let unknown = notify(&mut gate, Notice::Inval { ino: 1 << 40, offset: 0, len: 0 });
-    assert_eq!(unknown, Notified { is_over: true, errno: Some(libc::ENOENT) });
-    // What is parked comes once more, and the answer under its old number is nobody's.
-    let rule = gate.park(Rule::at(Phase::Received).op("read").path("/f")).expect("a rule");
-    let memory = Arc::new(Memory::filled(0xEE));
-    let read = transfer(&mount, "read", &memory);
-    let first = meet(&mut gate, rule);
-    assert_eq!(notify(&mut gate, Notice::Resend), taken);
-    let wait = gate.wait_parked(Some(rule), 2, PATIENCE).expect("a gate");
-    assert!(wait.reached, "it is not sent again");
-    assert_eq!(wait.parked[1].unique, wait.parked[0].unique | 1 << 63);
-    gate.release(first).expect("parked");
-    assert!(gate.wait_done(first, PATIENCE).expect("a gate").reached);
-    assert_eq!(memory.pages(), [0xEE; PAGES]);
-    gate.unpark(rule).expect("a rule");
-    assert_eq!(read.join().expect("no panic"), Ok(LEN));
-    assert_eq!(memory.pages(), own_pages());
-    all_end(&mut gate);
-    mount.umount();
+    with_gate("", |mount, gate| {
+        let ino = fs::metadata(mount.path("f")).expect("stat").ino();
+        let notify = |gate: &mut Client, notice| gate.notify(notice, PATIENCE).expect("a gate");
+        let taken = Notified { is_over: true, errno: None };
+        // What is stored is what a cached reader sees, and what is invalidated is asked for again.
+        assert_eq!(fs::read(mount.path("f")).expect("read")[0], 1);
+        let store = Notice::Store { ino, offset: 0, data: vec![0x55; PAGE] };
+        assert_eq!(notify(gate, store), taken);
+        assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [0x55; PAGE]);
+        assert_eq!(notify(gate, Notice::Inval { ino, offset: 0, len: 0 }), taken);
+        assert_eq!(fs::read(mount.path("f")).expect("read")[..PAGE], [1; PAGE]);
+        assert_eq!(notify(gate, Notice::Retrieve { ino, offset: 0, size: PAGE as u32 }), taken);
+        let unknown = notify(gate, Notice::Inval { ino: 1 << 40, offset: 0, len: 0 });
+        assert_eq!(unknown, Notified { is_over: true, errno: Some(libc::ENOENT) });
+        // What is parked comes once more, and the answer under its old number is nobody's.
+        let rule = gate.park(Rule::at(Phase::Received).op("read").path("/f")).expect("a rule");
+        let memory = Arc::new(Memory::filled(0xEE));
+        let read = transfer(mount, "read", &memory);
+        let first = meet(gate, rule);
+        assert_eq!(notify(gate, Notice::Resend), taken);
+        let wait = gate.wait_parked(Some(rule), 2, PATIENCE).expect("a gate");
+        assert!(wait.reached, "it is not sent again");
+        assert_eq!(wait.parked[1].unique, wait.parked[0].unique | 1 << 63);
+        gate.release(first).expect("parked");
+        assert!(gate.wait_done(first, PATIENCE).expect("a gate").reached);
+        assert_eq!(memory.pages(), [0xEE; PAGES]);
+        gate.unpark(rule).expect("a rule");
+        assert_eq!(read.join().expect("no panic"), Ok(LEN));
+        assert_eq!(memory.pages(), own_pages());
+    });
 }
 
 #[test]
 fn rules_that_end_while_they_are_made_leave_the_way_in_open() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new(32);
-    let (mount, mut gate) = gated(&place, "");
-    let memory = Arc::new(Memory::filled(0));
-    let mut made = 0;
-    for _ in 0..100 {
-        let read = transfer(&mount, "read", &memory);
-        // The last one may not be over yet: one at a time.
-        made += u32::from(gate.park(Rule::at(Phase::Queued).op("read").ttl_ms(1)).is_ok());
-        assert_eq!(read.join().expect("no panic"), Ok(LEN));
-    }
-    assert!(made > 0, "not one rule was made");
-    assert_eq!(transfer(&mount, "read", &memory).join().expect("no panic"), Ok(LEN));
-    all_end(&mut gate);
-    mount.umount();
+    with_gate("", |mount, gate| {
+        let memory = Arc::new(Memory::filled(0));
+        let mut made = 0;
+        for _ in 0..100 {
+            let read = transfer(mount, "read", &memory);
+            // The last one may not be over yet: one at a time.
+            made += u32::from(gate.park(Rule::at(Phase::Queued).op("read").ttl_ms(1)).is_ok());
+            assert_eq!(read.join().expect("no panic"), Ok(LEN));
+        }
+        assert!(made > 0, "not one rule was made");
+        assert_eq!(transfer(mount, "read", &memory).join().expect("no panic"), Ok(LEN));
+    });
 }
