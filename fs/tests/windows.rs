@@ -30,7 +30,7 @@ struct Memory(NonNull<c_void>);
 
 // SAFETY: it is accessed by volatile accesses and system calls alone.
 unsafe impl Send for Memory {}
-// SAFETY: as above.
+// SAFETY: the same accesses are all that a shared reference allows.
 unsafe impl Sync for Memory {}
 
 impl Memory {

@@ -16,7 +16,7 @@ pub(super) struct Region {
     len: usize,
 }
 
-// SAFETY: it is memory, which no thread owns.
+// SAFETY: an anonymous mapping belongs to the process: any thread may use and unmap it.
 unsafe impl Send for Region {}
 // SAFETY: through a shared reference it is only read, or filled by the kernel in calls that say so.
 unsafe impl Sync for Region {}
@@ -64,7 +64,7 @@ impl Region {
     /// Nobody else has a reference to it meanwhile.
     #[allow(clippy::mut_from_ref, reason = "the caller sees to it that there is one")]
     pub unsafe fn fill(&self) -> &mut [u8] {
-        // SAFETY: as `as_slice`, and the caller's promise.
+        // SAFETY: the mapping is as long and lives as long as this, and the caller has the only reference to it.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len) }
     }
 
@@ -79,7 +79,8 @@ impl Region {
 
     /// Takes a page away: it is missing until it is brought again.
     pub fn forget(&self, offset: usize) {
-        // SAFETY: the page is inside the mapping; what it has is not wanted any more.
+        assert!(offset + page_size() <= self.len, "{offset}");
+        // SAFETY: the page is inside the mapping, and bytes of any value are valid there: it reads as zero, or waits.
         let _ = unsafe {
             let page = self.start.byte_add(offset);
             madvise(page, page_size(), MmapAdvise::MADV_DONTNEED)

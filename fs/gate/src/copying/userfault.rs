@@ -82,7 +82,7 @@ impl Userfault {
             Ok(fd) => fd as i32,
             Err(errno) => by_device(flags).ok_or(errno)?,
         };
-        // SAFETY: as above.
+        // SAFETY: one of the two calls has just made this descriptor, and nobody else knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let mut api = Api { api: API, features: 0, ioctls: 0 };
         // SAFETY: the call reads and fills this struct.
@@ -126,12 +126,13 @@ impl Userfault {
                     assert_eq!(bytes.len(), page_size());
                     let from = bytes.as_ptr() as u64;
                     let mut copy = Copy { to: page, from, len, mode: 0, copied: 0 };
-                    // SAFETY: the call reads `bytes`, a page, and fills the struct.
+                    // SAFETY: the call reads `bytes`, which is a page long, and fills the struct; the kernel refuses to
+                    // write anywhere but to a missing page of a range that was registered here.
                     unsafe { uffdio_copy(self.0.as_raw_fd(), &raw mut copy) }
                 }
                 None => {
                     let mut zero = Zero { start: page, len, mode: 0, zeroed: 0 };
-                    // SAFETY: the call fills the struct.
+                    // SAFETY: the call fills the struct; where it may write is as with UFFDIO_COPY.
                     unsafe { uffdio_zeropage(self.0.as_raw_fd(), &raw mut zero) }
                 }
             };
