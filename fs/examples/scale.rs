@@ -6,8 +6,8 @@
 //! file, and no room in the file that holds the image. Images are removed afterwards.
 
 use anyhow::{Context as _, bail, ensure};
+use inflight::fsck::{self, Outcome};
 use inflight::image::dump::Dump;
-use inflight::image::fsck::{self, Outcome};
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
 use inflight::image::store::Recovery;
 use inflight::mounted;

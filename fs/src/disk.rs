@@ -9,6 +9,7 @@ mod cuttable;
 mod faulty;
 mod file;
 mod memory;
+mod over;
 #[cfg(feature = "testing")]
 mod recorder;
 #[cfg(feature = "testing")]
@@ -19,6 +20,7 @@ pub use cuttable::CuttableDisk;
 pub use faulty::{Call, Fault, FaultyDisk, Plan};
 pub use file::{FileDisk, open_image};
 pub use memory::MemoryDisk;
+pub use over::Over;
 #[cfg(feature = "testing")]
 pub use recorder::{Event, Recorder};
 #[cfg(feature = "testing")]

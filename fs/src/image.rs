@@ -14,7 +14,6 @@
 //! * [`store`]: the running transaction, and the commit that makes it durable.
 
 pub mod dump;
-pub mod fsck;
 pub mod group_commit;
 pub mod guard;
 pub mod lock;

@@ -6,8 +6,8 @@ use images::{
     COUNTERS, EXTENTS, GROUPS, INODES, Image, NAMES, ORPHANS, TARGETS, XATTRS, file, make, open,
     read, stamped, walk,
 };
+use inflight::fsck::{Findings, Outcome};
 use inflight::image::BLOCK;
-use inflight::image::fsck::{Findings, Outcome};
 use inflight::image::mkfs::ROOT;
 use inflight::image::store::Recovery;
 use inflight::image::superblock::{SECOND, Superblock};

@@ -5,7 +5,7 @@ mod images;
 
 use common::{Place, can_mount, ok, refused};
 use inflight::disk::{Disk, Event, MemoryDisk, Recorder};
-use inflight::image::fsck::{self, Options as FsckOptions, Outcome};
+use inflight::fsck::{self, Options as FsckOptions, Outcome};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};
 use inflight::image::{BLOCK, probe};
 use inflight::mounted;

@@ -7,8 +7,8 @@
 mod images;
 
 use images::{Image, foreign, make, read, walk};
+use inflight::fsck::Outcome;
 use inflight::image::BLOCK;
-use inflight::image::fsck::Outcome;
 use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::{Chunk, SECOND, Superblock};
 use inflight::mounted;

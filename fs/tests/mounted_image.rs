@@ -4,9 +4,9 @@ mod common;
 mod images;
 
 use common::{Place, can_mount, inflight, ok, refused, text};
-use inflight::disk::{Disk, MemoryDisk};
+use inflight::disk::{Disk, MemoryDisk, Over};
+use inflight::fsck::{self, Outcome};
 use inflight::image::BLOCK;
-use inflight::image::fsck::{self, Outcome};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};
 use inflight::image::snapshot::Snapshot;
 use inflight::image::store::Recovery;
@@ -16,7 +16,6 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -159,17 +158,13 @@ impl std::fmt::Debug for Interrupted {
     }
 }
 
-impl Disk for Interrupted {
-    fn name(&self) -> &Path {
-        self.disk.name()
+impl Over for Interrupted {
+    fn below(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     fn is_writable(&self) -> bool {
         false
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -177,18 +172,6 @@ impl Disk for Interrupted {
             (self.event)();
         }
         self.disk.read(offset, out)
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        panic!("a snapshot writes nothing")
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        panic!("a snapshot writes nothing")
-    }
-
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        panic!("a snapshot writes nothing")
     }
 }
 

@@ -5,7 +5,7 @@ mod images;
 
 use common::{Place, can_mount, ok};
 use images::{Image, file, make, read, stamped, write};
-use inflight::disk::{Disk, MemoryDisk};
+use inflight::disk::{Disk, MemoryDisk, Over};
 use inflight::errno::Errno;
 use inflight::image::BLOCK;
 use inflight::mounted;
@@ -16,7 +16,6 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -73,21 +72,9 @@ impl Plug {
     }
 }
 
-impl Disk for Plug {
-    fn name(&self) -> &Path {
-        Path::new("plug")
-    }
-
-    fn is_writable(&self) -> bool {
-        true
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.now.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.now.read(offset, out)
+impl Over for Plug {
+    fn below(&self) -> &dyn Disk {
+        &self.now
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -6,8 +6,8 @@ mod images;
 
 use images::{Image, stamped};
 use inflight::disk::{Disk, FileDisk, MemoryDisk};
+use inflight::fsck::{self, Outcome};
 use inflight::image::BLOCK;
-use inflight::image::fsck::{self, Outcome};
 use inflight::image::mkfs::ROOT;
 use inflight::image::superblock::Superblock;
 use inflight::mounted;
@@ -291,7 +291,7 @@ fn only_files_whose_extents_were_in_a_rotten_block_lose_them() {
         disk.write(block * BLOCK + 1000, &[0xa5; 700]).expect("damage");
         drop(disk);
         let Ok(report) = image.try_fsck(false) else { continue };
-        let lost = |f: &&inflight::image::fsck::Finding| {
+        let lost = |f: &&inflight::fsck::Finding| {
             f.object == "table extents" && f.remedy == "the rows that can be read are kept"
         };
         if !report.found.list.iter().any(|f| lost(&f)) {

@@ -3,7 +3,7 @@
 mod images;
 
 use inflight::disk::{Disk, MemoryDisk};
-use inflight::image::fsck::{self, Options as FsckOptions, Outcome};
+use inflight::fsck::{self, Options as FsckOptions, Outcome};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};
 use inflight::image::{BLOCK, probe};
 use inflight::mounted;

@@ -11,7 +11,7 @@ mod states;
 
 use common::{Place, can_mount, ok, refused};
 use inflight::disk::{Disk, MemoryDisk, Recorder};
-use inflight::image::fsck::{self, Options as FsckOptions, Outcome, ShrinkError};
+use inflight::fsck::{self, Options as FsckOptions, Outcome, ShrinkError};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};
 use inflight::image::{BLOCK, probe};
 use inflight::mounted;

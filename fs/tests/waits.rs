@@ -2,14 +2,13 @@
 
 mod common;
 
-use inflight::disk::{Disk, MemoryDisk};
+use inflight::disk::{Disk, MemoryDisk, Over};
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
 use inflight::options::Options;
 use parking_lot::{Condvar, Mutex};
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -44,25 +43,9 @@ impl SlowDisk {
     }
 }
 
-impl Disk for SlowDisk {
-    fn name(&self) -> &Path {
-        self.memory.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        true
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.memory.read(offset, out)
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.memory.write(offset, data)
+impl Over for SlowDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.memory
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -72,10 +55,6 @@ impl Disk for SlowDisk {
         self.changed.wait_while(&mut state, |state| state.is_stopped);
         state.waiting -= 1;
         self.memory.sync()
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.memory.discard(offset, len)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `inflight fsck`.
 
-use crate::image::fsck::{self, Findings, Options, Outcome, Report, Severity};
+use crate::fsck::{self, Findings, Options, Outcome, Report, Severity};
 use clap::Args;
 use indicatif::ProgressBar;
 use std::path::PathBuf;

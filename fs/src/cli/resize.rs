@@ -2,7 +2,7 @@
 
 use super::stat::size;
 use crate::disk::{Disk, FileDisk};
-use crate::image::fsck::{self, Outcome};
+use crate::fsck::{self, Outcome};
 use crate::image::{BLOCK, lock, probe};
 use crate::mounted;
 use crate::options::Options;

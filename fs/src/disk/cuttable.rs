@@ -3,11 +3,10 @@
 //! What was written since the last flush is kept in memory, up to a bound, as in the cache of a drive that lies to nobody: a
 //! flush makes it durable. Beyond the bound the drive writes back what it has, without being asked, which it may.
 
-use crate::disk::{Disk, FileDisk};
+use crate::disk::{Disk, FileDisk, Over};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What is kept whole: a block of the filesystem.
@@ -61,17 +60,9 @@ fn powered(cache: &Cache) -> io::Result<()> {
     if cache.is_cut { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
 }
 
-impl Disk for CuttableDisk {
-    fn name(&self) -> &Path {
-        self.inner.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        self.inner.is_writable()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
+impl Over for CuttableDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.inner
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -135,7 +126,7 @@ impl Disk for CuttableDisk {
     }
 
     fn distrust(&self) -> io::Result<()> {
-        self.sync()?;
+        Over::sync(self)?;
         self.inner.distrust()
     }
 
@@ -148,7 +139,9 @@ impl Disk for CuttableDisk {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{BLOCK, CuttableDisk, KEPT_MAX};
+    use crate::disk::{Disk, FileDisk};
+    use std::sync::Arc;
 
     fn disk() -> (tempfile::NamedTempFile, CuttableDisk) {
         let file = tempfile::NamedTempFile::new().expect("a file");

@@ -1,10 +1,9 @@
 //! A disk that fails when it is told to.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{Disk, VolatileDisk};
+use crate::disk::{Disk, Over, VolatileDisk};
 use parking_lot::{Condvar, Mutex};
 
 /// What is asked of a disk.
@@ -113,59 +112,52 @@ fn error(fault: Fault) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-impl Disk for FaultyDisk {
-    fn name(&self) -> &Path {
-        self.inner.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        true
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
+impl Over for FaultyDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.inner
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let Some(fault) = self.fault(Call::Read) else { return self.inner.read(offset, out) };
+        let Some(fault) = self.fault(Call::Read) else { return self.below().read(offset, out) };
         if fault == Fault::Short {
             let half = out.len() / 2;
-            self.inner.read(offset, &mut out[..half])?;
+            self.below().read(offset, &mut out[..half])?;
         }
         Err(error(fault))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let Some(fault) = self.fault(Call::Write) else { return self.inner.write(offset, data) };
+        let Some(fault) = self.fault(Call::Write) else { return self.below().write(offset, data) };
         if fault == Fault::Short {
-            self.inner.write(offset, &data[..data.len() / 2])?;
+            self.below().write(offset, &data[..data.len() / 2])?;
         }
         Err(error(fault))
     }
 
     fn sync(&self) -> io::Result<()> {
-        let Some(fault) = self.fault(Call::Sync) else { return self.inner.sync() };
+        let Some(fault) = self.fault(Call::Sync) else { return self.below().sync() };
         self.inner.lose();
         Err(error(fault))
     }
 
     fn distrust(&self) -> io::Result<()> {
-        self.sync()?;
-        self.inner.distrust()
+        Over::sync(self)?;
+        self.below().distrust()
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.fault(Call::Discard) {
             Some(fault) => Err(error(fault)),
-            None => self.inner.discard(offset, len),
+            None => self.below().discard(offset, len),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::disk::MemoryDisk;
+    use super::{Call, Fault, FaultyDisk, Plan};
+    use crate::disk::{Disk, MemoryDisk, VolatileDisk};
+    use std::sync::Arc;
 
     fn disk() -> FaultyDisk {
         FaultyDisk::new(Arc::new(VolatileDisk::new(&MemoryDisk::new(4096))))

@@ -1,11 +1,9 @@
 //! A disk that writes down what was done to it, so that a test can tell what a power cut leaves.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Over};
 use parking_lot::Mutex;
 
 /// Something that was done to a disk, and succeeded.
@@ -54,21 +52,9 @@ impl Recorder {
     }
 }
 
-impl Disk for Recorder {
-    fn name(&self) -> &Path {
-        self.inner.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        self.inner.is_writable()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
+impl Over for Recorder {
+    fn below(&self) -> &dyn Disk {
+        &*self.inner
     }
 
     // The log is locked meanwhile: its order is the order in which the disk saw the calls.
@@ -92,20 +78,13 @@ impl Disk for Recorder {
         log.push(Event::Discard { offset, len });
         Ok(())
     }
-
-    fn distrust(&self) -> io::Result<()> {
-        self.inner.distrust()
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::disk::MemoryDisk;
+    use super::{Event, Recorder};
+    use crate::disk::{Disk, MemoryDisk};
+    use std::sync::Arc;
 
     #[test]
     fn the_log_has_what_succeeded_in_order() {

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
 
-use crate::disk::{Disk, MemoryDisk};
+use crate::disk::{Disk, MemoryDisk, Over};
 use parking_lot::Mutex;
 
 /// What a disk writes whole or not at all.
@@ -64,21 +63,9 @@ fn copy(from: &MemoryDisk, to: &MemoryDisk, sector: u64) -> io::Result<()> {
     to.write(sector * SECTOR, &bytes)
 }
 
-impl Disk for VolatileDisk {
-    fn name(&self) -> &Path {
-        self.seen.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        true
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.seen.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.seen.read(offset, out)
+impl Over for VolatileDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.seen
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -94,7 +81,7 @@ impl Disk for VolatileDisk {
     }
 
     fn distrust(&self) -> io::Result<()> {
-        self.sync()?;
+        Over::sync(self)?;
         let mut state = self.state.lock();
         let lost = std::mem::take(&mut state.lost);
         lost.into_iter().try_for_each(|sector| copy(&state.platter, &self.seen, sector))
@@ -109,7 +96,8 @@ impl Disk for VolatileDisk {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::VolatileDisk;
+    use crate::disk::{Disk, MemoryDisk};
 
     fn byte(disk: &dyn Disk, at: u64) -> u8 {
         let mut out = [0];

@@ -7,7 +7,7 @@
 //! Only metadata are copied. Blocks of files are the image's own: what the commit says that a file has may be somebody else's
 //! by the time that it is read, if it was freed since.
 
-use crate::disk::{Disk, FileDisk};
+use crate::disk::{Disk, FileDisk, Over};
 use crate::image::BLOCK;
 use crate::image::lock::{self, LockError};
 use crate::image::metastore::MetaStore;
@@ -137,17 +137,13 @@ fn temporary() -> io::Result<File> {
     tempfile::tempfile_in(&place).or_else(|_| tempfile::tempfile())
 }
 
-impl Disk for Snapshot {
-    fn name(&self) -> &Path {
-        self.image.name()
+impl Over for Snapshot {
+    fn below(&self) -> &dyn Disk {
+        &*self.image
     }
 
     fn is_writable(&self) -> bool {
         false
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.image.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -164,17 +160,5 @@ impl Disk for Snapshot {
             at = until;
         }
         Ok(())
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(libc::EROFS))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(libc::EROFS))
     }
 }

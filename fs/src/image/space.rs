@@ -17,7 +17,7 @@
 //! Lock order: `state`, then either [`Pins`] or the reserve. The bits are loaded under `state`, so
 //! nobody takes `state` from inside the database: the metadata area uses the reserve alone.
 
-pub(in crate::image) mod bits;
+pub(crate) mod bits;
 mod counts;
 mod reserve;
 

@@ -4,8 +4,8 @@ use crate::reference::Op::{self, *};
 use crate::reference::{Alloc, Data, Frozen, Model, Player, Rename, View, content_is_legal};
 use inflight::disk::{Call, Disk, FaultyDisk, MemoryDisk, Plan, VolatileDisk};
 use inflight::errno::Errno;
+use inflight::fsck;
 use inflight::image::BLOCK;
-use inflight::image::fsck;
 use inflight::image::mkfs::{MkfsOptions, format};
 use std::sync::Arc;
 

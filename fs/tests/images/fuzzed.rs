@@ -5,7 +5,7 @@
 #![allow(dead_code)] // Each target uses a part of it.
 
 use inflight::disk::{Disk, MemoryDisk};
-use inflight::image::fsck::{self, Options as FsckOptions, Outcome};
+use inflight::fsck::{self, Options as FsckOptions, Outcome};
 use inflight::image::guard::guard;
 use inflight::image::metastore::{Backend, MetaStore};
 use inflight::image::mkfs::{self, MkfsOptions, ROOT};

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 use inflight::disk::FileDisk;
-use inflight::image::fsck::{self, FsckError, Options as FsckOptions, Report};
+use inflight::fsck::{self, FsckError, Options as FsckOptions, Report};
 use inflight::image::metastore::MetaStore;
 use inflight::image::mkfs::{MkfsOptions, ROOT, mkfs};
 use inflight::image::open::{self, Access, Locked};

@@ -7,8 +7,8 @@
 mod reference;
 
 use inflight::disk::{Disk, MemoryDisk, VolatileDisk};
+use inflight::fsck;
 use inflight::image::BLOCK;
-use inflight::image::fsck;
 use inflight::image::mkfs::{MkfsOptions, format};
 use proptest::prelude::*;
 use proptest::sample::select;

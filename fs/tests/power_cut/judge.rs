@@ -5,7 +5,7 @@ use crate::reference::{View, content_is_legal};
 use crate::states::{Budget, State, States};
 use crate::timeline::{Promise, Timeline};
 use inflight::disk::{Disk, Recorder};
-use inflight::image::fsck;
+use inflight::fsck;
 use inflight::image::open;
 use inflight::volume::Volume;
 use rand::SeedableRng as _;

@@ -5,7 +5,7 @@ use crate::reference::{Data, Frozen, Player};
 use crate::run::{Stage, seed};
 use inflight::disk::{Disk, SECTOR, VolatileDisk};
 use inflight::errno::Errno;
-use inflight::image::fsck;
+use inflight::fsck;
 use inflight::image::mkfs::ROOT;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
 use inflight::volume::Volume;

@@ -6,13 +6,13 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::fsck::commit::{self, Definitions, Live};
-use crate::image::fsck::leaves::Leaves;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::rows::{
+use crate::fsck::commit::{self, Definitions, Live};
+use crate::fsck::leaves::Leaves;
+use crate::fsck::report::Findings;
+use crate::fsck::rows::{
     Counters, Extents, Free, Groups, Inodes, Names, Orphans, Row, Targets, Xattrs,
 };
-use crate::image::fsck::walk::{Met, Walk};
+use crate::fsck::walk::{Met, Walk};
 use crate::image::metastore::MetaStore;
 use crate::image::pages::node::Leaf;
 use crate::image::pages::{Place, REGION_PAGES};

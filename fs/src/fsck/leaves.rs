@@ -1,9 +1,9 @@
 //! A table of a database that cannot be opened: its leaves, found without it.
 
 use crate::errno::Result;
-use crate::image::fsck::rows::Row;
-use crate::image::fsck::table::Correction;
-use crate::image::fsck::walk::{Bounds, Met};
+use crate::fsck::rows::Row;
+use crate::fsck::table::Correction;
+use crate::fsck::walk::{Bounds, Met};
 use crate::image::guard::guard;
 use crate::image::metastore::MetaStore;
 use crate::image::pages::Place;

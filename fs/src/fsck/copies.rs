@@ -1,8 +1,8 @@
 //! The two superblocks, against each other and against the size of the image.
 
 use crate::disk::Disk;
+use crate::fsck::report::Findings;
 use crate::image::BLOCK;
-use crate::image::fsck::report::Findings;
 use crate::image::probe::{self, ProbeError};
 use crate::image::superblock::{SECOND, STATE_MOUNTED, Superblock, Unusable};
 use std::io;

@@ -4,13 +4,13 @@
 //! Without repair the corrections are thrown away.
 
 use crate::errno::Result;
-use crate::image::fsck::leaves::Leaves;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::rows::{
+use crate::fsck::leaves::Leaves;
+use crate::fsck::report::Findings;
+use crate::fsck::rows::{
     Counters, Extents, Free, Groups, Inodes, Names, Orphans, Row, Targets, Xattrs,
 };
-use crate::image::fsck::salvage::Salvage;
-use crate::image::fsck::table::{Source, Table};
+use crate::fsck::salvage::Salvage;
+use crate::fsck::table::{Source, Table};
 use crate::image::guard::guard;
 use crate::image::tables::Tables;
 use redb::{ReadTransaction, TableHandle as _};

@@ -1,31 +1,18 @@
 //! A disk on which something is built that is not to be found yet.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Over};
 use crate::image::BLOCK;
 use crate::image::superblock::SECOND;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Everything but the superblocks reaches the disk; flushing is left to the owner.
 #[derive(Debug)]
 pub struct Apart(pub Arc<dyn Disk>);
 
-impl Disk for Apart {
-    fn name(&self) -> &Path {
-        self.0.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        self.0.is_writable()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+impl Over for Apart {
+    fn below(&self) -> &dyn Disk {
+        &*self.0
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -1,11 +1,11 @@
 //! Names one by one: well-formed, in a directory that exists, for an inode that exists.
 
 use crate::errno::Result;
-use crate::image::fsck::census::Census;
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::rows::Names;
-use crate::image::fsck::table::Table;
+use crate::fsck::census::Census;
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::rows::Names;
+use crate::fsck::table::Table;
 use crate::image::mkfs::ROOT;
 use crate::image::tables::{name_hash, name_key, split_name_key};
 use crate::volume::NAME_MAX;

@@ -1,14 +1,14 @@
 //! Extents: inside the image, in order, and no block in two of them; and what inodes count.
 
 use crate::errno::Result;
-use crate::image::fsck::census::Census;
-use crate::image::fsck::claims::Claims;
-use crate::image::fsck::groups::Layout;
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::{FINDINGS_MAX, Findings};
-use crate::image::fsck::rows::Extents;
-use crate::image::fsck::table::{Correction, Followers};
-use crate::image::fsck::{inodes, tree};
+use crate::fsck::census::Census;
+use crate::fsck::claims::Claims;
+use crate::fsck::groups::Layout;
+use crate::fsck::model::Model;
+use crate::fsck::report::{FINDINGS_MAX, Findings};
+use crate::fsck::rows::Extents;
+use crate::fsck::table::{Correction, Followers};
+use crate::fsck::{inodes, tree};
 use crate::image::pins::Run;
 use crate::image::tables::Extent;
 use crate::volume::extents::BLOCK_MAX;

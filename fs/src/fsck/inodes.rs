@@ -1,11 +1,11 @@
 //! Inodes by themselves, and the rows that hang on them: targets and attributes.
 
 use crate::errno::Result;
-use crate::image::fsck::census::Census;
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::rows::{Inodes, Targets, Xattrs};
-use crate::image::fsck::table::{Correction, Followers};
+use crate::fsck::census::Census;
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::rows::{Inodes, Targets, Xattrs};
+use crate::fsck::table::{Correction, Followers};
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::tables::{Attr, Time};
 use crate::volume::SIZE_MAX;

@@ -6,14 +6,14 @@
 
 use crate::disk::{Disk, FileDisk};
 use crate::errno::{self, Error};
+use crate::fsck::claims::Claims;
+use crate::fsck::database::Examined;
+use crate::fsck::extents::Key;
+use crate::fsck::groups::{self, Layout};
+use crate::fsck::room::room_before;
+use crate::fsck::shielded::Shielded;
+use crate::fsck::{FsckError, Pass, Progress, commit, look, rebuild};
 use crate::image::BLOCK;
-use crate::image::fsck::claims::Claims;
-use crate::image::fsck::database::Examined;
-use crate::image::fsck::extents::Key;
-use crate::image::fsck::groups::{self, Layout};
-use crate::image::fsck::room::room_before;
-use crate::image::fsck::shielded::Shielded;
-use crate::image::fsck::{FsckError, Pass, Progress, commit, look, rebuild};
 use crate::image::metastore::MetaStore;
 use crate::image::mkfs::SIZE_MIN;
 use crate::image::open::{self, Access, Locked, OpenError};

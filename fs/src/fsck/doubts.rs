@@ -4,12 +4,12 @@
 //! file's data, which is worse than zeros. So an extent must be confirmed in every way there is.
 
 use crate::errno::Result;
-use crate::image::fsck::claims::{Claims, taken_runs};
-use crate::image::fsck::extents::{Key, report_drop};
-use crate::image::fsck::groups::{Group, Layout, Recorded};
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::table::Followers;
+use crate::fsck::claims::{Claims, taken_runs};
+use crate::fsck::extents::{Key, report_drop};
+use crate::fsck::groups::{Group, Layout, Recorded};
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::table::Followers;
 use crate::image::pins::Run;
 
 /// Drops every extent that something speaks against.

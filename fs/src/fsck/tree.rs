@@ -1,11 +1,11 @@
 //! The directories as a tree: everything is reachable from the root, and counted right.
 
 use crate::errno::Result;
-use crate::image::fsck::census::{Census, Directory};
-use crate::image::fsck::claims::Claims;
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::{inodes, names};
+use crate::fsck::census::{Census, Directory};
+use crate::fsck::claims::Claims;
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::{inodes, names};
 use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::pins::Run;
 use crate::image::tables::{

@@ -2,12 +2,12 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::fsck::claims::Claims;
-use crate::image::fsck::groups::{self, Layout};
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::salvage::Salvage;
-use crate::image::fsck::{Progress, doubts, extents, inodes, names, tree};
+use crate::fsck::claims::Claims;
+use crate::fsck::groups::{self, Layout};
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::salvage::Salvage;
+use crate::fsck::{Progress, doubts, extents, inodes, names, tree};
 use crate::image::guard::guard;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::space::Space;

@@ -2,11 +2,11 @@
 //! of free blocks of all that are not all free. A block is marked exactly when it has an owner.
 
 use crate::errno::Result;
-use crate::image::fsck::claims::Claims;
-use crate::image::fsck::model::Model;
-use crate::image::fsck::report::Findings;
-use crate::image::fsck::rows::Groups;
-use crate::image::fsck::table::Original;
+use crate::fsck::claims::Claims;
+use crate::fsck::model::Model;
+use crate::fsck::report::Findings;
+use crate::fsck::rows::Groups;
+use crate::fsck::table::Original;
 use crate::image::pins::Run;
 use crate::image::space::bits::Bits;
 use crate::image::space::{COUNTS_GROUPS, GROUP_BLOCKS};

@@ -1,7 +1,7 @@
 //! Which commit a damaged database is at, and what that commit says of its pages.
 
 use crate::errno::Result;
-use crate::image::fsck::walk::{Blocks, Met, Walk};
+use crate::fsck::walk::{Blocks, Met, Walk};
 use crate::image::metastore::MetaStore;
 use crate::image::pages::node::{Definition, Leaf, PAGE_BLOCKS_MAX};
 use crate::image::pages::vacancy::{Vacancy, page_list};

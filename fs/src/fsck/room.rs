@@ -1,9 +1,9 @@
 //! Blocks that a repair may write to.
 
 use crate::errno::Result;
-use crate::image::fsck::claims::{Claims, taken_runs};
-use crate::image::fsck::database::Examined;
-use crate::image::fsck::groups::{Group, Layout, Recorded};
+use crate::fsck::claims::{Claims, taken_runs};
+use crate::fsck::database::Examined;
+use crate::fsck::groups::{Group, Layout, Recorded};
 use crate::image::pins::{Pins, Run};
 use crate::image::space::{COUNTS_GROUPS, Space};
 use std::sync::Arc;

@@ -5,12 +5,12 @@
 
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::fsck::apart::Apart;
-use crate::image::fsck::database::Examined;
-use crate::image::fsck::groups::Layout;
-use crate::image::fsck::room::room;
-use crate::image::fsck::rows::Row;
-use crate::image::fsck::table::Table;
+use crate::fsck::apart::Apart;
+use crate::fsck::database::Examined;
+use crate::fsck::groups::Layout;
+use crate::fsck::room::room;
+use crate::fsck::rows::Row;
+use crate::fsck::table::Table;
 use crate::image::guard::guard;
 use crate::image::metastore::{Backend, MetaStore};
 use crate::image::space::Space;

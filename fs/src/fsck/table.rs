@@ -4,8 +4,8 @@
 //! in memory only the corrections. So memory grows with what is wrong, not with what there is.
 
 use crate::errno::{Error, Result};
-use crate::image::fsck::leaves::{self, Leaves};
-use crate::image::fsck::rows::{Lent, OfInode, Row};
+use crate::fsck::leaves::{self, Leaves};
+use crate::fsck::rows::{Lent, OfInode, Row};
 use redb::{ReadOnlyTable, Table as WritableTable};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range as MapRange;
