@@ -21,23 +21,28 @@
 //! 8. `Store::db`
 //! 9. the metadata area (`metastore`)
 
+mod commit;
+mod database;
+
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
-use crate::image::BLOCK;
 use crate::image::group_commit::GroupCommit;
 use crate::image::guard::guard;
 use crate::image::lock::ImageLock;
-use crate::image::metastore::{Backend, MetaStore};
+use crate::image::metastore::MetaStore;
 use crate::image::pins::{Pins, Run};
 use crate::image::space::Space;
 use crate::image::superblock::{Chunk, SECOND, STATE_MOUNTED};
-use crate::image::tables::{FREE, GROUPS, Tables};
+use crate::image::tables::Tables;
 use crate::image::view::View;
 use nix::errno::Errno;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
+use redb::{ReadableDatabase as _, WriteTransaction};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+pub use database::open_database;
+use database::{CACHE_BYTES, SharedDatabase, close_database, drop_guarded, load_space};
 
 self_cell::self_cell!(
     struct Running {
@@ -47,11 +52,6 @@ self_cell::self_cell!(
     }
 );
 
-/// Bytes of memory that the database may use as its cache.
-const CACHE_BYTES: usize = 64 << 20;
-/// Bytes of new data that are flushed before a commit, while operations go on; fewer go with the
-/// first flush of the commit.
-const BULK_BYTES: u64 = 1 << 20;
 /// Blocks that are set aside for the metadata area, at least and at most, while there is room.
 const GROWTH_MIN: u64 = 1 << 10;
 const GROWTH_MAX: u64 = 1 << 17;
@@ -67,8 +67,6 @@ enum Slot {
     /// The store is closed, or a commit failed.
     Closed,
 }
-
-type SharedDatabase = Arc<Mutex<Option<Database>>>;
 
 /// An open image.
 pub struct Store {
@@ -289,37 +287,6 @@ impl Store {
         slot
     }
 
-    /// Makes everything durable that was done before the call, data included; calls that come
-    /// together share one commit. `flush` adds the rows that were kept back in memory and counts
-    /// them.
-    ///
-    /// # Errors
-    /// Whatever went wrong with the image; nothing is committed any more then.
-    pub fn commit(
-        &self,
-        recovery: Recovery,
-        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
-    ) -> Result<()> {
-        self.committing.run(
-            || self.is_shut_down(),
-            || self.commit_alone(recovery, flush).inspect_err(|_| self.fail()),
-        )
-    }
-
-    /// Whether a commit is under way, which changes wait for.
-    pub fn is_committing(&self) -> bool {
-        self.committing.is_running()
-    }
-
-    /// Waits for a commit that is under way.
-    ///
-    /// # Errors
-    /// EIO when it failed, or any before it.
-    pub fn settle(&self) -> Result<()> {
-        self.committing.settle();
-        if self.is_shut_down() { Err(Errno::EIO.into()) } else { Ok(()) }
-    }
-
     /// True while rows may be added; what deletes needs the rest of the space, and of the pieces
     /// that the metadata area may consist of.
     pub fn has_room(&self) -> bool {
@@ -359,113 +326,6 @@ impl Store {
         any
     }
 
-    fn commit_alone(
-        &self,
-        recovery: Recovery,
-        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
-    ) -> Result<()> {
-        if self.unflushed.load(SeqCst) > BULK_BYTES {
-            self.unflushed.store(0, SeqCst);
-            self.disk.sync()?;
-        }
-        let changed = guard("committing", || self.end_transaction(flush))?;
-        if !changed {
-            // Nothing was freed, but an I/O that held earlier blocks back may have ended.
-            self.space.committed();
-            return Ok(self.disk.sync()?);
-        }
-        let durable = guard("committing", || self.make_durable(recovery));
-        let mut freed = Vec::new();
-        if durable.is_ok() {
-            self.durable.store(self.sequence() - 1, SeqCst);
-            freed = self.space.settle();
-            if !self.discards.load(SeqCst) {
-                self.space.reopen(&std::mem::take(&mut freed));
-            }
-        }
-        let mut slot = self.running.lock();
-        // What was read in the snapshot is remembered before the first change.
-        let alone = self.snapshots.write();
-        let next = durable.and_then(|()| guard("committing", || self.begin()));
-        self.reopened.notify_all();
-        *slot = Slot::Closed;
-        *slot = Slot::Open(next?);
-        drop((alone, slot));
-        // Changes go on meanwhile.
-        self.discard(&mut freed);
-        self.space.reopen(&freed);
-        Ok(())
-    }
-
-    /// Gives blocks back that the commit freed and nobody uses: from now on, with every commit, before they are used again.
-    pub fn discard_freed(&self) {
-        self.discards.store(self.writable, SeqCst);
-    }
-
-    fn discard(&self, freed: &mut Vec<Run>) {
-        freed.sort_unstable_by_key(|run| run.start);
-        freed.dedup_by(|next, run| {
-            let touches = run.end() == next.start;
-            run.blocks += if touches { next.blocks } else { 0 };
-            touches
-        });
-        for run in freed {
-            if let Err(e) = self.disk.discard(run.start * BLOCK, run.blocks * BLOCK) {
-                tracing::warn!("freed blocks are not given back any more: {e}");
-                self.discards.store(false, SeqCst);
-                return;
-            }
-        }
-    }
-
-    /// Ends the running transaction, in memory. `false` when it is empty and goes on.
-    fn end_transaction(
-        &self,
-        flush: impl FnOnce(&mut Tables<'_>) -> Result<usize>,
-    ) -> Result<bool> {
-        let mut slot = self.running.lock();
-        // A change may have failed halfway meanwhile.
-        if self.is_shut_down() {
-            return Err(Errno::EIO.into());
-        }
-        let Slot::Open(mut running) = std::mem::replace(&mut *slot, Slot::Closed) else {
-            return Err(Errno::EIO.into());
-        };
-        let rows = running.with_dependent_mut(|_, tables| -> Result<usize> {
-            let rows = flush(tables)?;
-            if rows > 0 || self.changes() > 0 {
-                tables.store_space(self.space.take_dirty())?;
-            }
-            Ok(rows)
-        })?;
-        if rows == 0 && self.changes() == 0 {
-            *slot = Slot::Open(running);
-            return Ok(false);
-        }
-        running.into_owner().commit()?;
-        self.unflushed.store(0, SeqCst);
-        self.changes.store(0, SeqCst);
-        self.sequence.fetch_add(1, SeqCst);
-        *slot = Slot::Committing;
-        Ok(true)
-    }
-
-    /// Makes what was committed in memory durable: everything is flushed before the slot that
-    /// refers to it is written, so a crash finds the one commit or the other, whole.
-    fn make_durable(&self, recovery: Recovery) -> Result<()> {
-        let mut txn = self.db.lock().as_ref().ok_or(Errno::EIO)?.begin_write()?;
-        txn.set_durability(redb::Durability::Immediate)?;
-        txn.set_two_phase_commit(true);
-        txn.set_quick_repair(recovery == Recovery::Quick);
-        Ok(txn.commit()?)
-    }
-
-    fn begin(&self) -> Result<Running> {
-        let mut txn = self.db.lock().as_ref().ok_or(Errno::EIO)?.begin_write()?;
-        txn.set_durability(redb::Durability::None)?;
-        Ok(Running::try_new(txn, |txn| Tables::open(txn))?)
-    }
-
     /// Commits, closes the database and marks the image clean. Afterwards every call fails.
     ///
     /// # Errors
@@ -502,47 +362,6 @@ impl Drop for Store {
         self.meta.freeze();
         self.close_database();
     }
-}
-
-fn close_database(db: &SharedDatabase) {
-    let db = db.lock().take();
-    drop_guarded(db);
-}
-
-/// Drops something of the database, whose last words may meet a damaged page, too.
-fn drop_guarded<T>(last: T) {
-    let dropped = guard("closing the database", || {
-        drop(last);
-        Ok(())
-    });
-    if let Err(e) = dropped {
-        tracing::error!("{e}");
-    }
-}
-
-/// Opens the database of an image; a crash is repaired by falling back to the last commit.
-pub fn open_database(meta: &Arc<MetaStore>) -> Result<Database> {
-    let backend = Backend(meta.clone());
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
-}
-
-/// Tells the allocator what is free, as far as every mount must know it.
-fn load_space(db: &SharedDatabase, space: &Space, chunks: &[Chunk]) -> Result<()> {
-    let txn = db.lock().as_ref().ok_or(Errno::EIO)?.begin_read()?;
-    for row in txn.open_table(FREE)?.iter()? {
-        let (index, counts) = row?;
-        space.load_counts(index.value(), counts.value());
-    }
-    let source = db.clone();
-    space.load_from(Box::new(move |group| {
-        let txn = source.lock().as_ref().ok_or(Errno::EIO)?.begin_read()?;
-        guard("reading a bitmap", || {
-            Ok(txn.open_table(GROUPS)?.get(group)?.map(|row| row.value().to_vec()))
-        })
-    }));
-    // Chunks may have been added after the last commit; the superblock knows better.
-    fixed_runs(chunks).for_each(|run| space.claim(run));
-    Ok(())
 }
 
 /// Blocks that belong to no file: both superblocks and the metadata chunks.

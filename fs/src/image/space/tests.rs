@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use std::collections::HashMap;
 
 fn space(total: u64) -> Space {
     Space::new(total, Arc::new(Pins::default()))
