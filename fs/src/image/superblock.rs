@@ -25,6 +25,10 @@ pub const RO_COMPAT_KNOWN: u64 = 0;
 pub const INCOMPAT_KNOWN: u64 = 0;
 /// Most blocks of a filesystem: 4 EiB.
 pub const BLOCKS_MAX: u64 = 1 << 50;
+/// Bytes that the database may be longer than four times what the chunks back. redb doubles a file up to 4 GiB and then adds
+/// 8 GiB at most (`TransactionalMemory::grow`), before it writes there; but for every 4 GiB of length it takes some
+/// 300 KiB of memory when it opens the file, so a length that nothing stands behind must not reach it.
+const AHEAD_MAX: u64 = 16 << 30;
 /// Bytes of a label, the terminating zero not included.
 pub const LABEL_MAX: usize = 63;
 
@@ -232,6 +236,11 @@ impl Superblock {
         if sorted.windows(2).any(|w| w[0].start + w[0].blocks > w[1].start) {
             return Err(Unusable::Implausible("chunks (they overlap)"));
         }
+        if self.metadata_bytes > self.backed_bytes().saturating_mul(4).saturating_add(AHEAD_MAX) {
+            return Err(Unusable::Implausible(
+                "metadata_bytes (the chunks hold too little for it)",
+            ));
+        }
         Ok(())
     }
 
@@ -360,6 +369,18 @@ mod tests {
             let mut sb = sample();
             sb.chunks = chunks;
             assert!(matches!(Superblock::decode(&sb.encode()), Err(Unusable::Implausible(_))));
+        }
+    }
+
+    /// A mount takes memory in proportion to the length of the database.
+    #[test]
+    fn a_length_that_the_chunks_do_not_stand_behind_is_refused() {
+        let backed = 320 * BLOCK;
+        for (bytes, is_plausible) in
+            [(4 * backed + AHEAD_MAX, true), (4 * backed + AHEAD_MAX + 1, false), (1 << 47, false)]
+        {
+            let sb = Superblock { metadata_bytes: bytes, ..sample() };
+            assert_eq!(Superblock::decode(&sb.encode()).is_ok(), is_plausible, "{bytes}");
         }
     }
 }
