@@ -20,8 +20,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use crate::rule::{Action, Armed};
-use crate::table::{Parked, State};
+use crate::armed::Armed;
+use crate::rule::Action;
+use crate::state::{Parked, State};
 use crate::window::Early;
 use crate::{Decision, Gate, GateError, Phase, Subject, Ticket};
 use region::Region;

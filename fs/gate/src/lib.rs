@@ -56,6 +56,7 @@
 //! * A watchdog removes a rule when its time is up or its connection closes, and releases what it
 //!   parked. Such a release is logged as [`ReleasedBy::Watchdog`] and voids a test's verdict.
 
+mod armed;
 mod chance;
 pub mod cli;
 mod client;
@@ -74,6 +75,7 @@ mod request;
 mod rule;
 mod server;
 pub mod size;
+mod state;
 mod table;
 mod ticket;
 pub mod trace_events;

@@ -194,7 +194,7 @@ fn wait_until(
     gate: &Gate,
     stream: &UnixStream,
     bound: Duration,
-    ready: impl Fn(&super::table::State) -> bool,
+    ready: impl Fn(&super::state::State) -> bool,
 ) -> bool {
     let end = Instant::now() + bound;
     loop {

@@ -11,8 +11,8 @@ use inflight_fuse::abi::{InHeader, Opcode};
 use inflight_fuse::channel::Intake;
 use inflight_fuse::channel::intake::Watcher;
 
-use crate::rule::Armed;
-use crate::table::{Parked, State};
+use crate::armed::Armed;
+use crate::state::{Parked, State};
 use crate::{Action, Gate, GateError, Phase, ReleasedBy, Subject, Ticket};
 
 /// The rule at `queued` that is in force.
