@@ -236,6 +236,15 @@ const KINDS: &[(&str, Kind)] = &[
     ("write-cached", |dir| {
         with_one(dir, 0, |one| one.write_all_at(&[8; 4096], 0).expect("write"));
     }),
+    // Everything but a flush of the image is done.
+    ("flush", |dir| with_one(dir, 0, |one| one.sync_data().expect("fdatasync"))),
+    // Half of the requests change something, so that the other half commit.
+    ("change-and-sync", |dir| {
+        with_one(dir, 0, |one| {
+            let mode = one.metadata().expect("fstat").permissions();
+            one.set_permissions(mode).and_then(|()| one.sync_all()).expect("fsync");
+        });
+    }),
 ];
 
 fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
@@ -257,6 +266,46 @@ fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
         (name.clone(), count / (requests * FILES as f64))
     };
     Some(after.iter().map(count).collect())
+}
+
+/// How often the server's threads have slept until now (voluntary_ctxt_switches of proc_pid_status(5)). Threads that are gone,
+/// and those that the kernel has for its rings (`iou-wrk`), are among them.
+fn sleeps(mount: &Mount) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.server())).expect("its threads");
+    let status = |task: std::io::Result<fs::DirEntry>| {
+        fs::read_to_string(task.ok()?.path().join("status")).ok()
+    };
+    let count = |status: String| {
+        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<f64>().ok())
+    };
+    tasks.filter_map(status).filter_map(count).sum()
+}
+
+fn wake_ups(kind: Kind) -> Counts {
+    let place = Place::new(64);
+    let mount = place.mount("transport=uring,nowriteback,attr_timeout=0", &[]);
+    let dir = mount.path("dir");
+    fs::create_dir(&dir).expect("mkdir");
+    make(&dir);
+    // Its threads are there.
+    kind(&dir);
+    let (before, requests_before) = (sleeps(&mount), requests(&mount));
+    kind(&dir);
+    let (requests_after, after) = (requests(&mount), sleeps(&mount));
+    mount.umount();
+    let requests: f64 = between(&requests_before, &requests_after).values().sum();
+    Counts::from([("sleeps".to_owned(), (after - before) / (requests * FILES as f64))])
+}
+
+#[test]
+fn wake_ups_of_requests() {
+    if !can_mount() {
+        return;
+    }
+    let kinds = KINDS.iter().filter(|(name, _)| !name.starts_with("create"));
+    let above = kinds.flat_map(|(name, kind)| excess("wake-ups-uring", name, || wake_ups(*kind)));
+    judge(&above.collect::<Vec<_>>());
 }
 
 #[test]

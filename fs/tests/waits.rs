@@ -3,6 +3,7 @@
 mod common;
 
 use inflight::disk::{Disk, MemoryDisk};
+use inflight::errno::Errno;
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
@@ -143,4 +144,27 @@ fn on_a_full_image_changes_may_have_to_wait() {
         assert!(fs.write_waits(&at(ino, offset), 65_536));
         assert!(fs.change_waits(&[1]));
     });
+}
+
+#[test]
+fn a_flush_is_enough_only_while_nothing_of_the_file_waits_for_a_commit() {
+    let place = common::Place::new(64);
+    let options = Options { slabs: 1, ..Options::default() };
+    let fs = mounted::open(&place.image, &options).expect("open");
+    let ino = make(&fs, b"f");
+    let enough = |data_only| fs.flush_only(ino, data_only).is_some();
+    assert!(!enough(true), "its name is in no commit");
+    fs.fsync(ino, false).expect("fsync");
+    assert!(enough(false));
+    fs.write(&at(ino, 0), &[7; 4096]).expect("write");
+    assert!(!enough(true), "its block is in no commit");
+    fs.fsync(ino, true).expect("fdatasync");
+    fs.write(&at(ino, 0), &[8; 4096]).expect("write");
+    assert!(enough(true) && !enough(false), "only its times are new");
+    // Whoever made the flush says how it went, and after one that failed nothing is promised.
+    let failed = || Err(io::Error::from_raw_os_error(libc::EIO));
+    assert_eq!(fs.flushed(failed()), Err(Errno::EIO));
+    assert!(!enough(true));
+    assert_eq!(fs.fsync(ino, true), Err(Errno::EIO));
+    mounted::close(&fs).expect_err("what came last is lost");
 }

@@ -274,7 +274,7 @@ impl Exchange {
                 let waits = origin.server.fs().write_waits(args, data.len());
                 if waits { Wait::Device } else { Wait::Nothing }
             }
-            Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
+            Self::Prepared(_, Prepared::Read(read)) if read.may_wait() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
             Self::Piped(origin, _) if origin.may_be_held_copying() => Wait::Requests,
             _ => Wait::Nothing,
