@@ -1,10 +1,12 @@
-//! Round trips of workloads, and system calls of requests, against the bounds of `counts.txt`.
+//! Round trips of workloads; system calls, wake-ups and copies of requests; against the bounds of `counts.txt`.
 
 mod bounds;
 mod common;
+mod copying;
 
 use bounds::{Counts, excess, judge};
 use common::{Mount, Place, can_mount, pattern};
+use copying::{Within, counted};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -17,9 +19,9 @@ const FILES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Requests so far, by opcode: two getxattr are the question.
-fn requests(mount: &Mount) -> Counts {
+fn requests(mountpoint: &Path) -> Counts {
     let name = std::str::from_utf8(inflight::ops::STAT).expect("a name");
-    let report = xattr::get(&mount.dir, name).expect("getxattr").expect("a report");
+    let report = xattr::get(mountpoint, name).expect("getxattr").expect("a report");
     let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
     let operations = report["operations"].as_object().expect("operations").iter();
     let count = |latency: &serde_json::Value| latency["count"].as_f64().expect("a number");
@@ -125,10 +127,10 @@ fn round_trips(workload: &Workload) -> Counts {
     (workload.before)(&dir);
     mount.umount();
     let mount = place.mount("transport=auto", &[]);
-    let before = requests(&mount);
+    let before = requests(&mount.dir);
     (workload.run)(&mount.path("dir"));
     File::open(&mount.dir).and_then(|root| Ok(nix::unistd::syncfs(&root)?)).expect("syncfs");
-    let after = requests(&mount);
+    let after = requests(&mount.dir);
     mount.umount();
     between(&before, &after)
 }
@@ -254,9 +256,9 @@ fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
     fs::create_dir(&dir).expect("mkdir");
     make(&dir);
     let tracer = Tracer::attach(&mount, &place)?;
-    let (calls, requests_before) = (tracer.calls(), requests(&mount));
+    let (calls, requests_before) = (tracer.calls(), requests(&mount.dir));
     kind(&dir);
-    let (requests_after, after) = (requests(&mount), tracer.calls());
+    let (requests_after, after) = (requests(&mount.dir), tracer.calls());
     drop(tracer);
     mount.umount();
     // For each request, whatever else the kernel had to ask for.
@@ -290,9 +292,9 @@ fn wake_ups(kind: Kind) -> Counts {
     make(&dir);
     // Its threads are there.
     kind(&dir);
-    let (before, requests_before) = (sleeps(&mount), requests(&mount));
+    let (before, requests_before) = (sleeps(&mount), requests(&mount.dir));
     kind(&dir);
-    let (requests_after, after) = (requests(&mount), sleeps(&mount));
+    let (requests_after, after) = (requests(&mount.dir), sleeps(&mount));
     mount.umount();
     let requests: f64 = between(&requests_before, &requests_after).values().sum();
     Counts::from([("sleeps".to_owned(), (after - before) / (requests * FILES as f64))])
@@ -325,6 +327,41 @@ fn system_calls_of_requests() {
             if !is_traced {
                 return;
             }
+        }
+    }
+    judge(&above);
+}
+
+/// Bytes that the server copies for each request, on files of 4 KiB. What the kernel copies is in its system calls: once
+/// between the client and the server's buffers, once between those and the image's page cache.
+fn bytes_copied(transport: &str, kind: Kind) -> Counts {
+    let place = Place::new(64);
+    let dir = place.dir.path().join("m");
+    let options = format!("transport={transport},nowriteback,attr_timeout=0");
+    let mount = Within::new(&place.image, &dir, &options);
+    let dir = mount.dir.join("dir");
+    fs::create_dir(&dir).expect("mkdir");
+    make(&dir);
+    let before = requests(&mount.dir);
+    let (data, values) = counted(|| kind(&dir));
+    let after = requests(&mount.dir);
+    drop(mount);
+    let requests: f64 = between(&before, &after).values().sum();
+    let each = |bytes: u64| bytes as f64 / (requests * FILES as f64);
+    Counts::from([("data".to_owned(), each(data)), ("values".to_owned(), each(values))])
+}
+
+// The counters are the whole process's.
+#[test]
+fn bytes_copied_for_requests() {
+    if !can_mount() {
+        return;
+    }
+    let mut above = Vec::new();
+    for transport in ["dev", "uring"] {
+        let kind_of_count = format!("copied-{transport}");
+        for (name, kind) in KINDS {
+            above.extend(excess(&kind_of_count, name, || bytes_copied(transport, *kind)));
         }
     }
     judge(&above);

@@ -57,6 +57,15 @@ pub(super) enum TakeOff {
     Flies,
 }
 
+/// Whether the next step moves data or flushes, so that it may be one transfer.
+pub(super) fn is_transfer(exchange: &Exchange) -> bool {
+    match exchange {
+        Exchange::Received(_, request) => matches!(request.operation, Operation::Fsync(_)),
+        Exchange::Prepared(..) => true,
+        _ => false,
+    }
+}
+
 /// Has the queue's ring make the next step if that is one transfer.
 pub(super) fn take_off(exchange: Exchange, queue: &mut Queue) -> TakeOff {
     match exchange {
