@@ -238,6 +238,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("write-cached", |dir| {
         with_one(dir, 0, |one| one.write_all_at(&[8; 4096], 0).expect("write"));
     }),
+    ("truncate", |dir| with_one(dir, 0, |one| one.set_len(0).expect("ftruncate"))),
     // Everything but a flush of the image is done.
     ("flush", |dir| with_one(dir, 0, |one| one.sync_data().expect("fdatasync"))),
     // Half of the requests change something, so that the other half commit.

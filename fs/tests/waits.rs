@@ -114,11 +114,13 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
             (fs.change_waits(&[1]), fs.write_waits(&new, 4096), fs.write_waits(&there, 4096))
         };
         assert_eq!(waits(), (false, false, false));
+        assert!(!fs.resize_waits(ino, 0));
         disk.stop(true);
         std::thread::scope(|scope| {
             let commit = scope.spawn(|| fs.syncfs());
             disk.wait_for_a_flush();
             assert_eq!(waits(), (true, true, false));
+            assert!(fs.resize_waits(ino, 0));
             assert_eq!(fs.lookup(1, b"f").expect("lookup").ino, ino);
             assert_eq!(fs.getattr(ino).expect("getattr").attr.size, 8192);
             let (told, heard) = mpsc::channel();
@@ -130,6 +132,19 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
             commit.join().expect("a thread").expect("a commit");
         });
         assert_eq!(waits(), (false, false, false));
+    });
+}
+
+#[test]
+fn a_new_size_waits_for_the_device_where_a_block_is_zeroed_or_many_rows_go() {
+    with_slow_disk(64, |_, fs| {
+        let ino = make(fs, b"f");
+        fs.write(&at(ino, 0), &[7; 6000]).expect("write");
+        let waits = |size| fs.resize_waits(ino, size);
+        assert_eq!([0, 4096, 5000, 6000].map(waits), [false; 4]);
+        assert!(waits(6001), "the last block has a rest that was never zeroed");
+        fs.write(&at(ino, 8192), &[7; 2 << 20]).expect("write");
+        assert!(waits(0), "it may have a row for each of 512 blocks");
     });
 }
 

@@ -53,6 +53,11 @@ impl Fs {
         self.writes_directly(args, len) || busy()
     }
 
+    /// Whether giving a file this size may wait for more than short locks: as [`Fs::write_waits`].
+    pub fn resize_waits(&self, ino: u64, size: u64) -> bool {
+        self.inode(ino).is_ok_and(|inode| self.volume.resize_waits(&inode, size))
+    }
+
     /// Whether a change of names in `dirs` may wait: for its commit, for one that is under way, or for one that little room
     /// makes necessary.
     pub fn change_waits(&self, dirs: &[u64]) -> bool {

@@ -65,7 +65,9 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
         | Operation::CopyFileRange64(_)
         | Operation::Forget { .. }
         | Operation::BatchForget(_) => Wait::Device,
-        Operation::Setattr(set) if set.size.is_some() => Wait::Device,
+        Operation::Setattr(set) if set.size.is_some_and(|size| fs.resize_waits(ino, size)) => {
+            Wait::Device
+        }
         Operation::Ioctl(ioctl) if fs.freezes(&control(Caller::default(), ino, ioctl)) => {
             Wait::Requests
         }
