@@ -36,7 +36,7 @@ impl Queue {
     /// buffer back with its length cut to what was read.
     ///
     /// # Errors
-    /// The buffer, when [`Config::io_depth`](super::Config::io_depth) transfers are in flight.
+    /// The buffer, when [`Config::io_depth`](crate::channel::uring::Config::io_depth) transfers are in flight.
     pub fn read_at(
         &mut self,
         file: &Arc<File>,
