@@ -133,30 +133,25 @@ impl ImageIo {
         2 * pages.0 >= pages.1
     }
 
-    /// Fills `buffer` from byte `offset` of `file` if its page cache has all of that: nothing is waited for (RWF_NOWAIT of
+    /// Reads `pieces` into the start of `buf` if the image's page cache has all of them: nothing is waited for (RWF_NOWAIT of
     /// preadv2(2)). What was copied before something was missing is worth nothing.
-    pub fn read_resident(&self, file: &File, buffer: &mut Buffer, offset: u64) -> bool {
-        let len = buffer.len();
-        let mut memory = [IoSliceMut::new(buffer.as_mut_slice())];
+    pub fn read_resident(&self, pieces: &[ReadPiece], buf: &mut Buffer) -> bool {
         let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(file, &mut memory, offset, flags) == Ok(len)
+        let image = self.cached.as_ref();
+        gather(pieces, buf, |offset, part| {
+            let len = part.len();
+            let mut memory = [IoSliceMut::new(part)];
+            image
+                .is_some_and(|i| rustix::io::preadv2(i, &mut memory, offset, flags) == Ok(len))
+                .then_some(())
+                .ok_or(())
+        })
+        .is_ok()
     }
 
     /// Reads `pieces` through the page cache, one after the other, into the start of `buf`.
     pub fn read_cached(&self, pieces: &[ReadPiece], buf: &mut Buffer) -> Result<()> {
-        let total = pieces.iter().map(ReadPiece::len).sum();
-        buf.set_len(total);
-        let mut rest = buf.as_mut_slice();
-        for piece in pieces {
-            let (part, tail) = rest.split_at_mut(piece.len());
-            match piece {
-                ReadPiece::Data { offset, .. } => self.disk.read(*offset, part)?,
-                ReadPiece::Zeros { .. } if mutant::is(Mutant::SkipHoleZero) => {}
-                ReadPiece::Zeros { .. } => part.fill(0),
-            }
-            rest = tail;
-        }
-        Ok(())
+        gather(pieces, buf, |offset, part| Ok(self.disk.read(offset, part)?))
     }
 
     /// Takes pinned buffers for a read of `pieces` with O_DIRECT; `None` when the image does not
@@ -236,6 +231,26 @@ impl ImageIo {
         }
         Ok(())
     }
+}
+
+/// Fills the start of `buf` piece by piece: with what `read` brings from a byte of the image on, and with zeros.
+fn gather<E>(
+    pieces: &[ReadPiece],
+    buf: &mut Buffer,
+    mut read: impl FnMut(u64, &mut [u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    buf.set_len(pieces.iter().map(ReadPiece::len).sum());
+    let mut rest = buf.as_mut_slice();
+    for piece in pieces {
+        let (part, tail) = rest.split_at_mut(piece.len());
+        match piece {
+            ReadPiece::Data { offset, .. } => read(*offset, part)?,
+            ReadPiece::Zeros { .. } if mutant::is(Mutant::SkipHoleZero) => {}
+            ReadPiece::Zeros { .. } => part.fill(0),
+        }
+        rest = tail;
+    }
+    Ok(())
 }
 
 /// A piece of a read plan in the terms of the splice crate.

@@ -1,10 +1,12 @@
-//! Round trips of workloads, and system calls of requests, against the bounds of `counts.txt`.
+//! Round trips of workloads; system calls, wake-ups and copies of requests; against the bounds of `counts.txt`.
 
 mod bounds;
 mod common;
+mod copying;
 
 use bounds::{Counts, excess, judge};
 use common::{Mount, Place, can_mount, pattern};
+use copying::{Within, counted};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -17,9 +19,9 @@ const FILES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Requests so far, by opcode: two getxattr are the question.
-fn requests(mount: &Mount) -> Counts {
+fn requests(mountpoint: &Path) -> Counts {
     let name = std::str::from_utf8(inflight::ops::STAT).expect("a name");
-    let report = xattr::get(&mount.dir, name).expect("getxattr").expect("a report");
+    let report = xattr::get(mountpoint, name).expect("getxattr").expect("a report");
     let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
     let operations = report["operations"].as_object().expect("operations").iter();
     let count = |latency: &serde_json::Value| latency["count"].as_f64().expect("a number");
@@ -125,10 +127,10 @@ fn round_trips(workload: &Workload) -> Counts {
     (workload.before)(&dir);
     mount.umount();
     let mount = place.mount("transport=auto", &[]);
-    let before = requests(&mount);
+    let before = requests(&mount.dir);
     (workload.run)(&mount.path("dir"));
     File::open(&mount.dir).and_then(|root| Ok(nix::unistd::syncfs(&root)?)).expect("syncfs");
-    let after = requests(&mount);
+    let after = requests(&mount.dir);
     mount.umount();
     between(&before, &after)
 }
@@ -236,6 +238,16 @@ const KINDS: &[(&str, Kind)] = &[
     ("write-cached", |dir| {
         with_one(dir, 0, |one| one.write_all_at(&[8; 4096], 0).expect("write"));
     }),
+    ("truncate", |dir| with_one(dir, 0, |one| one.set_len(0).expect("ftruncate"))),
+    // Everything but a flush of the image is done.
+    ("flush", |dir| with_one(dir, 0, |one| one.sync_data().expect("fdatasync"))),
+    // Half of the requests change something, so that the other half commit.
+    ("change-and-sync", |dir| {
+        with_one(dir, 0, |one| {
+            let mode = one.metadata().expect("fstat").permissions();
+            one.set_permissions(mode).and_then(|()| one.sync_all()).expect("fsync");
+        });
+    }),
 ];
 
 fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
@@ -245,9 +257,9 @@ fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
     fs::create_dir(&dir).expect("mkdir");
     make(&dir);
     let tracer = Tracer::attach(&mount, &place)?;
-    let (calls, requests_before) = (tracer.calls(), requests(&mount));
+    let (calls, requests_before) = (tracer.calls(), requests(&mount.dir));
     kind(&dir);
-    let (requests_after, after) = (requests(&mount), tracer.calls());
+    let (requests_after, after) = (requests(&mount.dir), tracer.calls());
     drop(tracer);
     mount.umount();
     // For each request, whatever else the kernel had to ask for.
@@ -257,6 +269,46 @@ fn system_calls(transport: &str, kind: Kind) -> Option<Counts> {
         (name.clone(), count / (requests * FILES as f64))
     };
     Some(after.iter().map(count).collect())
+}
+
+/// How often the server's threads have slept until now (voluntary_ctxt_switches of proc_pid_status(5)). Threads that are gone,
+/// and those that the kernel has for its rings (`iou-wrk`), are among them.
+fn sleeps(mount: &Mount) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.server())).expect("its threads");
+    let status = |task: std::io::Result<fs::DirEntry>| {
+        fs::read_to_string(task.ok()?.path().join("status")).ok()
+    };
+    let count = |status: String| {
+        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<f64>().ok())
+    };
+    tasks.filter_map(status).filter_map(count).sum()
+}
+
+fn wake_ups(kind: Kind) -> Counts {
+    let place = Place::new(64);
+    let mount = place.mount("transport=uring,nowriteback,attr_timeout=0", &[]);
+    let dir = mount.path("dir");
+    fs::create_dir(&dir).expect("mkdir");
+    make(&dir);
+    // Its threads are there.
+    kind(&dir);
+    let (before, requests_before) = (sleeps(&mount), requests(&mount.dir));
+    kind(&dir);
+    let (requests_after, after) = (requests(&mount.dir), sleeps(&mount));
+    mount.umount();
+    let requests: f64 = between(&requests_before, &requests_after).values().sum();
+    Counts::from([("sleeps".to_owned(), (after - before) / (requests * FILES as f64))])
+}
+
+#[test]
+fn wake_ups_of_requests() {
+    if !can_mount() {
+        return;
+    }
+    let kinds = KINDS.iter().filter(|(name, _)| !name.starts_with("create"));
+    let above = kinds.flat_map(|(name, kind)| excess("wake-ups-uring", name, || wake_ups(*kind)));
+    judge(&above.collect::<Vec<_>>());
 }
 
 #[test]
@@ -276,6 +328,41 @@ fn system_calls_of_requests() {
             if !is_traced {
                 return;
             }
+        }
+    }
+    judge(&above);
+}
+
+/// Bytes that the server copies for each request, on files of 4 KiB. What the kernel copies is in its system calls: once
+/// between the client and the server's buffers, once between those and the image's page cache.
+fn bytes_copied(transport: &str, kind: Kind) -> Counts {
+    let place = Place::new(64);
+    let dir = place.dir.path().join("m");
+    let options = format!("transport={transport},nowriteback,attr_timeout=0");
+    let mount = Within::new(&place.image, &dir, &options);
+    let dir = mount.dir.join("dir");
+    fs::create_dir(&dir).expect("mkdir");
+    make(&dir);
+    let before = requests(&mount.dir);
+    let (data, values) = counted(|| kind(&dir));
+    let after = requests(&mount.dir);
+    drop(mount);
+    let requests: f64 = between(&before, &after).values().sum();
+    let each = |bytes: u64| bytes as f64 / (requests * FILES as f64);
+    Counts::from([("data".to_owned(), each(data)), ("values".to_owned(), each(values))])
+}
+
+// The counters are the whole process's.
+#[test]
+fn bytes_copied_for_requests() {
+    if !can_mount() {
+        return;
+    }
+    let mut above = Vec::new();
+    for transport in ["dev", "uring"] {
+        let kind_of_count = format!("copied-{transport}");
+        for (name, kind) in KINDS {
+            above.extend(excess(&kind_of_count, name, || bytes_copied(transport, *kind)));
         }
     }
     judge(&above);

@@ -3,6 +3,7 @@
 mod common;
 
 use inflight::disk::{Disk, MemoryDisk, Over};
+use inflight::errno::Errno;
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
@@ -92,11 +93,13 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
             (fs.change_waits(&[1]), fs.write_waits(&new, 4096), fs.write_waits(&there, 4096))
         };
         assert_eq!(waits(), (false, false, false));
+        assert!(!fs.resize_waits(ino, 0));
         disk.stop(true);
         std::thread::scope(|scope| {
             let commit = scope.spawn(|| fs.syncfs());
             disk.wait_for_a_flush();
             assert_eq!(waits(), (true, true, false));
+            assert!(fs.resize_waits(ino, 0));
             assert_eq!(fs.lookup(1, b"f").expect("lookup").ino, ino);
             assert_eq!(fs.getattr(ino).expect("getattr").attr.size, 8192);
             let (told, heard) = mpsc::channel();
@@ -112,6 +115,19 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
 }
 
 #[test]
+fn a_new_size_waits_for_the_device_where_a_block_is_zeroed_or_many_rows_go() {
+    with_slow_disk(64, |_, fs| {
+        let ino = make(fs, b"f");
+        fs.write(&at(ino, 0), &[7; 6000]).expect("write");
+        let waits = |size| fs.resize_waits(ino, size);
+        assert_eq!([0, 4096, 5000, 6000].map(waits), [false; 4]);
+        assert!(waits(6001), "the last block has a rest that was never zeroed");
+        fs.write(&at(ino, 8192), &[7; 2 << 20]).expect("write");
+        assert!(waits(0), "it may have a row for each of 512 blocks");
+    });
+}
+
+#[test]
 fn on_a_full_image_changes_may_have_to_wait() {
     with_slow_disk(16, |_, fs| {
         let ino = make(fs, b"f");
@@ -122,4 +138,27 @@ fn on_a_full_image_changes_may_have_to_wait() {
         assert!(fs.write_waits(&at(ino, offset), 65_536));
         assert!(fs.change_waits(&[1]));
     });
+}
+
+#[test]
+fn a_flush_is_enough_only_while_nothing_of_the_file_waits_for_a_commit() {
+    let place = common::Place::new(64);
+    let options = Options { slabs: 1, ..Options::default() };
+    let fs = mounted::open(&place.image, &options).expect("open");
+    let ino = make(&fs, b"f");
+    let enough = |data_only| fs.flush_only(ino, data_only).is_some();
+    assert!(!enough(true), "its name is in no commit");
+    fs.fsync(ino, false).expect("fsync");
+    assert!(enough(false));
+    fs.write(&at(ino, 0), &[7; 4096]).expect("write");
+    assert!(!enough(true), "its block is in no commit");
+    fs.fsync(ino, true).expect("fdatasync");
+    fs.write(&at(ino, 0), &[8; 4096]).expect("write");
+    assert!(enough(true) && !enough(false), "only its times are new");
+    // Whoever made the flush says how it went, and after one that failed nothing is promised.
+    let failed = || Err(io::Error::from_raw_os_error(libc::EIO));
+    assert_eq!(fs.flushed(failed()), Err(Errno::EIO));
+    assert!(!enough(true));
+    assert_eq!(fs.fsync(ino, true), Err(Errno::EIO));
+    mounted::close(&fs).expect_err("what came last is lost");
 }

@@ -157,3 +157,19 @@ fn every_form_of_an_import_is_read() {
     let wanted = ["kit::event", "kit::sys", "cases as subjects", "run", "vm::run"];
     assert_eq!(imports(text), wanted);
 }
+
+/// Structures of include/uapi/linux/fuse.h are laid out in inflight-fuse, whose tests compare them with the kernel's header.
+#[test]
+fn the_protocol_has_no_second_layout() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let is_layout = |line: &str| {
+        line.contains("struct fuse_") && line.contains("_in")
+            || ["struct InHeader", "struct OutHeader"].iter().any(|name| line.contains(name))
+    };
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source");
+        let found = text.lines().find(|line| is_layout(line));
+        assert_eq!(found, None, "{}", file.display());
+    }
+}

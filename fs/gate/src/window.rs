@@ -78,8 +78,8 @@ impl Gate {
     pub(super) fn window(&self, phase: Phase) -> Result<Arc<Intake>, GateError> {
         match self.windows.get() {
             Some(Ok(intake)) => Ok(Arc::clone(intake)),
-            Some(Err(why)) => Err(GateError::BadRule(format!("no phase '{phase}' here: {why}"))),
-            None => Err(GateError::BadRule(format!(
+            Some(Err(why)) => Err(GateError::Refused(format!("no phase '{phase}' here: {why}"))),
+            None => Err(GateError::Refused(format!(
                 "no phase '{phase}' here: this server does not receive by /dev/fuse through its gate"
             ))),
         }

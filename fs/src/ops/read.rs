@@ -141,9 +141,9 @@ impl Prepared {
         self.way
     }
 
-    /// True when the device is read from, not the image's page cache.
-    pub fn is_direct(&self) -> bool {
-        matches!(self.memory, Memory::Direct(_) | Memory::Whole { .. })
+    /// Whether reading may wait for the device: there is more to bring than zeros.
+    pub fn may_wait(&self) -> bool {
+        self.plan.pieces.iter().any(|piece| matches!(piece, ReadPiece::Data { .. }))
     }
 
     /// Bytes that will be read.
@@ -165,6 +165,25 @@ impl Prepared {
         };
         self.memory = fs.memory(&self.plan, self.way, own)?;
         Ok(self)
+    }
+
+    /// Reads if all of it lies in the image's page cache, so that nothing is waited for.
+    ///
+    /// # Errors
+    /// The read itself, when something does not, or it goes past that cache.
+    #[allow(clippy::result_large_err, reason = "the read goes on, which is no error")]
+    pub fn apply_resident(mut self, fs: &Fs) -> Result<Applied, Prepared> {
+        let is_there = match &mut self.memory {
+            Memory::One(buffer) => fs.io.read_resident(&self.plan.pieces, buffer),
+            _ => false,
+        };
+        match self.memory {
+            Memory::One(buffer) if is_there => {
+                fs.accessed(&self.inode);
+                Ok(Applied { plan: self.plan, data: Data::Buffer(buffer), way: self.way })
+            }
+            memory => Err(Prepared { memory, ..self }),
+        }
     }
 
     /// The device's part, for whoever has it done elsewhere; [`Pending::finish`] goes on.
@@ -227,11 +246,6 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Whether it comes through the image's page cache.
-    pub fn is_cached(&self) -> bool {
-        self.way == Way::Copy
-    }
-
     /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
     pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
         matches!(result, Ok(read) if *read >= self.plan.len)

@@ -2,6 +2,9 @@
 
 use crate::image::store::Recovery;
 use crate::ops::{Answer, DIRSYNC, Fs, WriteArgs};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
 
 impl Fs {
     /// fsync(2) or, with `data_only`, fdatasync(2).
@@ -11,6 +14,21 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         Ok(self.volume.sync_inode(&inode, data_only)?)
+    }
+
+    /// The image, where a flush of it is all that [`Fs::fsync`] would do: see [`Fs::flushed`].
+    pub fn flush_only(&self, ino: u64, data_only: bool) -> Option<Arc<File>> {
+        let file = self.io.cached_file().filter(|_| !self.options.read_only)?;
+        let inode = self.inode(ino).ok()?;
+        self.volume.needs_flush_only(&inode, data_only).then(|| Arc::clone(file))
+    }
+
+    /// Ends an fsync(2) whose flush somebody else made.
+    ///
+    /// # Errors
+    /// EIO and ENOSPC of the flush; nothing is written to the image any more then.
+    pub fn flushed(&self, result: io::Result<()>) -> Answer<()> {
+        Ok(self.volume.flushed(result)?)
     }
 
     /// fsync(2) of a directory: what was done to its names is durable.
@@ -33,6 +51,11 @@ impl Fs {
             Err(_) => false,
         };
         self.writes_directly(args, len) || busy()
+    }
+
+    /// Whether giving a file this size may wait for more than short locks: as [`Fs::write_waits`].
+    pub fn resize_waits(&self, ino: u64, size: u64) -> bool {
+        self.inode(ino).is_ok_and(|inode| self.volume.resize_waits(&inode, size))
     }
 
     /// Whether a change of names in `dirs` may wait: for its commit, for one that is under way, or for one that little room

@@ -9,8 +9,8 @@ use crate::errno::Errno;
 use crate::ops::{Answer, Caller, Control, Fs, Make, Unnamed, WriteArgs, Written};
 use inflight_fuse::abi::FsyncFlags;
 use inflight_fuse::{
-    CopyFileRange, Create, Data, DirEntry, Directory, Entry, Extensions, Ioctl, Opened, Operation,
-    Read, Reply, Request, Setattr,
+    CopyFileRange, Create, Data, DirEntry, Directory, Entry, Extensions, Fsync, Ioctl, Opened,
+    Operation, Read, Reply, Request, Setattr,
 };
 
 /// An operation that is done, with its answer.
@@ -65,7 +65,9 @@ pub(super) fn wait(fs: &Fs, request: &Request) -> Wait {
         | Operation::CopyFileRange64(_)
         | Operation::Forget { .. }
         | Operation::BatchForget(_) => Wait::Device,
-        Operation::Setattr(set) if set.size.is_some() => Wait::Device,
+        Operation::Setattr(set) if set.size.is_some_and(|size| fs.resize_waits(ino, size)) => {
+            Wait::Device
+        }
         Operation::Ioctl(ioctl) if fs.freezes(&control(Caller::default(), ino, ioctl)) => {
             Wait::Requests
         }
@@ -131,8 +133,7 @@ pub(super) fn serve(server: &Server, request: Request) -> Answer<Done> {
         // No handle is kept: it passes the gate so that the log tells when the last user was gone.
         Operation::Release(_) | Operation::Releasedir(_) | Operation::Destroy => Reply::Empty,
         Operation::Fsync(fsync) => {
-            let reply = empty(fs.fsync(ino, fsync.fsync_flags.contains(FsyncFlags::FDATASYNC)))?;
-            return Ok(Done { before: ask_if(server.stale().take(ino), ino), ..Done::new(reply) });
+            return synced(server, ino, fs.fsync(ino, is_data_only(&fsync)));
         }
         Operation::Fsyncdir(_) => empty(fs.fsyncdir())?,
         Operation::Syncfs => empty(fs.syncfs())?,
@@ -220,6 +221,17 @@ fn create(server: &Server, parent: u64, who: Caller, operation: Operation) -> An
         _ => return Err(Errno::ENOSYS),
     };
     Ok(Reply::Entry(timeouts.entry(&entry)))
+}
+
+/// Whether only the data are to be durable, and of the rest what it takes to read them.
+pub(super) fn is_data_only(fsync: &Fsync) -> bool {
+    fsync.fsync_flags.contains(FsyncFlags::FDATASYNC)
+}
+
+/// The answer to an FSYNC. The kernel asks again for the blocks of what it syncs.
+pub(super) fn synced(server: &Server, ino: u64, answer: Answer<()>) -> Answer<Done> {
+    let reply = empty(answer)?;
+    Ok(Done { before: ask_if(server.stale().take(ino), ino), ..Done::new(reply) })
 }
 
 fn created(server: &Server, entry: Entry) -> Reply {

@@ -226,34 +226,37 @@ impl Exchange {
 
     /// Goes on until it is answered, parked, or somebody else's.
     pub fn run(mut self, mut place: Place<'_>) {
+        // It is a value of half a KiB: what does not concern it leaves it where it is.
         while let Some(phase) = self.phase() {
-            let is_gated = self.origin().is_some_and(|origin| origin.ticket.is_some());
-            let passed =
-                if is_gated { Gate::pass(self, phase) } else { Some((self, Decision::Go)) };
-            let Some((exchange, decision)) = passed else { return };
-            let exchange = match (&mut place, decision) {
-                (Place::Queue(queue), Decision::Go) => match flight::take_off(exchange, queue) {
-                    TakeOff::Stayed(exchange) => exchange,
+            let mut decision = Decision::Go;
+            if self.origin().is_some_and(|origin| origin.ticket.is_some()) {
+                let Some(passed) = Gate::pass(self, phase) else { return };
+                (self, decision) = passed;
+            }
+            if let (Place::Queue(queue), Decision::Go) = (&mut place, decision)
+                && flight::is_transfer(&self)
+            {
+                match flight::take_off(self, queue) {
+                    TakeOff::Stayed(exchange) => self = exchange,
                     TakeOff::Landed(exchange) => {
                         self = exchange;
                         continue;
                     }
                     TakeOff::Flies => return,
-                },
-                _ => exchange,
-            };
-            let wait = exchange.wait(decision);
-            if wait == Wait::Requests && exchange.is_crowded() {
-                self = exchange.without_waiting();
+                }
+            }
+            let wait = self.wait(decision);
+            if wait == Wait::Requests && self.is_crowded() {
+                self = self.without_waiting();
                 continue;
             }
             if wait > place.patience() {
-                return exchange.hand_over(decision);
+                return self.hand_over(decision);
             }
-            if wait > Wait::Nothing || exchange.moves_data() {
-                exchange.let_others_receive();
+            if wait > Wait::Nothing || self.moves_data() {
+                self.let_others_receive();
             }
-            self = exchange.step(decision);
+            self = self.step(decision);
         }
         if let Self::Replied(Some((server, notice))) = self {
             server.tell(notice, &place);
@@ -274,7 +277,7 @@ impl Exchange {
                 let waits = origin.server.fs().write_waits(args, data.len());
                 if waits { Wait::Device } else { Wait::Nothing }
             }
-            Self::Prepared(_, Prepared::Read(read)) if read.is_direct() => Wait::Device,
+            Self::Prepared(_, Prepared::Read(read)) if read.may_wait() => Wait::Device,
             Self::Applied(_, Applied::Done(done)) if done.before.is_some() => Wait::Device,
             Self::Piped(origin, _) if origin.may_be_held_copying() => Wait::Requests,
             _ => Wait::Nothing,

@@ -2,7 +2,7 @@
 
 use super::convert::Timeouts;
 use super::exchange::{Exchange, Origin, Wait};
-use super::flight::{Direction, Flight, Transfer};
+use super::flight::{Flight, Transfer};
 use super::lessons;
 use super::notice::{Kernel, Notice};
 use super::sink::Sink;
@@ -156,15 +156,21 @@ impl Server {
         queue: &mut uring::Queue,
         flight: Flight,
         transfer: Transfer,
-    ) -> Option<(Flight, Buffer)> {
-        let Transfer { direction, file, buffer, offset } = transfer;
-        let Some(flights) = self.flights.get(queue.number()) else { return Some((flight, buffer)) };
+    ) -> Option<(Flight, Option<Buffer>)> {
+        let Some(flights) = self.flights.get(queue.number()) else {
+            return Some((flight, transfer.into_buffer()));
+        };
         let mut flights = flights.lock();
         flights.last += 1;
         let token = flights.last;
-        let queued = match direction {
-            Direction::FromImage => queue.read_at(&file, buffer, offset, token),
-            Direction::ToImage => queue.write_at(&file, buffer, offset, token),
+        let queued = match transfer {
+            Transfer::FromImage { file, buffer, offset } => {
+                queue.read_at(&file, buffer, offset, token).map_err(Some)
+            }
+            Transfer::ToImage { file, buffer, offset } => {
+                queue.write_at(&file, buffer, offset, token).map_err(Some)
+            }
+            Transfer::Flush { file } => queue.sync_data(&file, token).then_some(()).ok_or(None),
         };
         match queued {
             Ok(()) => {
@@ -253,7 +259,7 @@ impl Handler for Front {
         let uring::Completion { token, result, buffer } = completion;
         let flights = self.0.flights.get(queue.number());
         let flight = flights.and_then(|flights| flights.lock().by_token.remove(&token));
-        if let (Some(flight), Some(buffer)) = (flight, buffer) {
+        if let Some(flight) = flight {
             flight.arrive((buffer, result), queue);
         }
     }

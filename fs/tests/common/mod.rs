@@ -55,15 +55,21 @@ pub fn ok(args: &[&str]) -> String {
 /// program, it holds the open files of all, and mounts are busy.
 #[track_caller]
 pub fn umount(dir: &str) {
+    umount_by(dir, || inflight(&["umount", dir]));
+}
+
+/// As [`umount`], by another command.
+#[track_caller]
+pub fn umount_by(dir: &str, mut command: impl FnMut() -> Output) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
-        let out = inflight(&["umount", dir]);
+        let out = command();
         let said = text(&out.stderr);
         if out.status.success() {
             return;
         }
         let busy = said.contains("is busy") && std::time::Instant::now() < deadline;
-        assert!(busy, "inflight umount {dir}: {}\n{said}", out.status);
+        assert!(busy, "umount of {dir}: {}\n{said}", out.status);
         std::thread::yield_now();
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::abi::WriteFlags;
 use crate::abi::uring::{EntInOut, IN_OUT_HEADER_SIZE, ReqHeader};
 use crate::channel::SendError;
-use crate::channel::uring::Config;
+use crate::channel::uring::{Completion, Config};
 use crate::decode::Dialect;
 use crate::request::{Header, Operation, Request, Write};
 use inflight_dio::{Pool, PoolConfig};
