@@ -2,7 +2,7 @@
 
 mod common;
 
-use inflight::disk::{Disk, MemoryDisk};
+use inflight::disk::{Disk, MemoryDisk, Over};
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
@@ -19,7 +19,6 @@ use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -56,17 +55,9 @@ impl SlowDisk {
     }
 }
 
-impl Disk for SlowDisk {
-    fn name(&self) -> &Path {
-        self.memory.name()
-    }
-
-    fn is_writable(&self) -> bool {
-        true
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
+impl Over for SlowDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.memory
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -79,18 +70,6 @@ impl Disk for SlowDisk {
             state.waiting -= 1;
         }
         Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.memory.write(offset, data)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.memory.sync()
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.memory.discard(offset, len)
     }
 }
 
