@@ -29,6 +29,7 @@ pub mod space;
 pub mod store;
 pub mod superblock;
 pub mod tables;
+pub mod unopened;
 pub mod view;
 
 /// Bytes in a block, the unit of allocation.

@@ -6,7 +6,9 @@ mod common;
 use common::{Place, can_mount, ok, refused};
 use inflight::image::superblock::SECOND;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 fn bytes(place: &Place) -> Vec<u8> {
     fs::read(&place.image).expect("the image is there")
@@ -18,6 +20,7 @@ fn mkfs_refuses_what_it_cannot_make_and_leaves_nothing_behind() {
     let image = place.image();
     assert!(refused(1, &["mkfs", image]).contains("give its size, as in --size 4G"));
     assert!(refused(1, &["mkfs", "--size", "1M", image]).contains("too small"));
+    assert!(refused(1, &["mkfs", "--size", "1K", image]).contains("at least 16 MiB"));
     let said = refused(1, &["mkfs", "--size", "16777217", image]);
     assert!(said.contains("not a multiple of 4096") && said.contains("16777216"), "{said}");
     let label = "x".repeat(64);
@@ -25,7 +28,70 @@ fn mkfs_refuses_what_it_cannot_make_and_leaves_nothing_behind() {
         refused(1, &["mkfs", "--size", "16M", "--label", &label, image]).contains("at most 63")
     );
     assert!(!place.image.exists(), "no file is left of what was not made");
-    assert!(refused(1, &["mkfs", "--size", "16M", "/nowhere/a.img"]).contains("/nowhere/a.img"));
+    assert!(
+        refused(1, &["mkfs", "--size", "16M", "/nowhere/a.img"]).contains("no directory /nowhere")
+    );
+}
+
+/// Whoever is told that something is missing can go on from there: each command says what the path is, and what to do.
+#[test]
+fn an_image_that_is_not_there_is_told_with_the_remedy() {
+    let place = Place::empty();
+    let (image, dir) = (place.image(), place.dir.path().to_str().expect("path"));
+    let out = place.dir.path().join("out");
+    let out = out.to_str().expect("path");
+    for (code, args) in [
+        (1, vec!["mount", image, dir, "--force"]),
+        (8, vec!["fsck", image]),
+        (1, vec!["dump", image]),
+        (1, vec!["export", image, "/", out]),
+        (1, vec!["label", image]),
+        (1, vec!["resize", image, "32M"]),
+    ] {
+        let said = refused(code, &args);
+        assert!(said.contains(&format!("inflight mkfs --size 4G {image} makes")), "{said}");
+        assert!(said.contains(&format!("inflight list {dir} shows")), "{said}");
+        assert_eq!(said.matches("No such file").count(), 1, "{said}");
+    }
+    assert!(refused(8, &["fsck", dir]).contains(&format!("inflight list {dir} shows")));
+    let away = format!("{dir}/away/a.img");
+    assert!(refused(1, &["dump", &away]).contains(&format!("no directory {dir}/away")));
+    assert!(refused(1, &["dump", "LABEL=x"]).contains("inflight list --find LABEL=x DIRECTORY"));
+    std::os::unix::fs::symlink("gone", &place.image).expect("link");
+    assert!(refused(1, &["dump", image]).contains("a link to gone, which is not there"));
+}
+
+/// An ordinary user is told which right is lacking, and that a mount is another user's, not that it is busy.
+#[test]
+fn who_may_not_is_told_so() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(16);
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let command = place.dir.path().join("inflight");
+    common::copy_command(&command);
+    let said = |args: &[&str]| {
+        let out = Command::new(&command).args(args).uid(65534).gid(65534).output().expect("runs");
+        assert!(!out.status.success(), "{args:?}: {}", common::text(&out.stdout));
+        common::text(&out.stderr)
+    };
+    let (image, mode) = (place.image(), |mode| fs::Permissions::from_mode(mode));
+    fs::set_permissions(&place.image, mode(0o600)).expect("chmod");
+    let closed = said(&["fsck", image]);
+    assert!(closed.contains("belongs to user 0 and its mode is 600"), "{closed}");
+    fs::set_permissions(&place.image, mode(0o644)).expect("chmod");
+    let readable = said(&["label", image, "new"]);
+    assert!(readable.contains("you may read it and not write it"), "{readable}");
+    let other = place.dir.path().join("b.img");
+    let other = said(&["mkfs", "--size", "16M", other.to_str().expect("path")]);
+    assert!(other.contains("you may not make files in"), "{other}");
+
+    let mount = place.mount("", &[]);
+    let dir = mount.dir.to_str().expect("path");
+    let taken = said(&["umount", dir]);
+    assert!(taken.contains("you may not") && !taken.contains("busy"), "{taken}");
+    mount.umount();
 }
 
 #[test]

@@ -3,9 +3,13 @@
 mod common;
 
 use common::{INFLIGHT, Place, can_mount, ok, refused, text};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A frame of a mount on which a read is parked has the read, and who waits for it.
 #[test]
@@ -39,6 +43,7 @@ fn a_frame_shows_who_waits_for_what() {
     };
     let read = line(&["prepared, parked", "read", "8192..16384"]);
     assert!(read.contains(&format!("{pid} dd")), "{read}");
+    line(&["ways", "writes: ", " 1"]);
     line(&["in flight", "1 requests; 1 reads hold blocks"]);
     line(&["space", "of 16.00 MiB"]);
     let write = line(&["write ", "µs"]);
@@ -105,4 +110,47 @@ fn it_ends_when_asked_and_with_the_mount_and_leaves_the_terminal_as_it_was() {
     let rest = read_until(&mut top, "is not mounted any more");
     assert!(rest.contains(LEAVES), "{rest}");
     assert!(top.wait().expect("wait").success());
+}
+
+/// A window that is closed takes it along: nothing reads the end of a terminal for ever.
+#[test]
+fn it_ends_with_its_terminal() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(16);
+    let mount = place.mount("", &[]);
+    // Closed in programs that are started: one that has it, be it a server of another test, would keep the terminal.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).expect("posix_openpt");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+    let slave = ptsname_r(&master).expect("ptsname_r");
+    let open = || File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&slave);
+    let [stdin, stdout, stderr, size] = [(); 4].map(|()| open().expect("the terminal"));
+    let sized = Command::new("stty").args(["rows", "40", "cols", "100"]).stdin(size).status();
+    assert!(sized.expect("stty").success());
+    // Not its controlling terminal, so that no signal comes.
+    let mut top = Command::new(INFLIGHT)
+        .args(["top", "--interval", "100ms"])
+        .arg(&mount.dir)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .expect("top");
+    let (mut screen, mut said, mut piece) = (master, Vec::new(), [0; 4096]);
+    while !text(&said).contains("Processes") {
+        let count = screen.read(&mut piece).expect("read");
+        said.extend_from_slice(&piece[..count]);
+    }
+    drop(screen);
+    let end = Instant::now() + Duration::from_secs(60);
+    while top.try_wait().expect("wait").is_none() {
+        if Instant::now() > end {
+            let _ = top.kill();
+            panic!("it goes on without a terminal");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    mount.umount();
 }

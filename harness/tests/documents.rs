@@ -173,6 +173,83 @@ fn bisection_finds_what_the_page_says() {
     place.play(&read("docs/kernel-bisection.md"), "");
 }
 
+/// Commands of the README that are shown and not typed, by how they begin, and why.
+const SHOWN_ONLY: &[(&str, &str)] = &[
+    (
+        "scripts/demo",
+        "builds, which takes minutes, and uses a network; it checks what it shows itself",
+    ),
+    ("scripts/test", "runs this test"),
+    (
+        "scripts/release",
+        "builds static programs, which takes minutes; `scripts/test package` runs it",
+    ),
+    (
+        "apt install",
+        "changes the machine; `scripts/test package` installs the package and purges it",
+    ),
+    ("cargo install", "builds, which takes minutes"),
+    (
+        "mount -t fuse.inflight",
+        "calls a helper in /sbin; fs/tests/lifecycle.rs calls the helper of this build",
+    ),
+    ("inflight-race mechanisms", "takes a minute; harness/tests/mechanisms.rs runs it"),
+    ("inflight-race mutants", "needs a server with defects; `scripts/test mutants` runs it"),
+    (
+        "inflight-race vm",
+        "needs a kernel that is downloaded, and minutes; harness/tests/vm.rs runs it",
+    ),
+    ("scripts/kernels bisect", "builds kernels; docs/kernel-bisection.md is run with a toy tree"),
+    ("scripts/suites xfstests", "needs a checkout of xfstests that was built"),
+];
+
+#[test]
+fn the_readme_does_what_it_shows() {
+    let text = read("README.md");
+    assert!(console::steps(&text).len() > 50, "the README has its commands");
+    if let Some(place) = place()
+        && has("fuse-overlayfs", "fuse-overlayfs")
+        && has("bindfs", "bindfs")
+        && has("mkfs.ext4", "e2fsprogs")
+    {
+        place.play(&text, "");
+    }
+}
+
+/// Every command of the README is typed by the test above, or is in a block of the kind `sh` and in the list.
+#[test]
+fn what_the_readme_shows_and_no_test_types_has_its_reason() {
+    let text = read("README.md");
+    let mut fences = text.split("\n```");
+    let before = fences.next().unwrap_or_default().to_owned();
+    let parts: Vec<&str> = fences.collect();
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        parts.iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    let prose = outside.into_iter().fold(before, |text, (_, part)| text + part);
+    let indented = prose.lines().find(|line| line.starts_with("    "));
+    assert_eq!(indented, None, "a block without a fence, which nobody looks at");
+
+    let blocks = inside.into_iter().map(|(_, part)| part.split_once('\n').unwrap_or((part, "")));
+    let (mut shown, mut kinds) = (Vec::new(), Vec::new());
+    for (kind, block) in blocks {
+        kinds.push(kind);
+        if kind == "sh" {
+            shown.extend(block.lines());
+        }
+    }
+    assert!(kinds.iter().all(|kind| ["console", "sh", "text"].contains(kind)), "{kinds:?}");
+    for line in &shown {
+        let known = SHOWN_ONLY.iter().any(|(command, _)| line.starts_with(command));
+        assert!(known, "neither typed nor in the list: {line}");
+        let program = line.split(' ').next().unwrap_or_default();
+        let is_there = !program.starts_with("scripts/") || root().join(program).is_file();
+        assert!(is_there, "there is no {program}");
+    }
+    for (command, _) in SHOWN_ONLY {
+        assert!(shown.iter().any(|line| line.starts_with(command)), "not shown: {command}");
+    }
+}
+
 /// A page that no test runs would be believed all the same.
 #[test]
 fn every_page_is_run_or_has_nothing_to_run() {

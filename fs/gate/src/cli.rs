@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use super::client::{Client, Listing};
-use super::{Action, Phase, Rule};
+use super::{Action, Phase, Rule, words};
 
 /// Parks, shows and releases requests of a filesystem mounted with --gate.
 #[derive(Debug, Parser)]
@@ -204,13 +204,13 @@ pub fn run(args: GateArgs) -> anyhow::Result<()> {
 
 fn list(out: &mut impl Write, listing: &Listing) -> anyhow::Result<()> {
     for info in &listing.rules {
-        let rule = serde_json::to_string(&info.rule)?;
         let (id, parked) = (info.id, info.parked);
+        let (what, which) = (words::fault(info.rule.action), words::which(&info.rule));
         let left = match info.rule.ttl_ms {
             super::TTL_UNBOUNDED_MS => "until opened".to_owned(),
             _ => format!("{} s left", info.left_ms / 1000),
         };
-        writeln!(out, "rule {id}: {parked} parked, {left}, {rule}")?;
+        writeln!(out, "rule {id}: {parked} parked, {left}, {what} {which}")?;
     }
     if listing.parked.is_empty() {
         writeln!(out, "nothing is parked")?;

@@ -63,6 +63,10 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Client, GateError> {
         let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
             ErrorKind::NotFound => GateError::NoSocket(socket.to_owned()),
+            // connect(2) refuses what is no socket in the same way.
+            ErrorKind::ConnectionRefused if !is_socket(socket) => {
+                GateError::NotASocket(socket.to_owned())
+            }
             ErrorKind::ConnectionRefused => GateError::NobodyListens(socket.to_owned()),
             _ => GateError::io(format!("connect to gate {}", socket.display()), error),
         })?;
@@ -277,6 +281,11 @@ impl Client {
             answer => Ok(answer),
         }
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
 fn protocol(error: serde_json::Error) -> GateError {

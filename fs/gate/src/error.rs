@@ -16,7 +16,7 @@ pub enum GateError {
     #[error("{}: another server listens on this gate socket; choose another path", .0.display())]
     InUse(PathBuf),
     /// The path exists and is no socket.
-    #[error("{}: exists and is not a socket; choose another path", .0.display())]
+    #[error("{}: is there and is not a socket; choose another path", .0.display())]
     NotASocket(PathBuf),
     /// The path does not fit into `sun_path`.
     #[error("{}: a socket path has at most {max} bytes, this one has {}", path.display(), path.as_os_str().len())]

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use super::cli::duration;
 use super::client::Client;
 use super::wire::RuleInfo;
+use super::words::{fault, which};
 use super::{Action, GateError, MILLION, Phase, Rule, TTL_DEFAULT_MS, TTL_UNBOUNDED_MS, errno};
 
 /// What the server is asked for a power cut; with [`AND_BACK`] the mount comes back.
@@ -272,44 +273,6 @@ fn list(out: &mut impl Write, rules: &[RuleInfo]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fault(action: Action) -> String {
-    match action {
-        Action::Park => "park".to_owned(),
-        Action::Drop => "drop".to_owned(),
-        Action::Delay(ms) => format!("delay {ms}ms"),
-        Action::Fail(number) => format!("fail {}", errno::name(number)),
-        Action::Short(bytes) => format!("short {bytes}"),
-        Action::Torn(bytes) => format!("torn {bytes}"),
-        Action::Corrupt(bits) => format!("corrupt {bits}"),
-        Action::Bandwidth(rate) => format!("bandwidth {rate}"),
-    }
-}
-
-/// What the rule matches, in the words of the command line.
-fn which(rule: &Rule) -> String {
-    let mut words = Vec::new();
-    let mut add = |flag: &str, value: Option<String>| {
-        words.extend(value.map(|value| format!("--{flag} {value}")));
-    };
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    add("op", rule.op.clone());
-    add("path", rule.glob.clone().or_else(|| rule.path.clone()));
-    add("ino", number(rule.ino));
-    add("offset", number(rule.offset));
-    add("len", number(rule.len));
-    add("nth", number(rule.nth));
-    add("every", number(rule.every));
-    let share = |parts: u32| format!("{}", f64::from(parts) / f64::from(MILLION));
-    add("probability", rule.millionths.map(share));
-    add("seed", number(rule.seed));
-    add("count", number(rule.count));
-    add("pid", number(rule.pid.map(u64::from)));
-    add("uid", number(rule.uid.map(u64::from)));
-    add("comm", rule.comm.clone());
-    add("phase", (rule.phase != Phase::Received).then(|| rule.phase.to_string()));
-    words.join(" ")
-}
-
 fn power_cut(
     out: &mut impl Write,
     mut client: Client,
@@ -401,12 +364,5 @@ mod tests {
         let made = rule("fail EIO --probability 0.5");
         assert!(made.seed.is_some() && made.arm().is_ok());
         assert_eq!(rule("fail EIO --probability 0.5 --seed 9").seed, Some(9));
-    }
-
-    #[test]
-    fn a_rule_is_listed_in_the_words_that_made_it() {
-        let words = "--op fsync --path *-wal --count 1";
-        assert_eq!(which(&rule(&format!("fail EIO {words}"))), words);
-        assert_eq!(fault(Action::Bandwidth(1 << 20)), "bandwidth 1048576");
     }
 }

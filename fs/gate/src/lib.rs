@@ -84,6 +84,7 @@ pub mod utc;
 mod watchdog;
 mod window;
 pub mod wire;
+mod words;
 
 pub use client::{Client, Listing, LogPage, Wait};
 pub use error::GateError;

@@ -117,8 +117,88 @@ fn micros(ns: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::collections::HashMap;
+
+    /// What the Trace Event Format asks of a trace, and what Perfetto's importer drops where it is not so: each event has the
+    /// members of its phase, of their types; slices of a thread nest or follow each other (perfetto.dev/docs/faq).
+    pub(crate) fn assert_format(trace: &Value) {
+        let mut slices: HashMap<(u64, u64), Vec<(i64, i64)>> = HashMap::new();
+        for event in trace["traceEvents"].as_array().expect("the JSON object format") {
+            let of = |key: &str| event[key].as_u64().unwrap_or_else(|| panic!("{key}: {event}"));
+            let nanos = |key: &str| {
+                let micros = event[key].as_f64().filter(|micros| *micros >= 0.0);
+                (micros.unwrap_or_else(|| panic!("{key}: {event}")) * 1000.0).round() as i64
+            };
+            assert!(event["name"].is_string() && of("pid") <= u32::MAX.into(), "{event}");
+            match event["ph"].as_str() {
+                Some("M") => match event["name"].as_str().unwrap() {
+                    "process_name" => assert!(event["args"]["name"].is_string()),
+                    "process_sort_index" => assert!(event["args"]["sort_index"].is_u64()),
+                    "thread_name" => assert!(event["args"]["name"].is_string() && of("tid") > 0),
+                    "thread_sort_index" => assert!(event["args"]["sort_index"].is_u64()),
+                    other => panic!("unknown metadata {other}"),
+                },
+                Some("i") => {
+                    assert!(event["cat"].is_string() && event["s"] == "t", "{event}");
+                    assert!(of("tid") > 0 && nanos("ts") >= 0, "{event}");
+                }
+                Some("X") => {
+                    assert!(event["cat"].is_string() && event["args"].is_object(), "{event}");
+                    let (from, long) = (nanos("ts"), nanos("dur"));
+                    slices.entry((of("pid"), of("tid"))).or_default().push((from, from + long));
+                }
+                other => panic!("unknown phase {other:?}"),
+            }
+        }
+        for mut slices in slices.into_values() {
+            slices.sort_by_key(|(from, to)| (*from, -to));
+            let mut open: Vec<i64> = Vec::new();
+            for (from, to) in slices {
+                open.retain(|end| *end > from);
+                assert!(open.iter().all(|end| to <= *end), "{from}..{to} ends after what it is in");
+                open.push(to);
+            }
+        }
+    }
+
+    /// Every choice of three spans out of a few moments, at times as large as those of a machine that runs for a year.
+    #[test]
+    fn slices_that_overlap_in_any_way_are_written_as_the_format_asks() {
+        let base = 365 * 24 * 3600 * 1_000_000_001_u64;
+        let moments = [0, 1, 2, 999];
+        let spans: Vec<(u64, u64)> = moments
+            .into_iter()
+            .flat_map(|from| moments.map(|to| (base + from, base + to)))
+            .filter(|(from, to)| from <= to)
+            .collect();
+        let slice = |(from_ns, to_ns): (u64, u64), inside| Slice {
+            name: "x".to_owned(),
+            category: "c",
+            from_ns,
+            to_ns,
+            args: json!({}),
+            inside,
+        };
+        for a in &spans {
+            for b in &spans {
+                for c in &spans {
+                    let outer = slice(*a, vec![slice(*b, Vec::new())]);
+                    let mut trace = TraceEvents::default();
+                    trace.process(1, "p");
+                    trace.lanes(
+                        1,
+                        1,
+                        "l",
+                        vec![outer, slice(*b, Vec::new()), slice(*c, Vec::new())],
+                    );
+                    trace.moment(1, 1, "c", "m", b.0);
+                    assert_format(&trace.finish(json!({})));
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_is_inside_is_cut_and_what_overlaps_has_lanes() {

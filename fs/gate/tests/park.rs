@@ -392,6 +392,9 @@ fn errors_name_the_object_and_the_remedy() {
     let listen = |path: &Path| Gate::listen(path, Box::new(|_| None)).map(|gate| gate.shutdown());
     assert!(listen(&stale).is_ok(), "a stale socket is replaced");
     assert!(listen(&bench.socket).unwrap_err().to_string().contains("another server listens"));
+    let plain = folder.join("plain");
+    std::fs::write(&plain, b"").unwrap();
+    assert!(text(&plain).contains("is not a socket"));
     let file = folder.join("file");
     std::fs::write(&file, "precious").unwrap();
     assert!(listen(&file).unwrap_err().to_string().contains("not a socket"));

@@ -3,10 +3,11 @@
 use super::stat::size;
 use crate::disk::{Disk, FileDisk};
 use crate::fsck::{self, Outcome};
+use crate::image::unopened::unopened;
 use crate::image::{BLOCK, lock, probe};
 use crate::mounted;
 use crate::options::Options;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use std::fs::File;
@@ -37,9 +38,9 @@ mod call {
 pub(super) fn run(args: &ResizeArgs) -> anyhow::Result<()> {
     let target = std::path::absolute(&args.target)?;
     let image = lock::image_of(&target).unwrap_or(target);
-    let image = std::fs::canonicalize(&image).with_context(|| image.display().to_string())?;
+    let image = std::fs::canonicalize(&image).map_err(|e| anyhow!(unopened(&image, &e)))?;
     let name = image.display().to_string();
-    let disk = FileDisk::open(&image, true).with_context(|| name.clone())?;
+    let disk = FileDisk::open(&image, true).map_err(|e| anyhow!(unopened(&image, &e)))?;
     let has = probe::superblock(&disk, true)?.total_blocks * BLOCK;
     let length = disk.len().with_context(|| name.clone())?;
     let wanted = args.size.unwrap_or(length / BLOCK * BLOCK);

@@ -1,6 +1,6 @@
 //! `inflight stat`: asks the server of a mount what it is doing.
 
-use crate::image::BLOCK;
+use crate::image::{BLOCK, lock};
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::BinaryBytes;
@@ -43,12 +43,21 @@ pub fn fetch(mountpoint: &Path) -> anyhow::Result<Value> {
         return Ok(serde_json::from_slice(&told)?);
     }
     let name = std::str::from_utf8(crate::ops::STAT).expect("a constant name");
-    let value = xattr::get(mountpoint, name)
-        .with_context(|| mountpoint.display().to_string())?
-        .with_context(|| {
-            format!("{} is not the root of an Inflight mount", mountpoint.display())
-        })?;
+    let value = xattr::get(mountpoint, name).with_context(|| unreached(mountpoint))?.with_context(
+        || format!("{} is not the root of an Inflight mount", mountpoint.display()),
+    )?;
     Ok(serde_json::from_slice(&value)?)
+}
+
+/// What to say of a directory that gives no attributes.
+fn unreached(mountpoint: &Path) -> String {
+    let dir = mountpoint.display();
+    let at = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
+    match lock::image_of(&at) {
+        // A mount without allow_other.
+        Some(_) => format!("{dir} is the mount of another user; that user, or root, may ask"),
+        None => dir.to_string(),
+    }
 }
 
 fn print(report: &Value) {

@@ -5,12 +5,14 @@ mod sample;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use sample::Sample;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use std::io::IsTerminal as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -75,6 +77,7 @@ fn watch(
     ended: &AtomicBool,
 ) -> anyhow::Result<End> {
     let mut frame = last.since(&last);
+    let keys = keys().context("there is no terminal to read keys from")?;
     loop {
         terminal.draw(|screen| draw::draw(screen, &frame))?;
         let next = Instant::now() + args.interval;
@@ -86,7 +89,10 @@ fn watch(
             if ended.load(Relaxed) {
                 return Ok(End::Asked);
             }
-            if !event::poll(left.min(GLANCE))? {
+            if !wait(&keys, left.min(GLANCE)) {
+                return Ok(End::Asked);
+            }
+            if !event::poll(Duration::ZERO)? {
                 continue;
             }
             match event::read()? {
@@ -99,6 +105,24 @@ fn watch(
         frame = now.since(&last);
         last = now;
     }
+}
+
+/// Where keys come from: what crossterm reads as well.
+fn keys() -> std::io::Result<OwnedFd> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return stdin.as_fd().try_clone_to_owned();
+    }
+    Ok(std::fs::File::open("/dev/tty")?.into())
+}
+
+/// Waits for a key, or so long. False when the terminal is gone, of which crossterm would read the end for ever.
+fn wait(keys: &OwnedFd, most: Duration) -> bool {
+    let mut ready = [PollFd::new(keys.as_fd(), PollFlags::POLLIN)];
+    // A signal ends it early, which whoever called looks at.
+    let _ = poll(&mut ready, PollTimeout::try_from(most).unwrap_or(PollTimeout::ZERO));
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    !ready[0].revents().is_some_and(|is| is.intersects(gone))
 }
 
 fn is_end(key: KeyEvent) -> bool {

@@ -31,6 +31,9 @@ pub(super) fn run(args: &UmountArgs, no_wait: bool) -> anyhow::Result<()> {
             "{0} is busy: files on it are open, or a shell stands in it; `fuser -vm {0}` shows who, --lazy unmounts when they are done",
             dir.display()
         ),
+        Err(Errno::EPERM) => {
+            bail!("cannot unmount {}: you may not; whoever mounted it may, and root", dir.display())
+        }
         Err(e) => bail!("cannot unmount {}: {}", dir.display(), e.desc()),
     }
     if args.lazy || no_wait {
@@ -62,10 +65,12 @@ fn unmount(dir: &Path, lazy: bool) -> Result<(), Errno> {
 /// An ordinary user unmounts through fusermount3(1).
 fn by_helper(dir: &Path, lazy: bool) -> Result<(), Errno> {
     let flag = if lazy { "-uz" } else { "-u" };
-    let status = Command::new("fusermount3").args(["-q", flag, "--"]).arg(dir).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err(Errno::EBUSY),
+    // It has one exit code for all that goes wrong, and quotes umount2(2).
+    let mut helper = Command::new("fusermount3");
+    match helper.env("LC_ALL", "C").args([flag, "--"]).arg(dir).output() {
+        Ok(out) if out.status.success() => Ok(()),
+        Ok(out) if String::from_utf8_lossy(&out.stderr).contains("busy") => Err(Errno::EBUSY),
+        Ok(_) => Err(Errno::EPERM),
         Err(_) => Err(Errno::EPERM),
     }
 }

@@ -9,6 +9,7 @@ use crate::image::space::Space;
 use crate::image::store::fixed_runs;
 use crate::image::superblock::{Chunk, LABEL_MAX, SECOND, Superblock, Unusable, VERSION};
 use crate::image::tables::{Attr, INODES_USED, InodeRow, NEXT_INODE, Tables, Time};
+use crate::image::unopened::unopened;
 use crate::image::{BLOCK, blocks_for};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ pub struct MkfsOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum MkfsError {
     /// The path cannot be opened or created.
-    #[error("{path}: {source}")]
+    #[error("{}", unopened(path, source))]
     Open {
         /// The image.
         path: PathBuf,
@@ -109,16 +110,16 @@ pub fn mkfs(path: &Path, options: &MkfsOptions) -> Result<Superblock, MkfsError>
 
 fn check_size(path: &Path, size: u64) -> Result<(), MkfsError> {
     let name = path.display();
-    if !size.is_multiple_of(BLOCK) {
-        let (down, up) = (size / BLOCK * BLOCK, blocks_for(size) * BLOCK);
-        return Err(MkfsError::Usage(format!(
-            "{name}: size {size} is not a multiple of {BLOCK}; use {down} or {up}"
-        )));
-    }
     if size < SIZE_MIN {
         return Err(MkfsError::Usage(format!(
             "{name}: {size} bytes are too small, an image needs at least {} MiB",
             SIZE_MIN >> 20
+        )));
+    }
+    if !size.is_multiple_of(BLOCK) {
+        let (down, up) = (size / BLOCK * BLOCK, blocks_for(size) * BLOCK);
+        return Err(MkfsError::Usage(format!(
+            "{name}: size {size} is not a multiple of {BLOCK}; use {down} or {up}"
         )));
     }
     Ok(())

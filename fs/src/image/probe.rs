@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::image::BLOCK;
 use crate::image::superblock::{SECOND, Superblock, Unusable};
+use crate::image::unopened::unopened;
 use std::io;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// open(2) or the first read failed.
-    #[error("{path}: {source}")]
+    #[error("{}", unopened(path, source))]
     Open {
         /// The image.
         path: PathBuf,

@@ -110,7 +110,12 @@ fn processes(now: &Value, before: &Value, seconds: f64) -> Vec<Process> {
     };
     let earlier = told(before);
     let flying = now["requests"].as_array();
-    let mut all: Vec<Process> = told(now)
+    let mut known = told(now);
+    // The server remembers so many processes; one that waits may have been forgotten for those that came since.
+    for pid in flying.into_iter().flatten().filter_map(|request| request["pid"].as_u64()) {
+        known.entry(pid).or_default();
+    }
+    let mut all: Vec<Process> = known
         .into_iter()
         .map(|(pid, (requests, bytes))| {
             let (had, had_bytes) = earlier.get(&pid).copied().unwrap_or_default();
@@ -126,6 +131,8 @@ fn processes(now: &Value, before: &Value, seconds: f64) -> Vec<Process> {
             }
         })
         .collect();
+    let gone = gone(&mut all);
+    all.extend(gone);
     all.sort_by(|a, b| {
         let busier = b.in_flight.cmp(&a.in_flight).then(b.rate.total_cmp(&a.rate));
         busier.then(b.requests.cmp(&a.requests))
@@ -133,12 +140,34 @@ fn processes(now: &Value, before: &Value, seconds: f64) -> Vec<Process> {
     all
 }
 
+/// Takes out those that have ended and have nothing in flight: one line for all of them, as each of a script's commands would
+/// have its own.
+fn gone(all: &mut Vec<Process>) -> Option<Process> {
+    let gone: Vec<Process> = all.extract_if(.., |p| p.name == ENDED && p.in_flight == 0).collect();
+    let name = match gone.len() {
+        0 => return None,
+        1 => "1 that ended".to_owned(),
+        count => format!("{count} that ended"),
+    };
+    Some(Process {
+        pid: 0,
+        name,
+        in_flight: 0,
+        rate: gone.iter().map(|process| process.rate).sum(),
+        bytes: gone.iter().map(|process| process.bytes).sum(),
+        requests: gone.iter().map(|process| process.requests).sum(),
+    })
+}
+
+/// What stands for the name of a process that is not there any more.
+const ENDED: &str = "(ended)";
+
 fn name(pid: u64) -> String {
     if pid == 0 {
         return "(kernel)".to_owned();
     }
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    comm.map_or_else(|_| "(ended)".to_owned(), |comm| comm.trim_end().to_owned())
+    comm.map_or_else(|_| ENDED.to_owned(), |comm| comm.trim_end().to_owned())
 }
 
 #[cfg(test)]
@@ -166,7 +195,26 @@ mod tests {
         assert_eq!(frame.throughput, (2048.0, 0.0));
         let kernel = &frame.processes[0];
         assert_eq!((kernel.name.as_str(), kernel.rate, kernel.in_flight), ("(kernel)", 10.0, 1));
+        assert_eq!(frame.processes.len(), 1);
         let still = Sample { report: report(30, 700.0, 8192), at: later }.since(&now);
         assert_eq!((still.operations[0].rate, still.operations[0].mean_us), (0.0, None));
+    }
+
+    #[test]
+    fn who_waits_comes_first_and_those_that_ended_have_one_line() {
+        // Larger than any pid (PID_MAX_LIMIT of the kernel), so nobody has it.
+        let nobody = 1 << 23;
+        let own = u64::from(std::process::id());
+        let asked = |pid: u64| json!({"pid": pid, "requests": 10, "bytes": 4096});
+        let report = json!({
+            "processes": [asked(nobody), asked(nobody + 1)],
+            "requests": [{"pid": own}],
+        });
+        let at = Instant::now();
+        let before = Sample { report: json!({}), at };
+        let frame = Sample { report, at: at + Duration::from_secs(1) }.since(&before);
+        let [waits, gone] = &frame.processes[..] else { panic!("{:?}", frame.processes) };
+        assert_eq!((waits.pid, waits.in_flight), (own, 1), "though the server has forgotten it");
+        assert_eq!((gone.name.as_str(), gone.requests, gone.rate), ("2 that ended", 20, 20.0));
     }
 }
