@@ -64,8 +64,9 @@ impl Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Kinds of requests by name, separated by commas, e.g. `read,write`: those of [`Opcode::TABLE`], and
-    /// `fdatasync` for what the opcode calls `fsync`, which then means fsync(2) alone.
+    /// Kinds of requests by name, separated by commas, e.g. `read,write`: those of
+    /// [`Opcode::TABLE`](inflight_fuse::abi::Opcode::TABLE), and `fdatasync` for what the opcode calls `fsync`, which then
+    /// means fsync(2) alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<String>,
     /// Node id.
