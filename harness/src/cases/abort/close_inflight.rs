@@ -42,7 +42,7 @@ fn variants() -> Vec<Variant> {
 }
 
 /// Large enough for the spliced reply path.
-const LEN: usize = 65536;
+const LEN: usize = 256 << 10;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;

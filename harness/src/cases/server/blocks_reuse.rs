@@ -31,7 +31,7 @@ pub const CASE: Case = Case {
 };
 
 /// Large enough for the spliced reply path.
-const LEN: usize = 65536;
+const LEN: usize = 256 << 10;
 const BLOCK: usize = 4096;
 
 fn variants() -> Vec<Variant> {

@@ -43,21 +43,26 @@ fn variants() -> Vec<Variant> {
 }
 
 /// Large enough for the spliced reply path.
-const LEN: usize = 65536;
+const LEN: usize = 256 << 10;
+/// Not more than one request of a readahead.
+const LEN_BUFFERED: usize = 64 << 10;
 const CUT: u32 = 5000;
 
 /// The control reads nothing, and nothing is held.
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
-    let file = fixture.file(LEN as u64)?;
-    let (action, how) = (variant.act, variant.how);
-    let open = if how != "buffered" { Open::Direct } else { Open::Buffered };
+    let action = variant.act;
+    let (open, len) = match variant.how {
+        "buffered" => (Open::Buffered, LEN_BUFFERED),
+        _ => (Open::Direct, LEN),
+    };
+    let file = fixture.file(len as u64)?;
     let handle = fixture.open(&file, open)?;
     fixture.file(4096)?;
     let before = Holdings::of(fixture)?;
     if fixture.race() {
-        let buffer = Buffer::new(Memory::Anon, LEN)?;
-        let parked = fixture.park("read", &file, (0, LEN as u64), variant.phase_or_received())?;
-        let flight = fixture.start(Engine::Pread, Io::read(&handle, &buffer, 0..LEN, 0))?;
+        let buffer = Buffer::new(Memory::Anon, len)?;
+        let parked = fixture.park("read", &file, (0, len as u64), variant.phase_or_received())?;
+        let flight = fixture.start(Engine::Pread, Io::read(&handle, &buffer, 0..len, 0))?;
         let seq = fixture.meet(parked, 1)?[0].id;
         let held = Holdings::of(fixture)?;
         anyhow::ensure!(held.pins == before.pins + 1, "{held:?}: the read holds no blocks");
