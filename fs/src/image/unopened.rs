@@ -1,6 +1,6 @@
 //! What people are told when an image cannot be opened: which path, what is wrong with it, what to do.
 
-use std::fs::File;
+use nix::unistd::{AccessFlags, eaccess};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,8 @@ fn missing(path: &Path) -> Option<String> {
 }
 
 fn forbidden(path: &Path) -> Option<String> {
-    if File::open(path).is_ok() {
+    // Asked, not tried: by now it may be a FIFO, whose opening waits, or a device, which opening may start.
+    if eaccess(path, AccessFlags::R_OK).is_ok() {
         return Some("you may read it and not write it, which is enough for mount -o ro".into());
     }
     match path.symlink_metadata() {
