@@ -64,7 +64,7 @@ fn without_io_uring_the_pool_locks_and_threads_serve_the_queue() {
 
 /// Runs in a process of its own, as an ordinary user with the usual 8 MiB of memlock.
 #[test]
-#[ignore = "started by an_ordinary_user_gets_a_working_pool"]
+#[ignore = "started as another user by `cargo test -p inflight-dio --test degrade an_ordinary_user`"]
 fn as_an_ordinary_user() {
     let pool = Pool::new(PoolConfig { slabs: 8, ..PoolConfig::default() }).unwrap();
     let report = pool.report();

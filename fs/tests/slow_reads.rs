@@ -1,8 +1,10 @@
 //! A read that the disk is slow with leaves the core's queue to others: a server on a slow disk, mounted over io_uring.
 
 mod common;
+mod held_disk;
 
-use inflight::disk::{Disk, MemoryDisk, Over};
+use held_disk::{Held, HeldDisk};
+use inflight::disk::{Disk, MemoryDisk};
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
@@ -16,8 +18,6 @@ use inflight_fuse::channel::{Channel, Config};
 use inflight_fuse::mount::{Connection, MountOptions, mount, unmount};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use parking_lot::{Condvar, Mutex};
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -27,54 +27,8 @@ const BLOCK: usize = 4096;
 /// What the slow piece is full of.
 const SLOW: u8 = 0x53;
 
-/// A disk in memory that does not bring blocks of [`SLOW`] until it is let.
-#[derive(Debug)]
-struct SlowDisk {
-    memory: MemoryDisk,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    is_stopped: bool,
-    waiting: usize,
-}
-
-impl SlowDisk {
-    fn stop(&self, is_stopped: bool) {
-        self.state.lock().is_stopped = is_stopped;
-        self.changed.notify_all();
-    }
-
-    fn wait_for_a_read(&self) {
-        let mut state = self.state.lock();
-        let none = |state: &mut State| state.waiting == 0;
-        let waited = self.changed.wait_while_for(&mut state, none, PATIENCE);
-        assert!(!waited.timed_out(), "nobody reads");
-    }
-}
-
-impl Over for SlowDisk {
-    fn below(&self) -> &dyn Disk {
-        &self.memory
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.memory.read(offset, out)?;
-        if out.iter().all(|byte| *byte == SLOW) {
-            let mut state = self.state.lock();
-            state.waiting += 1;
-            self.changed.notify_all();
-            self.changed.wait_while(&mut state, |state| state.is_stopped);
-            state.waiting -= 1;
-        }
-        Ok(())
-    }
-}
-
-fn filesystem(disk: &Arc<SlowDisk>) -> Fs {
-    let own: Arc<dyn Disk> = Arc::<SlowDisk>::clone(disk);
+fn filesystem(disk: &Arc<HeldDisk>) -> Fs {
+    let own: Arc<dyn Disk> = Arc::<HeldDisk>::clone(disk);
     let blocks = own.len().expect("a length") / BLOCK as u64;
     mkfs::format(&own, &mkfs::MkfsOptions::default(), blocks).expect("mkfs");
     let options = Options { slabs: 1, default_permissions: false, ..Options::default() };
@@ -156,22 +110,21 @@ fn a_piece_that_is_slow_to_come_holds_nobody_else_up() {
     if !common::can_mount() {
         return;
     }
-    let (state, changed) = (Mutex::default(), Condvar::new());
-    let disk = Arc::new(SlowDisk { memory: MemoryDisk::new(64 << 20), state, changed });
+    let disk = Arc::new(HeldDisk::new(MemoryDisk::new(64 << 20), Held::ReadsOf(SLOW)));
     let fs = filesystem(&disk);
     make(&fs, b"f");
     let served = Served::new(fs);
     let dir = served.dir.path().to_owned();
-    disk.stop(true);
+    disk.hold(true);
     let path = dir.join("f");
     let read = on_the_first_core(move || {
         let mut bytes = vec![7; 3 * BLOCK];
         std::fs::File::open(path).and_then(|file| file.read_exact_at(&mut bytes, 0)).map(|()| bytes)
     });
-    disk.wait_for_a_read();
+    disk.await_call();
     let looked = on_the_first_core(move || std::fs::metadata(dir.join("none")).is_err());
     let found = looked.recv_timeout(PATIENCE);
-    disk.stop(false);
+    disk.hold(false);
     assert_eq!(found, Ok(true), "a lookup waits for another one's read");
     let bytes = read.recv_timeout(PATIENCE).expect("an end").expect("read");
     let wanted = [[1; BLOCK], [0; BLOCK], [SLOW; BLOCK]].concat();

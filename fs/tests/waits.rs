@@ -1,63 +1,21 @@
 //! What must not be done where waiting is not allowed: on the thread of a core's queue.
 
 mod common;
+mod held_disk;
 
-use inflight::disk::{Disk, MemoryDisk, Over};
+use held_disk::{Held, HeldDisk};
+use inflight::disk::{Disk, MemoryDisk};
 use inflight::errno::Errno;
 use inflight::image::mkfs;
 use inflight::mounted;
 use inflight::ops::{Caller, Fs, Make, WriteArgs};
 use inflight::options::Options;
-use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
-
-/// A disk whose flushes wait until they are let go.
-#[derive(Debug)]
-struct SlowDisk {
-    memory: MemoryDisk,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    is_stopped: bool,
-    waiting: usize,
-}
-
-impl SlowDisk {
-    fn stop(&self, is_stopped: bool) {
-        self.state.lock().is_stopped = is_stopped;
-        self.changed.notify_all();
-    }
-
-    fn wait_for_a_flush(&self) {
-        let mut state = self.state.lock();
-        let none = |state: &mut State| state.waiting == 0;
-        let waited = self.changed.wait_while_for(&mut state, none, PATIENCE);
-        assert!(!waited.timed_out(), "nobody flushes");
-    }
-}
-
-impl Over for SlowDisk {
-    fn below(&self) -> &dyn Disk {
-        &self.memory
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.waiting += 1;
-        self.changed.notify_all();
-        self.changed.wait_while(&mut state, |state| state.is_stopped);
-        state.waiting -= 1;
-        self.memory.sync()
-    }
-}
 
 fn at(ino: u64, offset: u64) -> WriteArgs {
     let (direct, append, cached, kill_suidgid) = (false, false, false, false);
@@ -70,11 +28,10 @@ fn make(fs: &Fs, name: &[u8]) -> u64 {
     fs.make(&make).expect("make").ino
 }
 
-fn with_slow_disk(mib: u64, test: impl FnOnce(&SlowDisk, &Fs)) {
+fn with_slow_disk(mib: u64, test: impl FnOnce(&HeldDisk, &Fs)) {
     let memory = MemoryDisk::new(mib << 20);
-    let (state, changed) = (Mutex::default(), Condvar::new());
-    let disk = Arc::new(SlowDisk { memory, state, changed });
-    let own: Arc<dyn Disk> = Arc::<SlowDisk>::clone(&disk);
+    let disk = Arc::new(HeldDisk::new(memory, Held::Flushes));
+    let own: Arc<dyn Disk> = Arc::<HeldDisk>::clone(&disk);
     mkfs::format(&own, &mkfs::MkfsOptions::default(), mib << 8).expect("mkfs");
     let fs = mounted::open_on(own, &Options { slabs: 1, ..Options::default() }).expect("open");
     test(&disk, &fs);
@@ -94,10 +51,10 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
         };
         assert_eq!(waits(), (false, false, false));
         assert!(!fs.resize_waits(ino, 0));
-        disk.stop(true);
+        disk.hold(true);
         std::thread::scope(|scope| {
             let commit = scope.spawn(|| fs.syncfs());
-            disk.wait_for_a_flush();
+            disk.await_call();
             assert_eq!(waits(), (true, true, false));
             assert!(fs.resize_waits(ino, 0));
             assert_eq!(fs.lookup(1, b"f").expect("lookup").ino, ino);
@@ -106,7 +63,7 @@ fn while_a_commit_is_flushed_changes_wait_and_the_rest_does_not() {
             scope.spawn(move || told.send(fs.write(&at(ino, 0), &[8; 4096])));
             let written = heard.recv_timeout(PATIENCE);
             assert!(!commit.is_finished());
-            disk.stop(false);
+            disk.hold(false);
             written.expect("nothing to wait for").expect("an overwrite");
             commit.join().expect("a thread").expect("a commit");
         });

@@ -61,7 +61,7 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
     note(len);
-    // SAFETY: the caller's promise.
+    // SAFETY: both ranges are valid for `len` bytes, as C demands of whoever calls this.
     unsafe { copy(to.cast(), from.cast(), len) };
     to
 }
@@ -73,7 +73,7 @@ unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, len: usize) ->
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
     note(len);
-    // SAFETY: the caller's promise.
+    // SAFETY: both ranges are valid for `len` bytes, as C demands of whoever calls this.
     unsafe { copy(to.cast(), from.cast(), len) };
     to
 }
