@@ -163,6 +163,11 @@ pub(crate) mod tests {
         }
     }
 
+    fn slice((from_ns, to_ns): (u64, u64), inside: Vec<Slice>) -> Slice {
+        let (name, category, args) = ("x".to_owned(), "c", json!({}));
+        Slice { name, category, from_ns, to_ns, args, inside }
+    }
+
     /// Every choice of three spans out of a few moments, at times as large as those of a machine that runs for a year.
     #[test]
     fn slices_that_overlap_in_any_way_are_written_as_the_format_asks() {
@@ -173,14 +178,6 @@ pub(crate) mod tests {
             .flat_map(|from| moments.map(|to| (base + from, base + to)))
             .filter(|(from, to)| from <= to)
             .collect();
-        let slice = |(from_ns, to_ns): (u64, u64), inside| Slice {
-            name: "x".to_owned(),
-            category: "c",
-            from_ns,
-            to_ns,
-            args: json!({}),
-            inside,
-        };
         for a in &spans {
             for b in &spans {
                 for c in &spans {
@@ -202,17 +199,9 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_inside_is_cut_and_what_overlaps_has_lanes() {
-        let slice = |from_ns, to_ns, inside| Slice {
-            name: "x".to_owned(),
-            category: "c",
-            from_ns,
-            to_ns,
-            args: json!({}),
-            inside,
-        };
         let mut trace = TraceEvents::default();
-        let outer = slice(1000, 3000, vec![slice(500, 9000, Vec::new())]).later(1000);
-        trace.lanes(7, 4, "requests", vec![outer, slice(2500, 2600, Vec::new())]);
+        let outer = slice((1000, 3000), vec![slice((500, 9000), Vec::new())]).later(1000);
+        trace.lanes(7, 4, "requests", vec![outer, slice((2500, 2600), Vec::new())]);
         trace.moment(7, 1, "racer", "fork", 2100);
         let trace = trace.finish(json!({}));
         let all = trace["traceEvents"].as_array().unwrap();

@@ -10,6 +10,17 @@ use crate::image::mkfs::{ROOT, root_attr};
 use crate::image::tables::{Attr, Time};
 use crate::volume::SIZE_MAX;
 
+/// Kinds of files that there are.
+pub(super) const KINDS: [u32; 7] = [
+    libc::S_IFREG,
+    libc::S_IFDIR,
+    libc::S_IFLNK,
+    libc::S_IFCHR,
+    libc::S_IFBLK,
+    libc::S_IFIFO,
+    libc::S_IFSOCK,
+];
+
 /// Longest target of a symlink: PATH_MAX without its zero.
 const TARGET_MAX: usize = 4095;
 /// Longest name and value of an attribute (linux/limits.h).
@@ -97,20 +108,11 @@ fn check_kind(
     attr: &mut Attr,
     has_target: bool,
 ) -> Result<()> {
-    let known = [
-        libc::S_IFREG,
-        libc::S_IFDIR,
-        libc::S_IFLNK,
-        libc::S_IFCHR,
-        libc::S_IFBLK,
-        libc::S_IFIFO,
-        libc::S_IFSOCK,
-    ];
-    if known.contains(&attr.kind()) && attr.mode & !(libc::S_IFMT | 0o7777) == 0 {
+    if KINDS.contains(&attr.kind()) && attr.mode & !(libc::S_IFMT | 0o7777) == 0 {
         return Ok(());
     }
     let kind = match attr.kind() {
-        kind if known.contains(&kind) => kind,
+        kind if KINDS.contains(&kind) => kind,
         // What else is known about it tells its type.
         _ if has_target => libc::S_IFLNK,
         _ if has_names(m, ino)? => libc::S_IFDIR,

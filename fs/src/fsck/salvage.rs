@@ -7,6 +7,7 @@
 use crate::disk::Disk;
 use crate::errno::{Error, Result};
 use crate::fsck::commit::{self, Definitions, Live};
+use crate::fsck::inodes;
 use crate::fsck::leaves::Leaves;
 use crate::fsck::report::Findings;
 use crate::fsck::rows::{
@@ -238,16 +239,7 @@ fn is_attribute(name: &[u8]) -> bool {
 
 /// Whether a row can be an inode. A target of a symlink cannot look like one: it has no zeros.
 fn is_inode(attr: &Attr) -> bool {
-    let is_known = [
-        libc::S_IFREG,
-        libc::S_IFDIR,
-        libc::S_IFLNK,
-        libc::S_IFCHR,
-        libc::S_IFBLK,
-        libc::S_IFIFO,
-        libc::S_IFSOCK,
-    ]
-    .contains(&attr.kind());
+    let is_known = inodes::KINDS.contains(&attr.kind());
     let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
     is_known
         && attr.mode >> 16 == 0
