@@ -180,8 +180,9 @@ fn what_a_queue_reads_takes_no_thread() {
         return;
     }
     let place = Place::new(64);
-    let mount = place.mount("", &[]);
-    let want = pattern(1 << 20, 5);
+    // One WRITE, so that the file is one extent wherever a read begins: one of several pieces is a worker's.
+    let mount = place.mount("nowriteback", &[]);
+    let want = pattern(256 << 10, 5);
     fs::write(mount.path("f"), &want).expect("write");
     mount.umount();
     let mount = place.mount("transport=uring,ro", &[]);
