@@ -31,13 +31,27 @@ const SYS_CACHESTAT: libc::c_long = 451;
 /// # Errors
 /// ENOSYS on an older kernel, EPERM for a file that the caller neither owns nor may write.
 pub fn cached_pages(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u64, Errno> {
+    Ok(cachestat(file, offset, len)?.cached)
+}
+
+/// Number of pages of `file` that the device does not have yet: changed, or on their way.
+///
+/// # Errors
+/// As of [`cached_pages`].
+pub fn unwritten_pages(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // A length of 0 is all that follows.
+    let counts = cachestat(file, 0, 0)?;
+    Ok(counts.dirty + counts.writeback)
+}
+
+fn cachestat(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Counts, Errno> {
     let (range, mut counts) = (Range { off: offset, len }, Counts::default());
     // SAFETY: the kernel reads `range` and writes `counts`, which have its layout and outlive the call.
     let result = unsafe {
         libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut counts, 0)
     };
     Errno::result(result)?;
-    Ok(counts.cached)
+    Ok(counts)
 }
 
 #[cfg(test)]
@@ -62,6 +76,13 @@ mod tests {
         }
         if let Ok(holes) = count(4, 12) {
             assert_eq!((holes, count(2, 4)), (0, Ok(2)));
+        }
+        file.sync_all().expect("fsync");
+        if let Ok(unwritten) = unwritten_pages(file.as_fd()) {
+            // On tmpfs they stay what they are.
+            let is_memory = nix::sys::statfs::fstatfs(&file).expect("fstatfs").filesystem_type()
+                == nix::sys::statfs::TMPFS_MAGIC;
+            assert!(is_memory || unwritten == 0, "{unwritten} pages after fsync");
         }
     }
 }

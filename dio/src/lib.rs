@@ -73,7 +73,7 @@ mod ring;
 pub mod sync;
 
 pub use buffer::Buffer;
-pub use cachestat::cached_pages;
+pub use cachestat::{cached_pages, unwritten_pages};
 pub use engine::{
     Completion, Done, Engine, Op, Part, QueueKind, Request, VectoredCompletion, VectoredDone,
     VectoredRequest,

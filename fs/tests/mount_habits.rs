@@ -2,13 +2,14 @@
 
 mod common;
 
-use common::{Place, can_mount, inflight, ok, refused};
+use common::{INFLIGHT, Place, can_mount, inflight, ok, refused, text};
 use nix::sys::signal::{SIGKILL, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Looks until it is so, within a bound.
@@ -186,4 +187,61 @@ fn units_of_systemd_are_verified() {
             assert!(said.contains("/nowhere/image"), "{}: {said}", file.display());
         }
     }
+}
+
+/// All descriptors of the image that process `pid` has, here too: its lock is ours then as well.
+fn descriptors_of(pid: i32, image: &str) -> Vec<File> {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let process = process.expect("pidfd_open(2)");
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+    let of_image = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == *image));
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    let taken = of_image.filter_map(number).map(|fd| {
+        let got = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty());
+        File::from(got.expect("pidfd_getfd(2)"))
+    });
+    taken.collect()
+}
+
+/// Who unmounts at a terminal sees that the server is not done yet, and how much of the image is still to be written.
+#[test]
+fn umount_shows_a_terminal_what_is_left() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new(16);
+    let mount = place.mount("", &[]);
+    fs::write(mount.path("f"), [7; 1 << 20]).expect("write");
+    let (dir, server) = (mount.dir.display().to_string(), mount.server());
+    // Killed, it does not let go of its lock itself.
+    let held = descriptors_of(server, place.image());
+    kill(Pid::from_raw(server), SIGKILL).expect("kill");
+    until("the server ends", || !Path::new(&format!("/proc/{server}")).exists());
+    // Busy for a moment when another test starts a program.
+    let command = format!("until {INFLIGHT} umount {dir}; do :; done");
+    let mut umount = Command::new("timeout")
+        .args(["60", "script", "-q", "-e", "-c", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script (package bsdutils)");
+    // The last block, with what it holds already: pages to be written for as long as somebody looks.
+    let image = File::options().read(true).write(true).open(place.image()).expect("open");
+    let (at, mut block) = (15 << 20, [0; 4096]);
+    image.read_exact_at(&mut block, at).expect("read");
+    let out = umount.stdout.as_mut().expect("a pipe");
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    while !text(&said).contains("KiB are to be written") {
+        image.write_all_at(&block, at).expect("write");
+        let count = out.read(&mut piece).expect("read");
+        assert!(count > 0, "it ended without a word: {}", text(&said));
+        said.extend_from_slice(&piece[..count]);
+    }
+    assert!(text(&said).contains("the server finishes"), "{}", text(&said));
+    drop(held);
+    assert!(umount.wait().expect("wait").success());
+    assert!(mounts_on(Path::new(&dir)).is_empty());
+    ok(&["fsck", place.image()]);
 }

@@ -3,12 +3,19 @@
 use crate::image::lock::{self, ImageLock};
 use anyhow::{Context as _, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use inflight_dio::{page_size, unwritten_pages};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
+
+/// How often a terminal is shown how far it is.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What to unmount.
 #[derive(Debug, Args)]
@@ -40,17 +47,44 @@ pub(super) fn run(args: &UmountArgs, no_wait: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let Ok(file) = crate::disk::open_image(&image, false) else { return Ok(()) };
-    // Draws on a terminal only.
-    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-        "{spinner} {elapsed} the server writes what is left",
-    )?);
-    bar.enable_steady_tick(Duration::from_millis(100));
     // The server holds the lock until the last commit is durable.
-    let released = ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT);
-    bar.finish_and_clear();
+    let released = watching(&file, || ImageLock::acquire(&file, &image, lock::PATIENCE_UMOUNT));
     match released {
         Ok(_released_at_once) => Ok(()),
         Err(e) => bail!("{} is unmounted, but {} is still {e}", dir.display(), image.display()),
+    }
+}
+
+/// What `wait` returns; a terminal is shown meanwhile how much of the image is left to be written.
+fn watching<T>(image: &File, wait: impl FnOnce() -> T) -> T {
+    let bar = ProgressBar::new_spinner();
+    if bar.is_hidden() {
+        return wait();
+    }
+    let style = ProgressStyle::with_template("{spinner} {elapsed} the server finishes{msg}");
+    let bar = bar.with_style(style.expect("a constant template"));
+    std::thread::scope(|scope| {
+        let (waiting, over) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                bar.set_message(left(image));
+                bar.tick();
+            }
+            bar.finish_and_clear();
+        });
+        let result = wait();
+        drop(waiting);
+        result
+    })
+}
+
+/// How much of the image the page cache has and the device does not; nothing where the kernel cannot tell.
+fn left(image: &File) -> String {
+    match unwritten_pages(image.as_fd()) {
+        Ok(pages @ 1..) => {
+            format!("; {} are to be written", BinaryBytes(pages * page_size() as u64))
+        }
+        _ => String::new(),
     }
 }
 
