@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use parking_lot::RwLock;
 
-const PAGE: u64 = 4096;
+/// Bytes that copies of a disk share or do not.
+pub(super) const PAGE: u64 = 4096;
 type Page = [u8; PAGE as usize];
 
 /// Pages that were written; the others read as zeros. Nothing is ever lost.
@@ -29,6 +30,18 @@ impl MemoryDisk {
     /// each page that was written.
     pub fn fork(&self) -> MemoryDisk {
         MemoryDisk { len: self.len, pages: RwLock::new(self.pages.read().clone()) }
+    }
+
+    /// Makes the pages of these numbers what they are in `from`, at the price of a pointer each.
+    #[cfg(feature = "testing")]
+    pub(super) fn share(&self, from: &MemoryDisk, pages: impl Iterator<Item = u64>) {
+        let (mut ours, theirs) = (self.pages.write(), from.pages.read());
+        for page in pages {
+            match theirs.get(&page) {
+                Some(bytes) => ours.insert(page, Arc::clone(bytes)),
+                None => ours.remove(&page),
+            };
+        }
     }
 
     fn check(&self, offset: u64, len: usize) -> io::Result<()> {

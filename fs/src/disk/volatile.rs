@@ -1,13 +1,20 @@
 //! A disk with a cache of writes, which a power cut or a failed flush takes away.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 
+use crate::disk::memory::PAGE;
 use crate::disk::{Disk, MemoryDisk, Over};
 use parking_lot::Mutex;
 
 /// What a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;
+/// Sectors of a page; a set of them fits a byte.
+const SECTORS: u64 = PAGE / SECTOR;
+const _: () = assert!(SECTORS == u8::BITS as u64);
+
+/// A set of sectors: for each page that has some, a bit for each.
+type Sectors = BTreeMap<u64, u8>;
 
 /// Two disks in memory: what reads show, and what would be left without power.
 #[derive(Debug)]
@@ -20,16 +27,15 @@ pub struct VolatileDisk {
 struct State {
     platter: MemoryDisk,
     /// Sectors that were written since the last flush.
-    dirty: BTreeSet<u64>,
+    dirty: Sectors,
     /// Sectors that a failed flush took for clean.
-    lost: BTreeSet<u64>,
+    lost: Sectors,
 }
 
 impl VolatileDisk {
     /// A disk that begins with what `durable` has.
     pub fn new(durable: &MemoryDisk) -> VolatileDisk {
-        let state =
-            State { platter: durable.fork(), dirty: BTreeSet::new(), lost: BTreeSet::new() };
+        let state = State { platter: durable.fork(), dirty: Sectors::new(), lost: Sectors::new() };
         VolatileDisk { seen: durable.fork(), state: Mutex::new(state) }
     }
 
@@ -38,8 +44,8 @@ impl VolatileDisk {
     pub fn cut(&self, mut survives: impl FnMut(u64) -> bool) -> io::Result<MemoryDisk> {
         let state = self.state.lock();
         let left = state.platter.fork();
-        let kept = state.dirty.iter().filter(|sector| survives(**sector));
-        kept.copied().try_for_each(|sector| copy(&self.seen, &left, sector))?;
+        let kept = sectors(&state.dirty).filter(|sector| survives(*sector));
+        kept.into_iter().try_for_each(|sector| copy(&self.seen, &left, sector))?;
         Ok(left)
     }
 
@@ -47,14 +53,24 @@ impl VolatileDisk {
     /// flush writes them (errseq and mark_buffer_write_io_error; the "fsyncgate" of 2018).
     pub fn lose(&self) {
         let mut state = self.state.lock();
-        let lost = std::mem::take(&mut state.dirty);
-        state.lost.extend(lost);
+        for (page, bits) in std::mem::take(&mut state.dirty) {
+            *state.lost.entry(page).or_default() |= bits;
+        }
     }
 
     fn note(&self, offset: u64, len: u64) {
-        let end = offset + len;
-        self.state.lock().dirty.extend(offset / SECTOR..end.div_ceil(SECTOR));
+        let mut state = self.state.lock();
+        for sector in offset / SECTOR..(offset + len).div_ceil(SECTOR) {
+            *state.dirty.entry(sector / SECTORS).or_default() |= 1 << (sector % SECTORS);
+        }
     }
+}
+
+/// Their numbers, in order.
+fn sectors(set: &Sectors) -> impl Iterator<Item = u64> {
+    set.iter().flat_map(|(page, bits)| {
+        (0..SECTORS).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| page * SECTORS + bit)
+    })
 }
 
 fn copy(from: &MemoryDisk, to: &MemoryDisk, sector: u64) -> io::Result<()> {
@@ -77,14 +93,18 @@ impl Over for VolatileDisk {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let dirty = std::mem::take(&mut state.dirty);
-        dirty.into_iter().try_for_each(|sector| copy(&self.seen, &state.platter, sector))
+        // A page of which nothing was lost is the same on both then.
+        let (mixed, same) = dirty.into_iter().partition(|(page, _)| state.lost.contains_key(page));
+        let same: Sectors = same;
+        state.platter.share(&self.seen, same.into_keys());
+        sectors(&mixed).try_for_each(|sector| copy(&self.seen, &state.platter, sector))
     }
 
     fn distrust(&self) -> io::Result<()> {
         Over::sync(self)?;
         let mut state = self.state.lock();
         let lost = std::mem::take(&mut state.lost);
-        lost.into_iter().try_for_each(|sector| copy(&state.platter, &self.seen, sector))
+        sectors(&lost).try_for_each(|sector| copy(&state.platter, &self.seen, sector))
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -113,6 +133,28 @@ mod tests {
         disk.write(0, &[2; 1024]).expect("write");
         let left = disk.cut(|sector| sector == 1).expect("cut");
         assert_eq!([byte(&left, 0), byte(&left, 512)], [1, 2]);
+    }
+
+    #[test]
+    fn flushes_of_pages_and_of_parts_of_them_arrive_and_nothing_else_does() {
+        let disk = VolatileDisk::new(&MemoryDisk::new(3 * 4096));
+        disk.write(0, &[1; 3 * 4096]).expect("write");
+        disk.lose();
+        // Beside what was lost.
+        disk.write(512, &[2; 512]).expect("write");
+        disk.sync().expect("sync");
+        let left = disk.cut(|_| false).expect("cut");
+        assert_eq!([0, 512, 1024, 4096, 8192].map(|at| byte(&left, at)), [0, 2, 0, 0, 0]);
+        let disk = VolatileDisk::new(&MemoryDisk::new(3 * 4096));
+        disk.write(4096 + 512, &[3; 512]).expect("write");
+        disk.sync().expect("sync");
+        disk.write(4096, &[4; 512]).expect("write");
+        disk.discard(2 * 4096, 4096).expect("discard");
+        let left = disk.cut(|_| false).expect("cut");
+        assert_eq!([4096, 4608, 5120].map(|at| byte(&left, at)), [0, 3, 0], "not flushed");
+        disk.sync().expect("sync");
+        let left = disk.cut(|_| false).expect("cut");
+        assert_eq!([4096, 4608, 5120].map(|at| byte(&left, at)), [4, 3, 0]);
     }
 
     #[test]
