@@ -1,6 +1,8 @@
 //! Serving: a request comes in, an answer goes out.
 //!
 //! * `exchange`: a request on its way is a value that makes one step after the other.
+//! * `step`: what it does in each.
+//! * `origin`: where it came from, and where its answer goes.
 //! * `dispatch`: which operation a request asks for, and what its answer looks like.
 //! * `lessons`: what the gate learns of names.
 //! * [`server`]: what all requests of a mount share; a handler of inflight-fuse's channels.
@@ -14,9 +16,11 @@ mod exchange;
 mod flight;
 mod lessons;
 mod notice;
+mod origin;
 pub mod server;
 mod sink;
 mod stale;
+mod step;
 pub mod workers;
 
 pub use notice::Kernel;

@@ -3,7 +3,9 @@
 
 use super::convert;
 use super::dispatch;
-use super::exchange::{self, Applied, Exchange, Origin};
+use super::exchange::{Applied, Exchange};
+use super::origin::Origin;
+use super::step;
 use crate::errno::Errno;
 use crate::ops::read::{Body, ReadArgs, Ready};
 use crate::ops::{Answer, Caller, Written};
@@ -27,7 +29,7 @@ pub(super) fn serve(origin: Origin, request: Request, decision: Decision) -> Exc
             let who = convert::caller(&request.header);
             write(origin, nodeid, args, who, decision)
         }
-        (operation, _) => exchange::received(origin, Request { operation, ..request }, None),
+        (operation, _) => step::received(origin, Request { operation, ..request }, None),
     }
 }
 
@@ -46,7 +48,7 @@ fn read(origin: &Origin, ino: u64, read: &Read, bits: u32) -> Answer<Ready> {
 }
 
 fn write(origin: Origin, ino: u64, write: Write, who: Caller, decision: Decision) -> Exchange {
-    let (args, mut data) = exchange::write_args(ino, write);
+    let (args, mut data) = step::write_args(ino, write);
     let claimed = data.len();
     match decision {
         Decision::Torn(bytes) => data.truncate(bytes as usize),
@@ -57,7 +59,7 @@ fn write(origin: Origin, ino: u64, write: Write, who: Caller, decision: Decision
         }
         _ => {}
     }
-    let written = exchange::write(&origin, &args, who, &data);
+    let written = step::write(&origin, &args, who, &data);
     drop(data);
     let written = written.map(|written| Written { bytes: claimed, ..written });
     let done = dispatch::written(&origin.server, &args, written);

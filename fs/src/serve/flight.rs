@@ -1,7 +1,8 @@
 //! Device I/O of an exchange that a queue's own ring does, so that the queue's thread waits for nothing and nobody is woken.
 
 use super::dispatch::{self, Done};
-use super::exchange::{Applied, Exchange, Origin, Prepared};
+use super::exchange::{Applied, Exchange, Prepared};
+use super::origin::Origin;
 use super::server::{Place, Server};
 use crate::errno::Errno;
 use crate::ops::overwrite::Overwrite;

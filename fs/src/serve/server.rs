@@ -1,10 +1,11 @@
 //! What all requests of a mount share.
 
 use super::convert::Timeouts;
-use super::exchange::{Exchange, Origin, Wait};
+use super::exchange::{Exchange, Wait};
 use super::flight::{Flight, Transfer};
 use super::lessons;
 use super::notice::{Kernel, Notice};
+use super::origin::Origin;
 use super::sink::Sink;
 use super::stale::Stale;
 use super::workers::Workers;
