@@ -9,17 +9,22 @@
 //! Every step owns what it needs, so a parked read is a value in a table. Dropping any of them
 //! gives buffers, pipes and pins back.
 
+mod device;
+mod fetch;
+mod ready;
+
+pub use device::{DeviceRead, Pending};
+pub use ready::{Applied, Body, Ready};
+
 use crate::data::ReadPiece;
 use crate::errno::{Errno, Error};
-use crate::mutant::{self, Mutant};
 use crate::ops::ways::Way;
 use crate::ops::{Answer, Fs};
 use crate::volume::ReadPlan;
 use crate::volume::inode::Inode;
 use inflight_dio::Buffer;
-use inflight_splice::direct::{self, Piece};
-use inflight_splice::{FillError, Filled, Filling};
-use std::fs::File;
+use inflight_splice::direct;
+use ready::Data;
 use std::sync::Arc;
 
 /// A read.
@@ -58,37 +63,6 @@ enum Memory {
     Whole { buffer: Buffer, offset: u64, len: usize },
     /// Into a buffer for each run of blocks.
     Direct(direct::Prepared),
-}
-
-/// The data is read.
-pub struct Applied {
-    plan: ReadPlan,
-    data: Data,
-    way: Way,
-}
-
-enum Data {
-    Buffer(Buffer),
-    Pieces(Vec<Piece>),
-    Filling(Filling),
-    Filled(Filled),
-}
-
-/// The data is ready to be sent. The pins last until this is dropped.
-pub struct Ready {
-    plan: ReadPlan,
-    /// What to send.
-    pub body: Body,
-    /// How it came.
-    pub way: Way,
-}
-
-/// What a read reply carries.
-pub enum Body {
-    /// To be written.
-    Bytes(Buffer),
-    /// To be spliced.
-    Pipe(Filled),
 }
 
 impl Fs {
@@ -186,26 +160,6 @@ impl Prepared {
         }
     }
 
-    /// The device's part, for whoever has it done elsewhere; [`Pending::finish`] goes on.
-    ///
-    /// # Errors
-    /// The read itself, when it is not one read of the image.
-    #[allow(clippy::result_large_err, reason = "the read goes on, which is no error")]
-    pub fn into_device_read(self, fs: &Fs) -> Result<DeviceRead, Prepared> {
-        let Prepared { inode, plan, way, wanted, memory } = self;
-        match (memory, &plan.pieces[..], fs.io.file(), fs.io.cached_file()) {
-            (Memory::Whole { buffer, offset, len }, _, Some(file), _) => {
-                let pending = Pending { inode, plan, way, offset, len };
-                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
-            }
-            (Memory::One(buffer), &[ReadPiece::Data { offset, len }], _, Some(file)) => {
-                let pending = Pending { inode, plan, way, offset, len };
-                Ok(DeviceRead { pending, buffer, file: Arc::clone(file), offset, len })
-            }
-            (memory, ..) => Err(Prepared { inode, plan, way, wanted, memory }),
-        }
-    }
-
     /// Reads.
     pub fn apply(self, fs: &Fs) -> Answer<Applied> {
         let Prepared { inode, plan, way, wanted, memory } = self;
@@ -220,277 +174,4 @@ impl Prepared {
         fs.accessed(&inode);
         Ok(Applied { plan, data, way })
     }
-}
-
-/// A read that is one read of the image: aligned and past its page cache, or through it.
-pub struct DeviceRead {
-    /// What waits for it.
-    pub pending: Pending,
-    /// Where it goes: at least `len` bytes.
-    pub buffer: Buffer,
-    /// The image, opened for it.
-    pub file: Arc<File>,
-    /// Byte offset in the image.
-    pub offset: u64,
-    /// Bytes.
-    pub len: usize,
-}
-
-/// A read while the device works on it. Blocks stay pinned.
-pub struct Pending {
-    inode: Arc<Inode>,
-    plan: ReadPlan,
-    way: Way,
-    offset: u64,
-    len: usize,
-}
-
-impl Pending {
-    /// Whether the device has read all that is wanted. If not, [`Pending::finish`] reads again, and waits.
-    pub fn is_satisfied(&self, result: &std::io::Result<usize>) -> bool {
-        matches!(result, Ok(read) if *read >= self.plan.len)
-    }
-
-    /// Goes on when the device has read `result` bytes into `buffer`.
-    ///
-    /// # Errors
-    /// EIO for what the device said, and where the image ends too early.
-    pub fn finish(
-        self,
-        fs: &Fs,
-        mut buffer: Buffer,
-        result: std::io::Result<usize>,
-    ) -> Answer<Applied> {
-        let mut read = result;
-        if !self.is_satisfied(&read) {
-            // Interrupted, or short for a reason of its own: the engine has the rules for that.
-            match self.way {
-                Way::Copy => {
-                    fs.io.read_cached(&self.plan.pieces, &mut buffer)?;
-                    read = Ok(self.plan.len);
-                }
-                _ => (buffer, read) = fs.io.read_whole(buffer, self.offset, self.len),
-            }
-        }
-        let read = read.map_err(Error::Image)?;
-        if read < self.plan.len {
-            return Err(short_image(read, self.len).into());
-        }
-        buffer.truncate(self.plan.len);
-        fs.accessed(&self.inode);
-        Ok(Applied { plan: self.plan, data: Data::Buffer(buffer), way: self.way })
-    }
-}
-
-fn short_image(read: usize, wanted: usize) -> Error {
-    Error::Corrupt(format!("image ends inside a file: {read} of {wanted} bytes read"))
-}
-
-impl Fs {
-    fn fetch(
-        &self,
-        plan: &ReadPlan,
-        way: Way,
-        wanted: usize,
-        memory: Memory,
-    ) -> Result<Data, Error> {
-        match (way, memory) {
-            (Way::PipeBacked, _) => self.pipe_backed(plan, wanted),
-            (_, Memory::One(mut buf)) => {
-                self.io.read_cached(&plan.pieces, &mut buf)?;
-                Ok(Data::Buffer(buf))
-            }
-            (_, Memory::Whole { buffer, offset, len }) => {
-                let (mut buffer, result) = self.io.read_whole(buffer, offset, len);
-                let read = result?;
-                if read < plan.len {
-                    return Err(short_image(read, plan.len));
-                }
-                if !mutant::is(Mutant::LoseTailTrim) {
-                    buffer.truncate(plan.len);
-                }
-                Ok(Data::Buffer(buffer))
-            }
-            (_, Memory::Direct(prepared)) => {
-                let pieces = self.pieces(plan, prepared)?;
-                Ok(match way {
-                    Way::CopyDirect => Data::Buffer(self.gathered(pieces)),
-                    _ => Data::Pieces(pieces),
-                })
-            }
-            (_, Memory::None) => Ok(Data::Filling(self.fill_cached(plan)?)),
-        }
-    }
-
-    fn pieces(&self, plan: &ReadPlan, prepared: direct::Prepared) -> Result<Vec<Piece>, Error> {
-        let pieces = self.io.read_direct(prepared)?;
-        let read: usize = pieces.iter().map(Piece::len).sum();
-        if read != plan.len && !mutant::is(Mutant::LoseTailTrim) {
-            return Err(short_image(read, plan.len));
-        }
-        Ok(pieces)
-    }
-
-    fn gathered(&self, pieces: Vec<Piece>) -> Buffer {
-        let mut buf = self.io.pool().take(pieces.iter().map(Piece::len).sum());
-        gather(pieces, &mut buf);
-        buf
-    }
-
-    fn fill_cached(&self, plan: &ReadPlan) -> Result<Filling, Error> {
-        let image = self.io.disk().descriptor().ok_or(Errno::EXFULL)?;
-        let mut filling = self.io.pipes().begin(plan.len).map_err(full)?;
-        for piece in &plan.pieces {
-            match *piece {
-                ReadPiece::Zeros { len } => filling.zeros(len).map_err(full)?,
-                ReadPiece::Data { offset, len } => {
-                    let got = filling.file(image, offset, len).map_err(full)?;
-                    if got != len {
-                        let text =
-                            format!("image ends at byte {}, inside a file", offset + got as u64);
-                        return Err(Error::Corrupt(text));
-                    }
-                }
-            }
-        }
-        Ok(filling)
-    }
-
-    #[cfg(not(feature = "mutants"))]
-    fn pipe_backed(&self, _plan: &ReadPlan, _wanted: usize) -> Result<Data, Error> {
-        Err(Errno::EINVAL.into())
-    }
-
-    #[cfg(feature = "mutants")]
-    fn pipe_backed(&self, plan: &ReadPlan, wanted: usize) -> Result<Data, Error> {
-        use inflight_splice::pipe_backed::{Revert, read};
-        let file = self.io.direct().ok_or(Errno::EIO)?;
-        let segments: Vec<_> = plan.pieces.iter().map(crate::data::segment).collect();
-        let (pipes, engine, pool) = (self.io.pipes(), self.io.engine(), self.io.pool());
-        Ok(Data::Filled(read(pipes, engine, file, pool, &segments, wanted, Revert::FreeTail)?))
-    }
-}
-
-/// A pipe that does not take the data is EXFULL, which [`Prepared::apply`] turns into a copy.
-fn full(e: FillError) -> Error {
-    match e {
-        FillError::Full { .. } => Errno::EXFULL.into(),
-        FillError::Io(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-            Errno::EXFULL.into()
-        }
-        other => Error::Image(other.into()),
-    }
-}
-
-fn gather(pieces: Vec<Piece>, buf: &mut Buffer) {
-    buf.set_len(pieces.iter().map(Piece::len).sum());
-    let mut rest = buf.as_mut_slice();
-    for piece in pieces {
-        let (part, tail) = rest.split_at_mut(piece.len());
-        match piece {
-            Piece::Data { buf, from, len } => {
-                part.copy_from_slice(&buf.as_slice()[from..from + len])
-            }
-            Piece::Zeros { .. } => part.fill(0),
-        }
-        rest = tail;
-    }
-}
-
-impl Applied {
-    /// How the data came.
-    pub fn way(&self) -> Way {
-        self.way
-    }
-
-    /// Cuts the reply to `len` bytes. What was read is cut; nothing is read again.
-    pub fn cut(mut self, len: usize) -> Answer<Applied> {
-        self.plan.cut(len);
-        self.data = match self.data {
-            Data::Buffer(mut buffer) => {
-                buffer.truncate(len.min(buffer.len()));
-                Data::Buffer(buffer)
-            }
-            Data::Pieces(mut pieces) => {
-                let mut left = len;
-                for piece in &mut pieces {
-                    piece.truncate(left);
-                    left -= piece.len();
-                }
-                pieces.retain(|piece| !piece.is_empty());
-                Data::Pieces(pieces)
-            }
-            Data::Filling(filling) => Data::Filled(cut_pipe(finish(filling)?, len)),
-            Data::Filled(filled) => Data::Filled(cut_pipe(filled, len)),
-        };
-        Ok(self)
-    }
-
-    /// Puts what is in buffers into the pipe.
-    pub fn pipe(self, fs: &Fs) -> Answer<Ready> {
-        let Applied { plan, data, way } = self;
-        let body = match data {
-            Data::Buffer(buf) => Body::Bytes(buf),
-            Data::Filled(filled) => Body::Pipe(filled),
-            Data::Filling(filling) => Body::Pipe(finish(filling)?),
-            Data::Pieces(pieces) => match fs.io.pipes().begin(plan.len) {
-                Ok(filling) => fill(fs, filling, pieces, &plan)?,
-                Err(_) => Body::Bytes(fs.gathered(pieces)),
-            },
-        };
-        Ok(Ready { plan, body, way })
-    }
-}
-
-fn fill(fs: &Fs, mut filling: Filling, pieces: Vec<Piece>, plan: &ReadPlan) -> Answer<Body> {
-    match direct::fill(&mut filling, pieces).map_err(full) {
-        Ok(()) => Ok(Body::Pipe(finish(filling)?)),
-        // The pieces went with the pipe that had no room for them: they are read again.
-        Err(Error::Refused(Errno::EXFULL)) => {
-            drop(filling);
-            let prepared = fs.io.prepare_direct(&plan.pieces)?.ok_or(Errno::EIO)?;
-            Ok(Body::Bytes(fs.gathered(fs.pieces(plan, prepared)?)))
-        }
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn finish(filling: Filling) -> Answer<Filled> {
-    Ok(filling.finish().map_err(|e| Error::Image(e.into()))?)
-}
-
-impl Ready {
-    /// Bytes of data.
-    pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Bytes(buf) => buf.len(),
-            Body::Pipe(filled) => filled.len(),
-        }
-    }
-
-    /// True at the end of the file.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What to send, and what has to last until it was taken.
-    pub fn into_parts(self) -> (Body, ReadPlan) {
-        (self.body, self.plan)
-    }
-
-    /// Cuts the reply to `len` bytes. What is in a pipe stays there and is not sent.
-    #[must_use]
-    pub fn cut(mut self, len: usize) -> Ready {
-        self.plan.cut(len);
-        match &mut self.body {
-            Body::Bytes(buffer) => buffer.truncate(len.min(buffer.len())),
-            Body::Pipe(filled) => filled.truncate(len),
-        }
-        self
-    }
-}
-
-fn cut_pipe(mut filled: Filled, len: usize) -> Filled {
-    filled.truncate(len);
-    filled
 }
