@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use inflight_gate::Phase;
 use nix::errno::Errno;
-use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::ProtFlags;
 
 use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
@@ -105,8 +105,10 @@ fn cached(
     let flight = fixture.start(variant.engine_or_pread(), io)?;
     fixture.meet(parked, 1)?;
     if fixture.race() {
-        fixture.event(Actor::Racer, "MADV_DONTNEED");
-        secret.advise(MmapAdvise::MADV_DONTNEED)?;
+        // Its pages are locked: they cannot go, but how they are mapped may change.
+        fixture.event(Actor::Racer, "mprotect to read-only and back");
+        secret.protect(ProtFlags::PROT_READ)?;
+        secret.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
     }
     fixture.release(parked)?;
     let done = fixture.finish(flight)?;

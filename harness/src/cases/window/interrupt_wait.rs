@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
 use anyhow::Context;
 use inflight_gate::{Outcome, Phase};
@@ -46,6 +47,8 @@ fn variants() -> Vec<Variant> {
 }
 
 const LEN: usize = 256 << 10;
+/// How long a call may take to return that must not.
+const MOMENT: Duration = Duration::from_millis(10);
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
@@ -61,14 +64,17 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let seq = fixture.meet(parked, 1)?[0].id;
     let ends_early = fixture.race() && variant.how == "eintr";
     if fixture.race() {
-        if !call.settle()? {
+        let mut is_over = call.is_over(MOMENT)?;
+        if !is_over {
             fixture.event(Actor::Racer, "SIGUSR1 for the thread that waits");
             call.interrupt()?;
+            if phase != Phase::Copying {
+                fixture.meet_interrupt(op, ino, seq)?;
+            }
+            is_over = call.is_over(MOMENT)?;
         }
-        if call.settle()? {
+        if is_over {
             fixture.fault(Class::Errno, "the call returned while its request was parked");
-        } else if phase != Phase::Copying {
-            fixture.meet_interrupt(op, ino, seq)?;
         }
     }
     let done = end(fixture, parked, seq, call, ends_early)?;
