@@ -76,6 +76,8 @@ pub struct Options {
     pub writeback: bool,
     /// Every file is opened with FOPEN_DIRECT_IO. For the race cases; see the README.
     pub direct_io: bool,
+    /// The kernel drops a file's pages when it is told of another time or size (FUSE_AUTO_INVAL_DATA). For the race cases.
+    pub auto_inval: bool,
     /// The kernel asks for every open and close instead of remembering that it need not.
     pub open_messages: bool,
     /// Writes are kept back until they are flushed, so that `inflight fault S power-cut` can lose them.
@@ -123,6 +125,7 @@ impl Default for Options {
             transport: TransportMode::Auto,
             writeback: true,
             direct_io: false,
+            auto_inval: false,
             open_messages: false,
             power_cut: false,
             auto_unmount: false,
@@ -155,6 +158,7 @@ const NAMES: &[&str] = &[
     "writeback",
     "nowriteback",
     "direct_io",
+    "auto_inval",
     "open_messages",
     "power_cut",
     "auto_unmount",
@@ -219,6 +223,7 @@ impl Options {
             "writeback" => self.writeback = true,
             "nowriteback" => self.writeback = false,
             "direct_io" => self.direct_io = true,
+            "auto_inval" => self.auto_inval = true,
             "open_messages" => self.open_messages = true,
             "power_cut" | "power-cut" => self.power_cut = true,
             "auto_unmount" => self.auto_unmount = true,

@@ -5,7 +5,9 @@ mod files;
 mod gate;
 mod io;
 mod known;
+mod notify;
 mod pages;
+mod passed;
 pub mod raw_server;
 pub mod touch;
 

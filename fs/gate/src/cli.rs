@@ -1,6 +1,7 @@
 //! `inflight gate SOCKET ...`: the gate by hand.
 
 mod log;
+mod notify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -82,6 +83,8 @@ pub enum Command {
     },
     /// Show the request log: every request, with the time of every phase.
     Log(log::LogArgs),
+    /// Tell the kernel something that it did not ask for: what is stale, what is new, or to send again.
+    Notify(notify::NotifyArgs),
 }
 
 /// What a rule made by hand looks like. It is detached: it lives for `--for`, not for this command.
@@ -183,6 +186,7 @@ pub fn run(args: GateArgs) -> anyhow::Result<()> {
             return Ok(());
         }
         Command::Log(args) => return log::run(&mut out, &mut client, &args),
+        Command::Notify(args) => return notify::run(&mut out, &mut client, &args),
         Command::Release { ids, rule: None } if !ids.is_empty() => {
             let mut count = 0;
             for id in ids {

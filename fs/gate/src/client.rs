@@ -235,7 +235,55 @@ impl Client {
     pub fn notify(&mut self, notice: Notice, bound: Duration) -> Result<Notified, GateError> {
         let request = Request::Notify { notice, timeout_ms: bound.as_millis() as u64 };
         match self.ask(&request, bound)? {
-            Answer::Notified { is_over, errno } => Ok(Notified { is_over, errno }),
+            Answer::Notified { is_over, errno, .. } => Ok(Notified { is_over, errno }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the kernel send what the page cache holds of `size` bytes of an inode, and waits up to `bound` until it said that
+    /// it will. The number is for [`Client::retrieved`].
+    ///
+    /// # Errors
+    /// As [`Client::notify`].
+    pub fn retrieve(
+        &mut self,
+        (ino, offset, size): (u64, u64, u32),
+        bound: Duration,
+    ) -> Result<(Notified, u64), GateError> {
+        let (notice, timeout_ms) =
+            (Notice::Retrieve { ino, offset, size }, bound.as_millis() as u64);
+        match self.ask(&Request::Notify { notice, timeout_ms }, bound)? {
+            Answer::Notified { is_over, errno, number: Some(number) } => {
+                Ok((Notified { is_over, errno }, number))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What a RETRIEVE brought: the bytes up to the first that the page cache does not have. `None` when nothing came within
+    /// `bound`.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn retrieved(
+        &mut self,
+        number: u64,
+        bound: Duration,
+    ) -> Result<Option<Vec<u8>>, GateError> {
+        let request = Request::Retrieved { number, timeout_ms: bound.as_millis() as u64 };
+        match self.ask(&request, bound)? {
+            Answer::Retrieved { data } => Ok(data),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The node id of a path below the mount's root, e.g. `/folder/file`.
+    ///
+    /// # Errors
+    /// There is no such path, or the server is gone.
+    pub fn node(&mut self, path: &str) -> Result<u64, GateError> {
+        match self.ask(&Request::Node { path: path.to_owned() }, Duration::ZERO)? {
+            Answer::Node { ino } => Ok(ino),
             other => Err(unexpected(&other)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use inflight_fuse::abi::UNIQUE_RESEND;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, ReleasedBy, Subject};
@@ -25,6 +26,9 @@ pub struct Times {
     /// When the answer of a server behind the proxy came; before any parking there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replied: Option<u64>,
+    /// When an INTERRUPT for it came: a signal for whoever waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupted: Option<u64>,
     /// When its answer was about to be sent, so that all that the answer causes is later (or when it was
     /// dropped).
     pub done: Option<u64>,
@@ -194,6 +198,15 @@ impl Log {
     /// The record of a request that is not finished.
     pub fn open(&mut self, seq: u64) -> Option<&mut Record> {
         self.open.get_mut(&seq)
+    }
+
+    /// Notes that an INTERRUPT came for the request of this `unique`, if it is still open.
+    pub fn interrupt(&mut self, unique: u64, now_ns: u64) {
+        let meant =
+            |record: &&mut Record| record.unique & !UNIQUE_RESEND == unique & !UNIQUE_RESEND;
+        if let Some(record) = self.open.values_mut().rev().find(meant) {
+            record.times.interrupted.get_or_insert(now_ns);
+        }
     }
 
     /// Whether a request that was ever parked is not finished.

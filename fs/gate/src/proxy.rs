@@ -239,11 +239,19 @@ impl Link {
             Opcode::INTERRUPT => {
                 let Ok(request) = message.peek(self.device.dialect()) else { return };
                 let Operation::Interrupt { unique } = request.operation else { return };
+                self.gate().interrupted(unique);
                 if self.flights.lock().interrupt(unique) == Interrupt::Pass {
                     self.pass(&message, &header);
                 }
             }
-            Opcode::NOTIFY_REPLY | Opcode::DESTROY => self.pass(&message, &header),
+            Opcode::NOTIFY_REPLY => {
+                let Ok(request) = message.peek(self.device.dialect()) else { return };
+                let Operation::NotifyReply(reply) = request.operation else { return };
+                if !self.gate().retrieved(header.unique, reply.data.as_slice()) {
+                    self.pass(&message, &header);
+                }
+            }
+            Opcode::DESTROY => self.pass(&message, &header),
             _ => {
                 let subject = subject::subject(&message, &header, self.device.dialect());
                 let ticket = self.gate().arrive(subject);

@@ -158,9 +158,15 @@ fn answer(
         Request::Ask { what } => Ok(Answer::Told { text: gate.ask(&what)? }),
         Request::Notify { notice, timeout_ms } => {
             let bound = Duration::from_millis(timeout_ms.min(WAIT_MAX_MS));
-            let Notified { is_over, errno } = gate.notify(notice, bound)?;
-            Ok(Answer::Notified { is_over, errno })
+            let (Notified { is_over, errno }, number) = gate.notify(notice, bound)?;
+            Ok(Answer::Notified { is_over, errno, number })
         }
+        Request::Retrieved { number, timeout_ms } => {
+            let bound = Duration::from_millis(timeout_ms.min(WAIT_MAX_MS));
+            wait_until(gate, stream, bound, |state| state.retrieved.is_there(number));
+            Ok(Answer::Retrieved { data: gate.take_retrieved(number) })
+        }
+        Request::Node { path } => Ok(Answer::Node { ino: gate.node(&path)? }),
         Request::Log { since, max, follow_ms } => {
             let bound = Duration::from_millis(follow_ms.min(WAIT_MAX_MS));
             wait_until(gate, stream, bound, |state| state.finished_total() > since);

@@ -3,6 +3,7 @@
 use super::armed::Armed;
 use super::log::{Hold, Log, Outcome};
 use super::names::Names;
+use super::notice::Retrieved;
 use super::window::{Early, Queue};
 use super::wire::{ParkedInfo, RuleInfo};
 use super::{Decision, Phase, ReleasedBy, Subject};
@@ -29,6 +30,7 @@ pub(super) struct State {
     pub(super) closed: bool,
     pub(super) log: Log,
     pub(super) names: Names,
+    pub(super) retrieved: Retrieved,
 }
 
 pub(super) struct Parked {

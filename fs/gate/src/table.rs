@@ -155,6 +155,13 @@ impl Gate {
         None
     }
 
+    /// An INTERRUPT was received for the request of this `unique`: its record says when.
+    pub fn interrupted(&self, unique: u64) {
+        let now_ns = self.now_ns();
+        self.state.lock().log.interrupt(unique, now_ns);
+        self.changed.notify_all();
+    }
+
     /// Gives answers to what clients ask of the server itself; the first one who does so counts.
     pub fn answer_with(&self, ask: Ask) {
         let _ = self.ask.set(ask);

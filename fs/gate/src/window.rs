@@ -177,6 +177,19 @@ impl Gate {
                 drop(state);
                 other.into_iter().for_each(|early| early.ticket.withdraw());
             }
+            // Nobody waits for an answer to it: read, it is over.
+            Some(header) if Opcode(header.opcode) == Opcode::NOTIFY_REPLY => {
+                let subject = Subject {
+                    unique: header.unique,
+                    opcode: Opcode::NOTIFY_REPLY,
+                    ino: header.nodeid,
+                    ..Subject::default()
+                };
+                let is_meant = armed.matches(&subject, &state.names);
+                state.log.describe(ticket.seq(), &subject);
+                drop(state);
+                if is_meant { ticket.done(Ok(0)) } else { self.overtaken(ticket) }
+            }
             Some(_) => {
                 drop(state);
                 self.overtaken(ticket);

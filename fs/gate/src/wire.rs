@@ -28,8 +28,9 @@
 //! * A rule at phase `queued` stops the server's receiving when it is made, and what waits then is parked with no more known of it
 //!   than that (`op` is `?`). Released, it is read before any other: if the rule matches, that is the request of this id; if
 //!   not, the hold is `overtaken` and the outcome `withdrawn`. It holds once. At `copying`, `page` says where the kernel stops.
-//! * `notify` has the kernel told something: `"notice":"resend"`, `"notice":{"inval":{"ino":5,"offset":0,"len":0}}`, or `store` or
-//!   `retrieve`.
+//! * `notify` has the kernel told something: `"notice":"resend"`, `"notice":{"inval":{"ino":5,"offset":0,"len":0}}`, or `inval_entry`,
+//!   `store` or `retrieve`. A `retrieve` is answered with a number, by which `retrieved` gives what came. `node` tells the node
+//!   id of a path.
 //! * Times in records are ns since the gate started; `start_ns` of `hello` is that moment on
 //!   CLOCK_MONOTONIC, so a client can put its own events on the same axis.
 //! * A request that cannot be served gets `{"answer":"error","message":...}`, and the connection goes on.
@@ -131,6 +132,18 @@ pub enum Request {
         /// How long to wait until it took it, in milliseconds: it may wait for a request in flight.
         timeout_ms: u64,
     },
+    /// Asks for what a RETRIEVE brought, once.
+    Retrieved {
+        /// The number in the answer to it.
+        number: u64,
+        /// How long to wait for it, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Asks for the node id of a path below the mount's root.
+    Node {
+        /// The path, e.g. `/folder/file`.
+        path: String,
+    },
     /// Asks for the request log.
     Log {
         /// `next` of the last answer; 0 for the oldest that is kept.
@@ -201,6 +214,19 @@ pub enum Answer {
         is_over: bool,
         /// With what it was refused.
         errno: Option<i32>,
+        /// Number of a RETRIEVE.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        number: Option<u64>,
+    },
+    /// To `retrieved`.
+    Retrieved {
+        /// What came, if it did within the time.
+        data: Option<Vec<u8>>,
+    },
+    /// To `node`.
+    Node {
+        /// Its node id.
+        ino: u64,
     },
     /// To `ask`.
     Told {

@@ -31,6 +31,9 @@ pub fn negotiate(config: &mut KernelConfig, options: &Options) {
     if options.writeback {
         wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
+    if options.auto_inval {
+        wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
+    }
     for flag in wanted.iter() {
         if config.add_capabilities(flag).is_err() {
             tracing::info!("this kernel has no {flag:?}");

@@ -301,6 +301,10 @@ fn wanted(options: &Options, max_write: u32) -> Wanted {
     if options.writeback {
         flags |= InitFlags::WRITEBACK_CACHE;
     }
+    if options.auto_inval {
+        // The kernel takes it before EXPLICIT_INVAL_DATA.
+        flags |= InitFlags::AUTO_INVAL_DATA;
+    }
     // Readahead and requests have the same bound: a larger one would be cut.
     Wanted { flags, max_write, max_readahead: max_write, ..Wanted::default() }
 }

@@ -143,6 +143,14 @@ impl Server {
         let ticket = ticket.map(|gate| gate.arrive(subject(&request)));
         if let Some(gate) = self.gate.as_ref().filter(|_| !is_logged) {
             gate.unlogged(request.header.unique);
+            match &request.operation {
+                Operation::NotifyReply(reply) => {
+                    gate.retrieved(request.header.unique, reply.data.as_slice());
+                }
+                // No answer: ENOSYS would end INTERRUPTs for the whole mount, and the log is to have each.
+                &Operation::Interrupt { unique } => return gate.interrupted(unique),
+                _ => {}
+            }
         }
         let mut origin = Origin::new(Arc::clone(self), sink, ticket, asked);
         origin.answer_early(&request);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-pub use thread::here;
+pub use thread::{here, once};
 
 use crate::kit::memlock;
 use crate::kit::memory::Buffer;
@@ -256,6 +256,23 @@ impl Engines {
             }
         };
         Ok(self.done.contains_key(cookie))
+    }
+
+    /// Has the ring cancel an I/O of its own, and waits for what it says of that: ENOENT where it has none that it could
+    /// take back, EALREADY where one that is being worked on was told.
+    ///
+    /// # Errors
+    /// It is no I/O of the ring's; or [`Stop::Hang`].
+    pub fn cancel(&mut self, flight: &Flight, bound: Duration) -> anyhow::Result<Done> {
+        let &Flight::Uring(target) = flight else {
+            anyhow::bail!("only io_uring takes an I/O back")
+        };
+        self.last_cookie += 1;
+        let cookie = self.last_cookie;
+        let ring = self.ring()?;
+        ring.cancel(target, cookie)?;
+        let ring = self.ring.as_mut().expect("just used");
+        collect(&mut self.done, cookie, bound, |done| ring.reap(done, bound))
     }
 
     /// Registers memory as the ring's only fixed buffer.

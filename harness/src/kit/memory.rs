@@ -3,6 +3,7 @@
 
 mod act;
 mod build;
+mod uffd_move;
 mod wp;
 
 use std::os::fd::OwnedFd;
@@ -36,6 +37,8 @@ pub enum Memory {
     Zero,
     /// Pages of a thread's stack.
     Stack,
+    /// A shared mapping of memfd_secret(2): nobody but whoever maps it gets at its pages, the kernel not either.
+    Secret,
 }
 
 impl Memory {
@@ -49,12 +52,13 @@ impl Memory {
             Memory::Memfd => "memfd",
             Memory::Zero => "zero",
             Memory::Stack => "stack",
+            Memory::Secret => "secret",
         }
     }
 
     /// Whether a forked child is meant to see what arrives in the parent's memory.
     pub fn is_shared(self) -> bool {
-        matches!(self, Memory::Shared | Memory::Memfd)
+        matches!(self, Memory::Shared | Memory::Memfd | Memory::Secret)
     }
 }
 

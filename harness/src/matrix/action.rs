@@ -2,7 +2,8 @@
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -10,13 +11,16 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::buffer::{Held, Kind, SPACE};
+use super::io::Started;
 use super::{Cell, oracle};
 use crate::fixture::{Aside, Fixture, Stamped};
 use crate::kit::bounds::bound;
 use crate::kit::engine::Way;
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task, sharer};
+use crate::kit::ksm;
 use crate::kit::memory::{Buffer, Memory};
+use crate::kit::pause::Pause;
 use crate::kit::stamp::CANARY;
 use crate::kit::verdict::not_run;
 
@@ -41,6 +45,12 @@ pub enum Action {
     Zero,
     /// The file is unlinked and others are made.
     Unlink,
+    /// fsync(2) through another descriptor.
+    Fsync,
+    /// Another direct write to the first half of the transferred range.
+    Overwrite,
+    /// io_uring is told to cancel it (IORING_OP_ASYNC_CANCEL); the memory is filled if it was.
+    Cancel,
     /// The memory is replaced by fresh pages, which are filled.
     Munmap,
     /// MADV_DONTNEED; private pages are filled again.
@@ -55,6 +65,10 @@ pub enum Action {
     Pageout,
     /// The kernel compacts all memory; then a store to the last page.
     Compact,
+    /// The pages move to another address by UFFDIO_MOVE (6.8), which leaves pinned ones; fresh ones at the old are filled.
+    Move,
+    /// The kernel merges equal pages (MADV_MERGEABLE); then a store to the last page.
+    Merge,
     /// The descriptor is closed.
     Close,
     /// The process exits.
@@ -69,7 +83,7 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 21] = [
+    pub const ALL: [Action; 26] = [
         Action::Fork,
         Action::ForkDead,
         Action::Vfork,
@@ -79,6 +93,9 @@ impl Action {
         Action::Punch,
         Action::Zero,
         Action::Unlink,
+        Action::Fsync,
+        Action::Overwrite,
+        Action::Cancel,
         Action::Munmap,
         Action::Dontneed,
         Action::Mremap,
@@ -86,6 +103,8 @@ impl Action {
         Action::Store,
         Action::Pageout,
         Action::Compact,
+        Action::Move,
+        Action::Merge,
         Action::Close,
         Action::Exit,
         Action::Kill,
@@ -105,6 +124,9 @@ impl Action {
             Action::Punch => "punch",
             Action::Zero => "zero",
             Action::Unlink => "unlink",
+            Action::Fsync => "fsync",
+            Action::Overwrite => "overwrite",
+            Action::Cancel => "cancel",
             Action::Munmap => "munmap",
             Action::Dontneed => "dontneed",
             Action::Mremap => "mremap",
@@ -112,6 +134,8 @@ impl Action {
             Action::Store => "store",
             Action::Pageout => "pageout",
             Action::Compact => "compact",
+            Action::Move => "move",
+            Action::Merge => "merge",
             Action::Close => "close",
             Action::Exit => "exit",
             Action::Kill => "kill",
@@ -120,17 +144,18 @@ impl Action {
         }
     }
 
-    /// Whether it changes the file.
+    /// Whether it changes the file, or what is stored of it.
     pub fn is_on_file(self) -> bool {
         use Action::*;
-        matches!(self, Cut | CutGrow | Grow | Punch | Zero | Unlink)
+        matches!(self, Cut | CutGrow | Grow | Punch | Zero | Unlink | Fsync | Overwrite)
     }
 
     /// Whether it changes the memory, or who has it.
     pub fn is_on_memory(self) -> bool {
         use Action::*;
         let forks = matches!(self, Fork | ForkDead | Vfork);
-        forks || matches!(self, Munmap | Dontneed | Mremap | Mprotect | Store | Pageout | Compact)
+        let goes = matches!(self, Munmap | Dontneed | Mremap | Move);
+        forks || goes || matches!(self, Mprotect | Store | Pageout | Compact | Merge)
     }
 
     /// Whether it ends the process that has the I/O in flight.
@@ -141,7 +166,7 @@ impl Action {
     /// Whether it stores to [`STORE_AT`].
     pub fn stores(self) -> bool {
         use Action::*;
-        matches!(self, Fork | ForkDead | Vfork | Mprotect | Store | Pageout | Compact)
+        matches!(self, Fork | ForkDead | Vfork | Mprotect | Store | Pageout | Compact | Merge)
     }
 }
 
@@ -153,6 +178,8 @@ pub const INSIDE_AT: usize = 100;
 pub const STORED: u8 = 1;
 /// Bytes for the stack of a child that has only ours.
 const STACK: usize = 64 << 10;
+/// How long a request of the racer's own may take.
+const OWN: Duration = Duration::from_millis(100);
 
 /// What an action leaves to be looked at and ended.
 #[derive(Debug, Default)]
@@ -223,6 +250,17 @@ pub fn on_memory(
             held.buffer.load(STORE_AT);
         }
         Action::Compact => fixture.compact()?,
+        Action::Move => {
+            after.moved = held.buffer.move_pages_away()?;
+            after.canary = after.moved.is_some();
+            if !after.canary {
+                fixture.note("UFFDIO_MOVE: EBUSY, the pages are pinned");
+            }
+        }
+        Action::Merge => {
+            advise(&held.buffer, MmapAdvise::MADV_MERGEABLE)?;
+            fixture.note(format!("ksmd merged {} pages of ours", ksm::merge(&held.buffer)?));
+        }
         _ => {}
     }
     if after.canary {
@@ -239,6 +277,40 @@ pub fn on_memory(
 
 fn advise(buffer: &Buffer, advice: MmapAdvise) -> anyhow::Result<()> {
     buffer.advise(advice).map_err(refused)
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Takes back an I/O that a ring has in flight. When it is over by that, its memory is filled with the canary at once.
+///
+/// # Errors
+/// NOTRUN where the kernel cannot cancel; or the ring is broken.
+pub fn cancel(
+    fixture: &mut Fixture<'_>,
+    started: &mut Started,
+    held: Option<&Held>,
+) -> anyhow::Result<After> {
+    /// How long a thread of the ring that was told may take to give up; it need not.
+    const MOMENT: Duration = Duration::from_millis(20);
+    let Started::Flight(flight) = started else { anyhow::bail!("nothing to cancel") };
+    fixture.event(Actor::Racer, "IORING_OP_ASYNC_CANCEL");
+    let said = fixture.engines().cancel(flight, bound())?;
+    if said == Err(Errno::EINVAL) {
+        return Err(not_run("this kernel's io_uring cannot cancel (5.5)"));
+    }
+    let (end, mut pause) = (Instant::now() + MOMENT, Pause::default());
+    let mut is_over = started.is_over(fixture)?;
+    while !is_over && said != Err(Errno::ENOENT) && Instant::now() < end {
+        pause.rest();
+        is_over = started.is_over(fixture)?;
+    }
+    fixture.note(format!("the cancel said {said:?}; the I/O was over then: {is_over}"));
+    if let Some(held) = held.filter(|_| is_over) {
+        held.buffer.fill(0, SPACE, CANARY);
+    }
+    Ok(After { canary: is_over && held.is_some(), ..After::default() })
 }
 
 /// Not every kernel has it for every kind of memory.
@@ -258,6 +330,7 @@ pub fn on_file(
 ) -> anyhow::Result<After> {
     let (action, len) = (cell.action, file.len as i64);
     let path = file.path.clone();
+    let content = file.content(oracle::OVER, 0, oracle::HALF);
     let call = move || {
         let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let half = oracle::HALF as i64;
@@ -272,6 +345,8 @@ pub fn on_file(
             Action::Zero => {
                 fallocate(other.as_fd(), FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, 0, half)
             }
+            Action::Fsync => nix::unistd::fsync(&other),
+            Action::Overwrite => other.write_all_at(&content, 0).map_err(errno_of),
             _ => nix::unistd::unlink(&path),
         };
         // Closed later: before 6.18 a FUSE file's close waits for a write in flight.
@@ -280,7 +355,11 @@ pub fn on_file(
     let before = std::fs::metadata(&file.path)?;
     let mut change = fixture.aside(action.name(), call)?;
     let mut after = After::default();
-    let is_over = change.settle()?;
+    let mut is_over = change.settle()?;
+    if matches!(action, Action::Fsync | Action::Overwrite) && !is_over {
+        // What waited for its own request looked like one that waits for what is parked.
+        is_over = change.is_over(OWN)?;
+    }
     if action == Action::Unlink && is_over {
         for _ in 0..2 {
             after.others.push(fixture.quick_file(SPACE as u64)?);
@@ -308,10 +387,15 @@ fn has_begun(
     if !fixture.mounted().target().is_fuse() {
         return Ok(false);
     }
-    let op =
-        if matches!(cell.action, Action::Punch | Action::Zero) { "fallocate" } else { "setattr" };
+    let op = match cell.action {
+        Action::Punch | Action::Zero => "fallocate",
+        Action::Fsync => "fsync",
+        Action::Overwrite => "write",
+        _ => "setattr",
+    };
     let done = fixture.requests(op, before.ino())?;
-    Ok(done.iter().any(|record| record.outcome.is_some()))
+    let is_it = |len| cell.action != Action::Overwrite || len == oracle::HALF as u64;
+    Ok(done.iter().any(|record| record.outcome.is_some() && is_it(record.len)))
 }
 
 impl After {

@@ -37,6 +37,9 @@ impl Set {
             if !due {
                 fixture.fault(Class::Errno, format!("the I/O returned {done:?}"));
             }
+            if let Some(held) = self.held.as_ref().filter(|_| after.canary) {
+                judge_canary(fixture, held);
+            }
             return Ok(());
         }
         match *done {
@@ -81,10 +84,7 @@ impl Set {
         }
         let is_read = cell.op.way == Way::Read;
         if after.canary && (cell.op.holds_pages() || !is_read) {
-            if held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY) {
-                let text = "data arrived in pages that were mapped at the old address later";
-                fixture.fault(Class::Foreign, text);
-            }
+            judge_canary(fixture, held);
         } else if is_read {
             let mut bytes = held.buffer.bytes(0, count);
             if race {
@@ -234,6 +234,13 @@ impl Set {
             fixture.judge("a new file", &bytes, 0, &[other.generation(1)]);
         }
         Ok(())
+    }
+}
+
+fn judge_canary(fixture: &mut Fixture<'_>, held: &Held) {
+    if held.buffer.bytes(0, SPACE).iter().any(|&byte| byte != CANARY) {
+        let text = "data arrived in pages that were in other use by then";
+        fixture.fault(Class::Foreign, text);
     }
 }
 

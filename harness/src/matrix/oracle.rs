@@ -12,6 +12,8 @@ use crate::kit::stamp::{self, Legal, POISON};
 
 /// Bytes that are punched or zeroed: the first half.
 pub const HALF: usize = SPACE / 2;
+/// Generation of what another write puts into that half.
+pub const OVER: u32 = 4;
 /// Bytes by which a file is extended.
 pub const GROWTH: usize = 8192;
 
@@ -36,6 +38,10 @@ pub fn read(cell: &Cell, file: &Stamped, race: bool, order: Order, len: usize) -
     match cell.action {
         Action::Cut | Action::CutGrow if race => pieces(&[(0, len, &gone)]),
         Action::Punch | Action::Zero if race => pieces(&[(0, HALF, &gone), (HALF, len, &old)]),
+        Action::Overwrite if race => {
+            let either = vec![file.generation(1), file.generation(OVER)];
+            pieces(&[(0, HALF, &either), (HALF, len, &old)])
+        }
         _ => pieces(&[(0, len, &old)]),
     }
 }
@@ -61,6 +67,7 @@ pub fn is_due(cell: &Cell, race: bool, done: Done) -> Option<bool> {
         Action::Cut | Action::CutGrow if cell.op.call == Call::Fault => {
             Some(errno == Errno::EFAULT)
         }
+        Action::Cancel => Some(matches!(errno, Errno::ECANCELED | Errno::EINTR)),
         _ => None,
     }
 }
@@ -139,11 +146,27 @@ pub fn file(
                 pieces(&[(0, from, &old), (from, to, &new), (to, upto, &old), tail]),
             )
         }
+        Action::Overwrite => {
+            let mut first = vec![file.generation(OVER)];
+            if is_write {
+                first.extend(&new);
+            }
+            let (from, to) = (written.start.max(HALF), written.end.max(HALF));
+            (
+                vec![end],
+                pieces(&[
+                    (0, HALF, &first),
+                    (HALF, from, &old),
+                    (from, to, &new),
+                    (to, upto, &old),
+                ]),
+            )
+        }
         _ => {
             if cell.action == Action::Store && cell.op.is_direct() {
                 new.push(file.generation(3));
             }
-            if cell.action.ends_process() {
+            if cell.action.ends_process() || cell.action == Action::Cancel {
                 new.push(file.generation(1));
             }
             let (from, to) = (written.start, written.end);
@@ -236,6 +259,34 @@ mod tests {
         }
         assert!(!may_be_short(&cell(Way::Read, Action::Cut), true, Order::IoFirst));
         assert!(may_be_short(&cell(Way::Read, Action::Cut), true, Order::ChangeFirst));
+    }
+
+    #[test]
+    fn of_two_writes_each_block_is_of_one_and_what_was_cancelled_may_be_old() {
+        let target = Stamped { path: "f".into(), id: 7, len: SPACE as u64 };
+        let (old, new, over) =
+            (target.generation(1), target.generation(2), target.generation(OVER));
+        let after = |way, action| {
+            let cell = cell(way, action);
+            let (sizes, pieces) = file(&cell, &target, true, Order::Either, 0, SPACE);
+            assert_eq!(sizes, [SPACE]);
+            pieces.into_iter().map(|piece| (piece.from, piece.to, piece.legal)).collect::<Vec<_>>()
+        };
+        let second = (HALF, SPACE, vec![new]);
+        assert_eq!(
+            after(Way::Write, Action::Overwrite),
+            [(0, HALF, vec![over, new]), second.clone()]
+        );
+        assert_eq!(
+            after(Way::Read, Action::Overwrite),
+            [(0, HALF, vec![over]), (HALF, SPACE, vec![old])]
+        );
+        assert_eq!(after(Way::Write, Action::Cancel), [(0, SPACE, vec![new, old])]);
+        assert_eq!(after(Way::Write, Action::Fsync), [(0, SPACE, vec![new])]);
+        let ends = |action, errno| is_due(&cell(Way::Read, action), true, Err(errno));
+        assert_eq!(ends(Action::Cancel, Errno::ECANCELED), Some(true));
+        assert_eq!(ends(Action::Cancel, Errno::EIO), Some(false));
+        assert_eq!(ends(Action::Fsync, Errno::EINTR), None);
     }
 
     #[test]

@@ -160,7 +160,10 @@ impl Set {
             (_, Way::Write) => "write",
         };
         let held = if cell.phase == Phase::Copying { self.len } else { PAGE };
-        fixture.park(op, &self.file, (self.offset as u64, held as u64), cell.phase)
+        let range = (self.offset as u64, held as u64);
+        // The other write is not to be held with it.
+        let most = (cell.action == Action::Overwrite).then_some(1);
+        fixture.park_most(op, &self.file, range, cell.phase, most)
     }
 
     /// Parks, starts, races, and lets all of it end.
@@ -178,7 +181,7 @@ impl Set {
         }
         let clean = self.clean(fixture, cell)?;
         if fixture.race() {
-            let started = live.started.as_ref().context("nothing was started")?;
+            let started = live.started.as_mut().context("nothing was started")?;
             live.after = self.act(fixture, cell, started)?;
         }
         live.after.clean = clean;
@@ -234,10 +237,14 @@ impl Set {
         &mut self,
         fixture: &mut Fixture<'_>,
         cell: &Cell,
-        started: &Started,
+        started: &mut Started,
     ) -> anyhow::Result<After> {
         if cell.action.is_on_file() {
-            let other = fixture.open(&self.file, Open::Buffered)?;
+            let how = match cell.action {
+                Action::Overwrite => Open::Direct,
+                _ => Open::Buffered,
+            };
+            let other = fixture.open(&self.file, how)?;
             return action::on_file(fixture, cell, &self.file, other);
         }
         match (cell.action, started) {
@@ -250,6 +257,9 @@ impl Set {
                     fixture.serialised(&close);
                 }
                 return Ok(After { close: Some(close), ..After::default() });
+            }
+            (Action::Cancel, started) => {
+                return action::cancel(fixture, started, self.held.as_ref());
             }
             (Action::Kill, Started::Child(child)) => {
                 fixture.event(Actor::Racer, "SIGKILL");

@@ -211,9 +211,34 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        reason: "reclaim and compaction look at pages, not at requests: one phase stands for all",
+        reason: "only io_uring takes an I/O back, and plain memory can tell",
         excludes: |cell| {
-            matches!(cell.action, Action::Pageout | Action::Compact)
+            let rings = is(cell, Engine::Uring) || is(cell, Engine::Fixed);
+            cell.action == Action::Cancel && !(rings && is_plain(cell))
+        },
+    },
+    Rule {
+        reason: "an fsync and another write beside it are sampled: direct I/O of a thread, of AIO and of io_uring on plain memory",
+        excludes: |cell| {
+            let sampled = [Engine::Read, Engine::Aio, Engine::Uring];
+            let is_sampled = sampled.iter().any(|&engine| is(cell, engine));
+            matches!(cell.action, Action::Fsync | Action::Overwrite)
+                && !(is_sampled && is_plain(cell) && cell.op.is_direct())
+        },
+    },
+    Rule {
+        reason: "UFFDIO_MOVE and KSM take private anonymous base pages; a thread's call, io_uring's and registered memory stand for all",
+        excludes: |cell| {
+            let sampled = [Engine::Read, Engine::Uring, Engine::Fixed];
+            let is_sampled = sampled.iter().any(|&engine| is(cell, engine));
+            matches!(cell.action, Action::Move | Action::Merge)
+                && !(is_sampled && cell.kind == Kind::Anon)
+        },
+    },
+    Rule {
+        reason: "reclaim, compaction and KSM look at pages, not at requests: one phase stands for all",
+        excludes: |cell| {
+            matches!(cell.action, Action::Pageout | Action::Compact | Action::Merge)
                 && cell.phase != Phase::Received
         },
     },

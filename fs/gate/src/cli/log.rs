@@ -148,6 +148,8 @@ fn phases(record: &Record) -> String {
             words.push(format!("parked at {phase} by rule {} {until}", hold.rule));
         }
     }
+    let interrupted = times.interrupted.map(|at| span(times.arrived, at));
+    words.extend(interrupted.map(|after| format!("interrupted +{after}")));
     words.extend(record.path.as_ref().map(|path| format!("by {path}")));
     words.join(", ")
 }

@@ -67,8 +67,7 @@ impl Gate {
             return Err(GateError::BadRule(text));
         }
         if let Some(path) = &armed.rule.path {
-            let found = (self.resolve)(Path::new(path));
-            armed.ino = Some(found.ok_or_else(|| GateError::NoSuchPath(path.clone()))?);
+            armed.ino = Some(self.node(path)?);
         }
         armed.ends_ns = self.now_ns().saturating_add(armed.rule.ttl_ms.saturating_mul(1_000_000));
         armed.owner = (!armed.rule.detached).then_some(connection);
@@ -93,6 +92,16 @@ impl Gate {
         }
         self.alarm.notify_all();
         Ok(id)
+    }
+
+    /// The node id of a path below the mount's root.
+    pub(crate) fn node(&self, path: &str) -> Result<u64, GateError> {
+        let found = (self.resolve)(Path::new(path));
+        found.ok_or_else(|| GateError::NoSuchPath(path.to_owned()))
+    }
+
+    pub(crate) fn take_retrieved(&self, number: u64) -> Option<Vec<u8>> {
+        self.state.lock().retrieved.take(number)
     }
 
     pub(crate) fn unpark(&self, rule: u64) -> Result<u64, GateError> {

@@ -8,7 +8,7 @@ use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{BLOCK_UNPINNED, COPIED_AT_FORK, Expected, FUSE_UNPINNED};
 use crate::cases::variant::Variant;
 use crate::fixture::touch::{HALF, Touch, prove};
-use crate::fixture::{Fixture, Open};
+use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory, PAGE};
@@ -84,6 +84,9 @@ fn variants() -> Vec<Variant> {
     for engine in [Engine::Pread, Engine::Uring] {
         let uncached = Variant::new("store").engine(engine).memory(Memory::Anon);
         all.push(uncached.mount("direct_io"));
+        // Passed through, the read is the file's below, and so is the pin.
+        let passed = Variant::new("store").how("passed").engine(engine);
+        all.push(passed.memory(Memory::Anon));
     }
     all
 }
@@ -94,10 +97,26 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         return Err(not_run("the target serves part of a page from its page cache"));
     }
     let file = fixture.file(4096)?;
-    let handle = fixture.open(&file, Open::Direct)?;
+    match variant.how {
+        "passed" => {
+            fixture.passed(&file, |fixture, above| race(fixture, variant, &file, above, len))
+        }
+        _ => race(fixture, variant, &file, &file, len),
+    }
+}
+
+/// What is parked is the read of `below`; `file` is the same, or passed through to it.
+fn race(
+    fixture: &mut Fixture<'_>,
+    variant: &Variant,
+    below: &Stamped,
+    file: &Stamped,
+    len: usize,
+) -> anyhow::Result<()> {
+    let handle = fixture.open(file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 4096)?;
     let phase = variant.phase_or_received();
-    let parked = fixture.park("read", &file, (0, len as u64), phase)?;
+    let parked = fixture.park("read", below, (0, len as u64), phase)?;
     let engine = variant.engine_or_pread();
     let flight = fixture.start(engine, Io::read(&handle, &buffer, 0..len, 0))?;
     fixture.meet(parked, 1)?;
@@ -111,6 +130,6 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let done = fixture.finish(flight)?;
     fixture.count("the read", done, len);
     let is_shared = variant.memory_or_anon().is_shared();
-    let held = touch.judge(fixture, &buffer, &file, len, is_shared)?;
+    let held = touch.judge(fixture, &buffer, file, len, is_shared)?;
     if is_shared { Ok(()) } else { prove(fixture, held) }
 }

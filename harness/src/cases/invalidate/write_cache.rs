@@ -2,6 +2,9 @@
 //!
 //! The write is parked before it is applied, so the reader gets the old data, rightly. When the write has
 //! completed, the page cache must not keep it: the kernel has to invalidate at completion, not only before.
+//!
+//! `auto_inval` decides whether a kernel that forgot to invalidate mends it at the next read (FUSE_AUTO_INVAL_DATA and a timeout of
+//! 0 for attributes: it asks, and sees another time). Passed through, the pages are those of the file below, and so are its bugs.
 
 use std::os::unix::fs::FileExt;
 
@@ -10,7 +13,7 @@ use inflight_gate::Phase;
 use crate::cases::case::{Case, Reach};
 use crate::cases::expect::{Expected, Fixed, Must, Seen};
 use crate::cases::variant::Variant;
-use crate::fixture::{Fixture, Open};
+use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::kernel::Version;
 use crate::kit::mapping::Mapping;
@@ -28,7 +31,7 @@ pub const CASE: Case = Case {
     expected: &[
         Expected {
             on: "inflight|server",
-            variant: "async/*",
+            variant: "async/*|async-passed/*",
             seen: &[OLD],
             until: Some(Version(7, 1, 0)),
             reference: "fuse: invalidate page cache after async direct write, 4c4c472d25f5",
@@ -60,11 +63,22 @@ fn variants() -> Vec<Variant> {
         Variant::new("async").engine(Engine::Aio).phase(Phase::Copying),
         Variant::new("async").engine(Engine::Uring).phase(Phase::Copying),
         Variant::new("async").engine(Engine::Uring).mount("transport=uring"),
+        Variant::new("async").engine(Engine::Aio).mount(ASKS),
+        Variant::new("asked").engine(Engine::Aio).mount(AUTO_INVAL),
+        Variant::new("asked").engine(Engine::Uring).mount(AUTO_INVAL),
+        Variant::new("async").how("passed").engine(Engine::Uring),
+        Variant::new("sync").how("passed").engine(Engine::Pread),
         Variant::new("sync").engine(Engine::Pread),
         Variant::new("sync").engine(Engine::Preadv),
         Variant::new("sync").engine(Engine::Pread).mount("direct_io"),
     ]
 }
+
+/// The kernel asks for attributes before each read, and only looks at what comes.
+const ASKS: &str = "attr_timeout=0,nowriteback";
+/// FUSE_AUTO_INVAL_DATA: it drops the pages when the time or the size is another one (fuse_change_attributes()), but not
+/// where they are its own, with writeback.
+const AUTO_INVAL: &str = "auto_inval,attr_timeout=0,nowriteback";
 
 const LEN: usize = 16384;
 /// The part that is written: one page, inside the file.
@@ -73,15 +87,28 @@ const PART: usize = 4096;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
-    let direct = fixture.open(&file, Open::Direct)?;
-    let reader = fixture.open(&file, Open::Buffered)?;
+    match variant.how {
+        "passed" => fixture.passed(&file, |fixture, above| race(fixture, variant, &file, above)),
+        _ => race(fixture, variant, &file, &file),
+    }
+}
+
+/// What is parked are requests for `below`; the race is played with `file`, which is the same or passed through to it.
+fn race(
+    fixture: &mut Fixture<'_>,
+    variant: &Variant,
+    below: &Stamped,
+    file: &Stamped,
+) -> anyhow::Result<()> {
+    let direct = fixture.open(file, Open::Direct)?;
+    let reader = fixture.open(file, Open::Buffered)?;
     // Where read(2) bypasses the cache, only a mapping sees it.
     let mapping = Mapping::private(&reader, LEN)?;
     let buffer = Buffer::new(Memory::Anon, PART)?;
     buffer.write(0, &file.content(2, AT as u64, PART));
 
     let parked =
-        fixture.park("write", &file, (AT as u64, PART as u64), variant.phase_or_received())?;
+        fixture.park("write", below, (AT as u64, PART as u64), variant.phase_or_received())?;
     let io = Io::write(&direct, &buffer, 0..PART, AT as u64);
     let flight = fixture.start(variant.engine_or_pread(), io)?;
     fixture.meet(parked, 1)?;

@@ -16,9 +16,8 @@ use crate::cases::variant::Variant;
 use crate::fixture::{Change, Fixture, Open, Order, Stamped};
 use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::passthrough::Passed;
 use crate::kit::sys;
-use crate::kit::verdict::{Class, not_run};
+use crate::kit::verdict::Class;
 
 pub const CASE: Case = Case {
     id: "PT1",
@@ -42,20 +41,8 @@ const PART: usize = 4096;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let below = fixture.file(LEN as u64)?;
-    let own = fixture.open(&below, Open::Buffered)?;
-    let ino = own.metadata()?.ino();
-    let folder = fixture.mounted().folder_beside(&format!("passed-{}", below.id));
-    let at = folder.join("mnt");
-    let passed = Passed::mount(own, &at)?;
-    let file = Stamped { path: passed.path().to_owned(), ..below.clone() };
-    let result = race(fixture, variant, (&below, ino), &file);
-    let refused = passed.refused();
-    drop(passed);
-    let _ = std::fs::remove_dir_all(&folder);
-    match (result, refused) {
-        (Err(_), Some(reason)) => Err(not_run(reason)),
-        (result, _) => result,
-    }
+    let ino = std::fs::metadata(&below.path)?.ino();
+    fixture.passed(&below, |fixture, file| race(fixture, variant, (&below, ino), file))
 }
 
 fn race(

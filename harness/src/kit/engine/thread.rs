@@ -80,6 +80,15 @@ pub(super) fn start(io: Io, engine: Engine) -> anyhow::Result<Call> {
     })
 }
 
+/// A call, by pread(2) or pwrite(2), for a thread that may be interrupted: EINTR is told.
+pub fn once(io: Io) -> impl FnOnce() -> Done + Send + use<> {
+    let sent = Sent(io);
+    move || {
+        let sent = sent;
+        call(&sent.0, Engine::Pread)
+    }
+}
+
 /// Makes the call in this thread, which it may block for ever.
 pub fn here(io: &Io) -> Done {
     loop {

@@ -66,6 +66,15 @@ impl Ring {
         Ok(())
     }
 
+    /// Submits a request that cancels the one with the cookie `target`.
+    pub fn cancel(&mut self, target: u64, cookie: u64) -> anyhow::Result<()> {
+        let entry = opcode::AsyncCancel::new(target).build().user_data(cookie);
+        // SAFETY: it has no memory.
+        unsafe { self.ring.submission().push(&entry) }.context("the ring is full")?;
+        self.ring.submit().context("io_uring_enter")?;
+        Ok(())
+    }
+
     /// Moves finished requests to `done`; `false` when none finished within the bound.
     pub fn reap(
         &mut self,

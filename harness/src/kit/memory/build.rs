@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, mmap, mmap_anonymous};
 
 use super::{Buffer, HUGE, Memory, Owner, PAGE};
@@ -137,12 +138,10 @@ impl Buffer {
                 fixed | MapFlags::MAP_PRIVATE
             }
             Memory::Hugetlb => fixed | MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB,
-            Memory::Shared | Memory::Memfd => fixed | MapFlags::MAP_SHARED,
+            Memory::Shared | Memory::Memfd | Memory::Secret => fixed | MapFlags::MAP_SHARED,
         };
-        let mapped = if kind == Memory::Memfd {
-            let file =
-                nix::sys::memfd::memfd_create("race", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-                    .context("memfd_create")?;
+        let mapped = if matches!(kind, Memory::Memfd | Memory::Secret) {
+            let file = if kind == Memory::Secret { secret()? } else { memfd()? };
             nix::unistd::ftruncate(&file, self.len as i64).context("size of the memfd")?;
             // SAFETY: the address range is our own reservation, which this replaces.
             let mapped = unsafe { mmap(at, len, rw, flags, file.as_fd(), 0) };
@@ -165,4 +164,21 @@ impl Buffer {
             _ => Ok(()),
         }
     }
+}
+
+fn memfd() -> anyhow::Result<OwnedFd> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    nix::sys::memfd::memfd_create("race", flags).context("memfd_create")
+}
+
+fn secret() -> anyhow::Result<OwnedFd> {
+    // Its flag is O_CLOEXEC (mm/secretmem.c); the manual page has the name of another one.
+    // SAFETY: the call takes flags and gives a descriptor, which is ours alone.
+    let fd = unsafe {
+        let fd = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+        Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd as i32))
+    };
+    fd.map_err(|errno| {
+        not_run(format!("memfd_secret: {errno} (5.14, CONFIG_SECRETMEM, secretmem.enable=1)"))
+    })
 }

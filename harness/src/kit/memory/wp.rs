@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::Buffer;
 use crate::kit::verdict::not_run;
 
-const API: u64 = 0xAA;
+pub(super) const API: u64 = 0xAA;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1;
 const REGISTER_MODE_WP: u64 = 2;
 const WRITEPROTECT_MODE_WP: u64 = 1;
@@ -21,19 +21,19 @@ const USER_MODE_ONLY: libc::c_int = 1;
 
 /// `struct uffdio_api`.
 #[repr(C)]
-struct Api {
-    api: u64,
-    features: u64,
-    ioctls: u64,
+pub(super) struct Api {
+    pub api: u64,
+    pub features: u64,
+    pub ioctls: u64,
 }
 
 /// `struct uffdio_register`.
 #[repr(C)]
-struct Register {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
+pub(super) struct Register {
+    pub start: u64,
+    pub len: u64,
+    pub mode: u64,
+    pub ioctls: u64,
 }
 
 /// `struct uffdio_writeprotect`.
@@ -58,8 +58,7 @@ impl Protector {
     /// # Errors
     /// NOTRUN where the kernel has no userfaultfd, none for write protection, or none for this user.
     pub fn new(buffer: &Buffer) -> anyhow::Result<Protector> {
-        let fd = open(0).or_else(|_| open(USER_MODE_ONLY));
-        let fd = fd.map_err(|errno| not_run(format!("userfaultfd: {errno}")))?;
+        let fd = open_any()?;
         let mut api = Api { api: API, features: FEATURE_PAGEFAULT_FLAG_WP, ioctls: 0 };
         // SAFETY: the call reads and fills this struct.
         unsafe { uffdio_api(fd.as_raw_fd(), &raw mut api) }
@@ -94,7 +93,13 @@ fn open(flags: libc::c_int) -> nix::Result<OwnedFd> {
     }
 }
 
-fn range(buffer: &Buffer) -> (u64, u64) {
+/// A descriptor, with the right to the kernel's own faults where this user has it.
+pub(super) fn open_any() -> anyhow::Result<OwnedFd> {
+    let fd = open(0).or_else(|_| open(USER_MODE_ONLY));
+    fd.map_err(|errno| not_run(format!("userfaultfd: {errno}")))
+}
+
+pub(super) fn range(buffer: &Buffer) -> (u64, u64) {
     (buffer.ptr() as u64, buffer.len() as u64)
 }
 

@@ -1,0 +1,109 @@
+//! Has ksmd merge equal pages, now.
+//!
+//! Source: Documentation/admin-guide/mm/ksm.rst.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::sys::mman::MmapAdvise;
+
+use crate::kit::bounds::rendezvous;
+use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::pagemap::Pagemap;
+use crate::kit::pause::Pause;
+use crate::kit::verdict::not_run;
+
+const FOLDER: &str = "/sys/kernel/mm/ksm";
+/// What is set while it works: it does not sleep, and looks at much at once.
+const EAGER: [(&str, &str); 3] =
+    [("sleep_millisecs", "0"), ("pages_to_scan", "10000"), ("run", "1")];
+/// A page is merged when two passes found it unchanged; the first may have begun before it was there.
+const PASSES: i64 = 3;
+
+/// Puts back what was set before.
+struct Eager(Vec<(&'static str, String)>);
+
+impl Eager {
+    fn new() -> anyhow::Result<Eager> {
+        let refused = |error| not_run(format!("{FOLDER}: {error}"));
+        let mut before = Eager(Vec::new());
+        for (name, value) in EAGER {
+            let file = Path::new(FOLDER).join(name);
+            before.0.push((name, fs::read_to_string(&file).map_err(refused)?));
+            fs::write(&file, value).map_err(refused)?;
+        }
+        Ok(before)
+    }
+}
+
+impl Drop for Eager {
+    fn drop(&mut self) {
+        for (name, value) in self.0.iter().rev() {
+            let _ = fs::write(Path::new(FOLDER).join(name), value.trim());
+        }
+    }
+}
+
+fn number(name: &str) -> anyhow::Result<i64> {
+    Ok(fs::read_to_string(Path::new(FOLDER).join(name))?.trim().parse()?)
+}
+
+/// Has it look at all memory that was advised with MADV_MERGEABLE, often enough to merge what is equal and can be: two pages
+/// of its own show that it does. Gives how many pages of the buffer are one with an earlier one then.
+///
+/// # Errors
+/// NOTRUN where the kernel has no KSM, this user may not start it or see it, or it merges nothing.
+pub fn merge(buffer: &Buffer) -> anyhow::Result<usize> {
+    let pair = Buffer::new(Memory::Anon, 2 * PAGE)?;
+    // Like no other page.
+    let text = format!("{:?} {:?}", Instant::now(), std::process::id());
+    for page in 0..2 {
+        pair.write(page * PAGE, text.as_bytes());
+    }
+    pair.advise(MmapAdvise::MADV_MERGEABLE).map_err(|error| not_run(format!("{error:#}")))?;
+    if shared(&pair)?.is_none() {
+        return Err(not_run("page frames are not readable here"));
+    }
+    let eager = Eager::new()?;
+    let (from, end) = (number("full_scans")?, Instant::now() + rendezvous());
+    let mut pause = Pause::default();
+    while number("full_scans")? < from + PASSES || shared(&pair)? != Some(1) {
+        if Instant::now() >= end {
+            return Err(not_run(format!("ksmd merged nothing in {:?}", rendezvous())));
+        }
+        pause.rest();
+    }
+    drop(eager);
+    Ok(shared(buffer)?.unwrap_or(0))
+}
+
+/// Pages that have the frame of an earlier one; `None` where frames may not be known.
+fn shared(buffer: &Buffer) -> anyhow::Result<Option<usize>> {
+    let map = Pagemap::of("self")?;
+    let frames = (0..buffer.len()).step_by(PAGE).map(|at| map.frame(buffer.at(at) as usize));
+    let frames: Option<Vec<u64>> = frames.collect::<anyhow::Result<_>>()?;
+    Ok(frames.map(|frames| {
+        let all = frames.len();
+        all - frames.into_iter().collect::<BTreeSet<_>>().len()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::stamp::POISON;
+
+    #[test]
+    fn equal_pages_are_merged_and_come_apart_when_one_is_stored_to() {
+        let buffer = Buffer::new(Memory::Anon, 4 * PAGE).unwrap();
+        buffer.advise(MmapAdvise::MADV_MERGEABLE).unwrap();
+        match merge(&buffer) {
+            Ok(merged) => assert_eq!(merged, 3, "4 pages are equal"),
+            Err(error) => return println!("skipped: {error:#}"),
+        }
+        buffer.store(PAGE, 1);
+        assert_eq!((buffer.load(PAGE), buffer.load(0), buffer.load(2 * PAGE)), (1, POISON, POISON));
+    }
+}
