@@ -7,7 +7,6 @@ pub mod files;
 pub mod fork;
 pub mod passthrough;
 pub mod pins;
-pub mod races;
 pub mod register;
 pub mod scsi;
 pub mod sockets;

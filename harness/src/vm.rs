@@ -119,7 +119,7 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
         runner.forfeit(&lost.reason(&console, complaint.as_deref()), harm)?;
         runner.say(&format!("the guest's console is in {}", parts.console.display()));
     }
-    runner.finish()
+    runner.finish().map(|(_, code)| code)
 }
 
 /// Shows mechanisms in a machine; see [`crate::mechanisms`].

@@ -3,8 +3,9 @@
 use crate::kit::pins;
 use crate::kit::verdict::{Class, Verdict, not_run};
 use crate::observe::Seen;
-use crate::observe::bugs;
 use crate::run::results::Entry;
+use crate::run::{self, Order};
+use crate::target::Target;
 
 /// Plays a case on a target: `nothing harmed`, or the classes of harm.
 ///
@@ -12,7 +13,7 @@ use crate::run::results::Entry;
 /// NOTRUN when not one variant could be played, or what is counted was not ours alone; what stopped the first that was BROKEN or
 /// NOPROOF.
 pub fn play(on: &str, cases: &str) -> anyhow::Result<Seen> {
-    let run = bugs::play(on, &[cases.to_owned()])?;
+    let run = run::silently(Order::of(Target::parse(on)?, vec![cases.to_owned()])?)?;
     seen(&run.variants, &format!("{cases} on {on}"))
 }
 
