@@ -19,6 +19,7 @@ pub mod passthrough;
 pub mod pause;
 pub mod pins;
 pub mod pipe;
+pub mod seen;
 pub mod stacks;
 pub mod stamp;
 pub mod strip;
