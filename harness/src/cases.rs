@@ -9,6 +9,7 @@ pub mod expect;
 pub mod variant;
 
 pub mod abort;
+pub mod facts;
 pub mod fault;
 pub mod fork;
 pub mod invalidate;
@@ -38,5 +39,6 @@ pub const SUBJECTS: &[&[Case]] = &[
     iterator::CASES,
     window::CASES,
     server::CASES,
+    facts::CASES,
     meta::CASES,
 ];

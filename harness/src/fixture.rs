@@ -24,6 +24,7 @@ pub use pages::ROUNDS;
 
 use crate::kit::engine::{Done, Engines};
 use crate::kit::event::{Actor, Event};
+use crate::kit::seen::Seen;
 use crate::kit::stamp::{self, Legal};
 use crate::kit::strip::{self, Strip};
 use crate::kit::verdict::{Class, Fault};
@@ -60,6 +61,8 @@ pub struct Fixture<'a> {
     pub faults: Vec<Fault>,
     /// Judged ranges in which there is harm.
     pub strips: Vec<Strip>,
+    /// What was seen of the kernel or the filesystem, in a word.
+    pub seen: Option<Seen>,
     /// Remarks that explain a verdict and never make one.
     pub notes: Vec<String>,
     /// What happened.
@@ -85,7 +88,7 @@ impl<'a> Fixture<'a> {
             Ok(gate) => gate.log(u64::MAX, 0, Duration::ZERO)?.next,
             Err(_) => 0,
         };
-        let (faults, strips, notes, events) = Default::default();
+        let (faults, strips, seen, notes, events) = Default::default();
         Ok(Fixture {
             mounted,
             engines,
@@ -103,6 +106,7 @@ impl<'a> Fixture<'a> {
             held_back: None,
             faults,
             strips,
+            seen,
             notes,
             events,
         })
@@ -151,6 +155,12 @@ impl<'a> Fixture<'a> {
     /// Writes down an observation.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
+    }
+
+    /// Writes down what was seen, in a word that tables compare.
+    pub fn see(&mut self, seen: Seen) {
+        self.note(format!("seen: {seen}"));
+        self.seen = Some(seen);
     }
 
     /// Writes down that the racer had to wait until the I/O was over, and where: a race that finds nothing is SERIALISED.

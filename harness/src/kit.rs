@@ -20,6 +20,7 @@ pub mod passthrough;
 pub mod pause;
 pub mod pins;
 pub mod pipe;
+pub mod seen;
 pub mod signal;
 pub mod stacks;
 pub mod stamp;

@@ -26,7 +26,6 @@ pub mod vm;
 pub mod mechanisms;
 pub mod probe;
 
-pub mod observe;
 pub mod report;
 
 pub mod run;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use inflight_race::cli;
+use inflight_race::run::{INTERRUPTED, Interrupted};
 use inflight_race::vm::init;
 
 fn main() {
@@ -10,7 +11,7 @@ fn main() {
     }
     let code = cli::run(cli::Arguments::parse()).unwrap_or_else(|error| {
         inflight_race::kit::output::complain(format_args!("inflight-race: {error:#}"));
-        3
+        if error.is::<Interrupted>() { INTERRUPTED } else { 3 }
     });
     std::process::exit(code);
 }

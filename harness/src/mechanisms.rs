@@ -1,64 +1,59 @@
 //! `inflight-race mechanisms`: one row for each mechanism that the seed documents name, with what shows it
 //! from user space and what is seen on this kernel.
 //!
-//! A row names the observations that are expected, by the first kernel that must show them; one that differs
-//! is an error. What no user-space path reaches says why.
+//! What shows it are cases, played by the runner and judged as in any run; one that is not as it must be under this kernel is
+//! an error. What no user-space path reaches says why.
 
 mod document;
 mod played;
 mod table;
 
-use std::path::Path;
-
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::kit::kernel::{Kernel, Version};
+use crate::kit::kernel::Kernel;
 use crate::kit::nearest::nearest;
-use crate::kit::verdict::{Stop, Verdict};
-use crate::observe::Seen;
+use crate::kit::seen::Seen;
+use crate::kit::verdict::Verdict;
 use crate::target::Target;
-use crate::target::mounted::Mounted;
-use crate::target::session::Session;
 
 pub use document::document;
-pub use table::ALL;
+pub use table::all;
 
 /// How a mechanism is shown.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
 pub enum Show {
-    /// By an observation that needs no filesystem.
-    Kernel(fn() -> anyhow::Result<Seen>),
-    /// By an observation in a folder on a target: `inflight`, `ext4`, `tmpfs`, `overlay`.
-    Folder(&'static str, fn(&Path) -> anyhow::Result<Seen>),
-    /// By a case, named as for `run`, on a target.
-    Case(&'static str, &'static str),
+    /// By a case, named as for `run`.
+    Case {
+        /// The target.
+        on: String,
+        /// The case, and a pattern of its variants.
+        case: String,
+    },
     /// By another command.
-    Command(&'static str),
-    /// By nothing, for this reason.
-    Nothing(&'static str),
+    Command {
+        /// With its arguments.
+        command: String,
+    },
+    /// By nothing.
+    Nothing {
+        /// Why.
+        nothing: String,
+    },
 }
 
 /// One mechanism.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Mechanism {
     /// Seed document (0 to 4) and a number in it.
-    pub id: &'static str,
+    pub id: String,
     /// What it is.
-    pub what: &'static str,
+    pub what: String,
     /// How user space reaches it.
-    pub reach: &'static str,
+    pub reach: String,
     /// What shows it.
+    #[serde(flatten)]
     pub show: Show,
-    /// What must be seen, each from a kernel on, oldest first. Empty where there is no table (cases have
-    /// their own).
-    pub expected: &'static [(Version, &'static str)],
-}
-
-impl std::fmt::Debug for Mechanism {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.id, self.what)
-    }
 }
 
 impl Mechanism {
@@ -66,20 +61,18 @@ impl Mechanism {
         self.id == id || self.id.split_once('.').is_some_and(|(seed, _)| seed == id)
     }
 
-    /// What must be seen on a kernel, if the table says.
-    pub fn expected_on(&self, kernel: &Kernel) -> Option<&'static str> {
-        let version = kernel.version();
-        let rows = self.expected.iter().rev();
-        rows.copied().find(|(since, _)| version >= *since).map(|(_, word)| word)
-    }
-
     /// The command that shows it.
     pub fn command(&self) -> String {
-        match self.show {
-            Show::Kernel(_) | Show::Folder(..) => format!("inflight-race mechanisms {}", self.id),
-            Show::Case(on, cases) => format!("inflight-race run '{cases}' --on {on}"),
-            Show::Command(command) => command.to_owned(),
-            Show::Nothing(_) => String::new(),
+        match &self.show {
+            Show::Case { on, case } => {
+                let options = match options(on, case) {
+                    "" => String::new(),
+                    options => format!(" -o {options}"),
+                };
+                format!("inflight-race run '{case}' --on {on}{options}")
+            }
+            Show::Command { command } => command.clone(),
+            Show::Nothing { .. } => String::new(),
         }
     }
 }
@@ -138,45 +131,54 @@ pub struct Shown {
 /// # Errors
 /// One that names none, with the nearest.
 pub fn check(ids: &[String]) -> anyhow::Result<()> {
-    let known = |id: &&String| ALL.iter().any(|mechanism| mechanism.is_named(id));
+    let known = |id: &&String| all().any(|mechanism| mechanism.is_named(id));
     let Some(id) = ids.iter().find(|id| !known(id)) else { return Ok(()) };
-    let near = nearest(id, ALL.iter().map(|mechanism| mechanism.id));
+    let near = nearest(id, all().map(|mechanism| &*mechanism.id));
     anyhow::bail!("no mechanism {id}; nearest: {near}; `mechanisms --list` shows all")
 }
 
 /// The mechanisms that `ids` name; of none named, all.
 pub(crate) fn named(ids: &[String]) -> impl Iterator<Item = &'static Mechanism> {
-    ALL.iter().filter(move |one| ids.is_empty() || ids.iter().any(|id| one.is_named(id)))
+    all().filter(move |one| ids.is_empty() || ids.iter().any(|id| one.is_named(id)))
 }
 
 /// The cases, with their patterns, that the mechanisms named by `ids` play; of none named, those that all play.
 pub fn cases(ids: &[String]) -> Vec<&'static str> {
-    let case = |mechanism: &Mechanism| match mechanism.show {
-        Show::Case(_, case) => Some(case),
+    let case = |mechanism: &'static Mechanism| match &mechanism.show {
+        Show::Case { case, .. } => Some(&**case),
         _ => None,
     };
     named(ids).filter_map(case).collect()
 }
 
+/// What the mounts of a target get on which a case is played. A server that does direct I/O itself, here or below a loop
+/// device, pins pages too, and FA2 would count them.
+fn options(on: &str, cases: &str) -> &'static str {
+    let is_served = Target::parse(on).is_ok_and(|target| target.is_gated());
+    if cases.starts_with("FA") && is_served { "read=buffered,write=buffered" } else { "" }
+}
+
 /// Shows mechanisms: those that `ids` name (`2.1`, or `2` for all of a seed), or all. `said` hears of each as
-/// it is done.
+/// it is done: mounts are made once for all that is shown on them, so this is not the order of the table.
 ///
 /// # Errors
-/// An id that names none, or no session could be made.
+/// An id that names none, or an interrupt.
 pub fn show(ids: &[String], mut said: impl FnMut(&Mechanism, &Outcome)) -> anyhow::Result<Shown> {
     check(ids)?;
-    let kernel = Kernel::running()?;
-    let session = Session::new(&std::env::temp_dir())?;
-    let mut targets = Stages { session: &session, made: Vec::new() };
+    let mut left: Vec<&'static Mechanism> = named(ids).collect();
     let mut rows = Vec::new();
-    for mechanism in named(ids) {
-        let outcome = settle(mechanism, &kernel, targets.seen(mechanism));
-        said(mechanism, &outcome);
-        rows.push(Row { id: mechanism.id.to_owned(), outcome });
+    while let Some(first) = left.first() {
+        let place = played::place(first);
+        let (here, others) = left.into_iter().partition(|one| played::place(one) == place);
+        left = others;
+        for (mechanism, outcome) in played::play(place, here)? {
+            said(mechanism, &outcome);
+            rows.push(Row { id: mechanism.id.clone(), outcome });
+        }
     }
-    targets.teardown();
-    session.end()?;
-    Ok(Shown { kernel, rows })
+    let place = |row: &Row| all().position(|mechanism| mechanism.id == row.id);
+    rows.sort_by_key(place);
+    Ok(Shown { kernel: Kernel::running()?, rows })
 }
 
 /// Shows mechanisms to the host of a guest: one line of JSON.
@@ -189,122 +191,32 @@ pub fn relay(ids: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settle(mechanism: &Mechanism, kernel: &Kernel, seen: anyhow::Result<Seen>) -> Outcome {
-    let seen = match seen {
-        Ok(seen) => seen,
-        Err(error) => match error.downcast_ref() {
-            Some(Stop::NotRun(reason)) => return Outcome::Not(reason.clone()),
-            _ => return Outcome::Failed(format!("{error:#}")),
-        },
-    };
-    match mechanism.expected_on(kernel) {
-        Some(expected) if expected != seen.word => {
-            Outcome::Differs { seen, expected: expected.to_owned() }
-        }
-        None if seen.word.contains("unexpected") => {
-            Outcome::Differs { seen, expected: "what the case's table says".to_owned() }
-        }
-        _ => Outcome::Seen(seen),
-    }
-}
-
-/// Mounted targets, each made when it is first needed.
-struct Stages<'a> {
-    session: &'a Session,
-    made: Vec<(&'static str, Result<Mounted, String>)>,
-}
-
-impl Stages<'_> {
-    fn seen(&mut self, mechanism: &Mechanism) -> anyhow::Result<Seen> {
-        match mechanism.show {
-            Show::Kernel(observe) => observe(),
-            Show::Folder(on, observe) => {
-                let folder = self.folder(on)?;
-                observe(&folder)
-            }
-            Show::Case(on, cases) => played::play(on, cases),
-            Show::Command(command) => Err(crate::kit::verdict::not_run(format!("see `{command}`"))),
-            Show::Nothing(reason) => Err(crate::kit::verdict::not_run(reason)),
-        }
-    }
-
-    fn folder(&mut self, on: &'static str) -> anyhow::Result<std::path::PathBuf> {
-        if !self.made.iter().any(|(name, _)| *name == on) {
-            let target = Target::parse(on)?;
-            // A server that does direct I/O itself, here or below a loop device, pins pages too, and they would be counted.
-            let options = "read=buffered,write=buffered";
-            let mounted = Mounted::new(&target, options, &self.session.root().join(on));
-            let mounted = match mounted {
-                Ok(mounted) => Ok(mounted),
-                Err(error) => match error.downcast_ref() {
-                    Some(Stop::NotRun(reason)) => Err(reason.clone()),
-                    _ => return Err(error),
-                },
-            };
-            self.made.push((on, mounted));
-        }
-        let mounted = self.made.iter().find(|(name, _)| *name == on).context("just made")?;
-        match &mounted.1 {
-            Ok(mounted) => Ok(mounted.top().to_owned()),
-            Err(reason) => Err(crate::kit::verdict::not_run(reason.clone())),
-        }
-    }
-
-    fn teardown(&mut self) {
-        for (_, mounted) in &mut self.made {
-            if let Ok(mounted) = mounted {
-                mounted.teardown();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_unique_and_rows_of_the_table_are_in_order() {
-        let mut ids: Vec<_> = ALL.iter().map(|mechanism| mechanism.id).collect();
+    fn ids_are_unique_and_begin_with_the_seed_s_number() {
+        let mut ids: Vec<_> = all().map(|mechanism| &mechanism.id).collect();
         ids.sort_unstable();
         let count = ids.len();
         ids.dedup();
         assert_eq!(ids.len(), count);
-        for mechanism in ALL {
-            assert!(mechanism.expected.is_sorted_by_key(|(since, _)| *since), "{mechanism:?}");
+        for (number, seed) in table::SEEDS.iter().enumerate() {
+            let number = number.to_string();
+            assert!(seed.rows.iter().all(|row| row.is_named(&number)), "{}", seed.title);
         }
     }
 
     #[test]
     fn the_cases_and_targets_that_are_named_exist() {
-        for mechanism in ALL {
-            match mechanism.show {
-                Show::Case(on, cases) => {
-                    Target::parse(on).unwrap();
-                    let cases = vec![cases.to_owned()];
-                    let wanted = crate::run::plan::Wanted { cases, ..Default::default() };
-                    assert!(!crate::run::plan::plan(&wanted).unwrap().is_empty(), "{mechanism:?}");
-                }
-                Show::Folder(on, _) => drop(Target::parse(on).unwrap()),
-                _ => {}
+        for mechanism in all() {
+            if let Show::Case { on, case } = &mechanism.show {
+                Target::parse(on).unwrap();
+                let cases = vec![case.clone()];
+                let wanted = crate::run::plan::Wanted { cases, ..Default::default() };
+                assert!(!crate::run::plan::plan(&wanted).unwrap().is_empty(), "{mechanism:?}");
             }
         }
-    }
-
-    #[test]
-    fn the_youngest_row_that_is_not_too_young_counts() {
-        let mechanism = ALL.iter().find(|mechanism| mechanism.id == "0.1").unwrap();
-        let on = |release: &str| {
-            let kernel = Kernel {
-                release: release.to_owned(),
-                build: String::new(),
-                machine: String::new(),
-            };
-            mechanism.expected_on(&kernel)
-        };
-        assert_eq!(
-            (on("6.4.9"), on("6.5.0"), on("7.2.1")),
-            (Some("there"), Some("gone"), Some("gone"))
-        );
     }
 }

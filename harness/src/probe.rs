@@ -5,7 +5,7 @@
 //! won; how often and how long is part of the answer. What the kernel does on mounts that can be parked is
 //! played for certain, by the cases.
 
-mod fork_lottery;
+mod bugs;
 mod print;
 
 use std::path::{Path, PathBuf};
@@ -13,17 +13,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::cases::facts::{Alignment, Draws, Hold};
 use crate::kit::kernel::Kernel;
-use crate::kit::stamp;
-use crate::kit::verdict::Stop;
-use crate::observe::alignment::{self, Alignment};
-use crate::observe::bugs::{self, Bug};
-use crate::observe::splice::{self, How};
-use crate::observe::{Seen, pins, register};
+use crate::kit::seen::Seen;
+use crate::kit::verdict::{Verdict, reason_not_run};
+use crate::run::results::Run;
+use crate::run::{self, Order};
 use crate::target;
 use crate::target::Target;
 
-pub use fork_lottery::{Draws, Hold};
+pub use bugs::Bug;
 pub use print::print;
 
 /// What was found out.
@@ -68,64 +67,85 @@ pub struct Tried {
     pub bugs: Vec<Bug>,
 }
 
+/// What is played in the directory.
+const CASES: [&str; 6] = [
+    "FA1:iter-pipe",
+    "FA2:direct-read|process-vm-zero",
+    "FA5",
+    "FA6",
+    "SP2:buffered|direct|direct-set|direct-cleared",
+    "RB3",
+];
+/// Ways in which a file is open, by the variants of SP2.
+const WAYS: [(&str, &str); 4] = [
+    ("buffered", "buffered"),
+    ("direct", "O_DIRECT"),
+    ("direct-set", "O_DIRECT set on the open file"),
+    ("direct-cleared", "O_DIRECT cleared again"),
+];
+/// Mappings that are registered, by the variants of RB3.
+const KINDS: [(&str, &str); 10] = [
+    ("anon", "anonymous"),
+    ("untouched", "untouched"),
+    ("thp", "huge page (THP)"),
+    ("hugetlb", "huge page (hugetlb)"),
+    ("shared", "shared anonymous"),
+    ("memfd", "memfd"),
+    ("file-shared", "file, MAP_SHARED"),
+    ("file-private", "file, MAP_PRIVATE"),
+    ("file-stored", "file, MAP_PRIVATE, stored to"),
+    ("read-only", "file, read-only"),
+];
+
 /// Probes a directory.
 ///
 /// # Errors
 /// It cannot be written to.
 pub fn probe(folder: &Path) -> anyhow::Result<Findings> {
-    let file = tempfile::NamedTempFile::new_in(folder)
+    tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot make a file in {}", folder.display()))?;
-    std::fs::write(file.path(), stamp::content(1, 1, 0, fork_lottery::READ)).context("write")?;
-    file.as_file().sync_all().context("fsync")?;
     let filesystem = target::filesystem(folder)?;
-    let alignment = alignment::of(folder)?;
-    let held = match alignment {
-        Some(_) => Some(fork_lottery::draw(file.path())?),
-        None => None,
+    let target = Target::Dir(folder.canonicalize()?);
+    let run = run::silently(Order::of(target, CASES.map(str::to_owned).into())?)?;
+    let of = |case: &str, variant: &str| seen(&run, case, variant);
+    let all = |case: &str, names: &[(&str, &'static str)]| {
+        let one = |&(variant, name): &(&str, &'static str)| Ok((name, of(case, variant)?));
+        names.iter().map(one).collect::<anyhow::Result<Vec<_>>>()
     };
-    let pinned = answer(pins::direct_read(folder))?;
+    let held: Option<Draws> = serde_json::from_value(of("FA6", "read")?.measured)?;
+    let pinned = of("FA2", "direct-read")?;
     let needs_dontfork = held.as_ref().and_then(|draws| match draws.hold {
         Some(Hold::Pinned | Hold::Copied) => Some(false),
         Some(Hold::Referenced) => Some(true),
         Some(Hold::Unknown) | None if pinned.word == "pinned" => Some(false),
         Some(Hold::Unknown) | None => None,
     });
-    let ways = [
-        ("buffered", How::Buffered),
-        ("O_DIRECT", How::Direct),
-        ("O_DIRECT set on the open file", How::Set),
-        ("O_DIRECT cleared again", How::Cleared),
-    ];
-    let mut splice = Vec::new();
-    for (name, how) in ways {
-        splice.push((name, answer(splice::alias(file.path(), how))?));
-    }
     Ok(Findings {
         kernel: Kernel::running()?,
         folder: folder.to_owned(),
         certain: bugs::certain(&filesystem),
         bugs: live(folder, &filesystem)?,
         filesystem,
-        alignment,
+        alignment: serde_json::from_value(of("FA5", "read")?.measured)?,
         held,
         pinned,
         needs_dontfork,
-        iter_pipe: answer(splice::iter_pipe())?,
-        splice,
-        registered: register::matrix(folder)
-            .or_else(|error| answer(Err(error)).map(|seen| vec![("any", seen)]))?,
-        zero_page: answer(pins::process_vm_zero())?,
+        iter_pipe: of("FA1", "iter-pipe")?,
+        splice: all("SP2", &WAYS)?,
+        registered: all("RB3", &KINDS)?,
+        zero_page: of("FA2", "process-vm-zero")?,
     })
 }
 
-/// What cannot be tried here is an answer too.
-fn answer(seen: anyhow::Result<Seen>) -> anyhow::Result<Seen> {
-    match seen {
-        Err(error) => match error.downcast_ref() {
-            Some(Stop::NotRun(reason)) => Ok(Seen::new("not known", reason)),
-            _ => Err(error),
-        },
-        seen => seen,
+/// What a variant saw. What cannot be tried here is an answer too.
+fn seen(run: &Run, case: &str, variant: &str) -> anyhow::Result<Seen> {
+    let entry =
+        run.variants.iter().find(|entry| (&*entry.case, &*entry.variant) == (case, variant));
+    let entry = entry.with_context(|| format!("{case}:{variant} was not played"))?;
+    match (&entry.played.seen, &entry.verdict) {
+        (Some(seen), _) => Ok(seen.clone()),
+        (None, Verdict::Broken { reason }) => anyhow::bail!("{case}:{variant}: {reason}"),
+        (None, verdict) => Ok(Seen::new("not known", verdict.detail())),
     }
 }
 
@@ -140,11 +160,11 @@ fn live(folder: &Path, filesystem: &str) -> anyhow::Result<Vec<Tried>> {
     places.push(("FUSE behind the gate".to_owned(), "inflight".to_owned()));
     let try_at = |(place, target): (String, String)| match bugs::live(&target) {
         Ok(bugs) => Ok(Tried { place, not_tried: None, bugs }),
-        Err(error) => match error.downcast_ref() {
-            Some(Stop::NotRun(reason)) => {
-                Ok(Tried { place, not_tried: Some(reason.clone()), bugs: Vec::new() })
+        Err(error) => match reason_not_run(&error) {
+            Some(reason) => {
+                Ok(Tried { place, not_tried: Some(reason.to_owned()), bugs: Vec::new() })
             }
-            _ => Err(error),
+            None => Err(error),
         },
     };
     places.into_iter().map(try_at).collect()

@@ -146,8 +146,7 @@ pub(crate) mod tests {
     }
 
     pub fn run(target: Target, verdicts: &[Verdict]) -> Run {
-        let (release, build) = ("6.18.44".to_owned(), "#1 <&>".to_owned());
-        let kernel = Kernel { release, build, machine: String::new() };
+        let kernel = Kernel { build: "#1 <&>".to_owned(), ..Kernel::of("6.18.44") };
         let entry = |verdict: &Verdict| {
             let mut played = Played::default();
             let text = "byte 0: \"bad\" <script>".to_owned();

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use console::Console;
 use guest::Guest;
-use plan::Item;
+use plan::{Item, Wanted};
 use results::{Entry, Run};
 use table::{Row, Table};
 use worker::{Job, Line, Played, Stopped};
@@ -78,9 +78,24 @@ pub struct Order {
     pub own: Vec<Row>,
     /// The machine of its own that it runs in; none: this one.
     pub vm: Option<Guest>,
+    /// Print nothing: whoever ordered it prints what he makes of the results.
+    #[serde(default)]
+    pub silent: bool,
+    /// The `inflight` program to race; none: the one that is found.
+    #[serde(default)]
+    pub server: Option<PathBuf>,
 }
 
 impl Order {
+    /// An order of cases, named as for `inflight-race run`, on a target.
+    ///
+    /// # Errors
+    /// A name that is not known.
+    pub fn of(target: Target, cases: Vec<String>) -> anyhow::Result<Order> {
+        let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
+        Ok(Order { items, ..Order::empty(target) })
+    }
+
     /// An order of nothing on a target.
     pub fn empty(target: Target) -> Order {
         Order {
@@ -100,6 +115,8 @@ impl Order {
             raw: false,
             own: Vec::new(),
             vm: None,
+            silent: false,
+            server: None,
         }
     }
 }
@@ -109,11 +126,36 @@ pub fn bound(time: Duration) -> Duration {
     Duration::from_secs(60).max(time * 2 + Duration::from_secs(30))
 }
 
+/// That the user ended it: an error of whatever cannot go on without the results.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Runs it, and gives the exit code of [`crate::kit::verdict`].
 ///
 /// # Errors
-/// The run could not be started, or left something behind.
+/// As [`played`].
 pub fn run(order: Order) -> anyhow::Result<i32> {
+    played(order).map(|(_, code)| code)
+}
+
+/// Runs it without a word, its results in a folder of its own that goes; gives the results.
+///
+/// # Errors
+/// As [`played`], and [`Interrupted`].
+pub fn silently(order: Order) -> anyhow::Result<Run> {
+    let results = tempfile::tempdir().context("a folder for results")?;
+    match played(Order { results: results.path().to_owned(), silent: true, ..order })? {
+        (_, INTERRUPTED) => Err(Interrupted.into()),
+        (run, _) => Ok(run),
+    }
+}
+
+/// Runs it; gives the results, and the exit code of [`crate::kit::verdict`].
+///
+/// # Errors
+/// The run could not be started, or its results not be written.
+pub fn played(order: Order) -> anyhow::Result<(Run, i32)> {
     let mut runner = Runner::new(order, Kernel::running()?)?;
     runner.print_head();
     let session = Session::new(&runner.order.scratch)?;
@@ -259,7 +301,7 @@ impl Runner {
     /// The run is BROKEN, and none of its variants: it ended badly.
     pub(crate) fn spoil(&mut self, reason: &str) {
         let broken = Verdict::Broken { reason: reason.to_owned() };
-        match self.order.relay {
+        match self.order.relay || self.order.silent {
             true => eprintln!("inflight-race: {reason}"),
             false => self.say(&format!("{:<7} at the end: {reason}", broken.word())),
         }
@@ -326,8 +368,8 @@ impl Runner {
         Ok(path)
     }
 
-    /// Writes the whole run down, prints the summary, and gives the exit code.
-    pub(crate) fn finish(self) -> anyhow::Result<i32> {
+    /// Writes the whole run down, prints the summary, and gives both the results and the exit code.
+    pub(crate) fn finish(self) -> anyhow::Result<(Run, i32)> {
         let verdicts = self.run.variants.iter().map(|entry| &entry.verdict);
         let code = match self.is_interrupted() {
             true => INTERRUPTED,
@@ -335,12 +377,11 @@ impl Runner {
             false if self.order.relay && self.spoilt.is_none() => 0,
             false => exit_code(verdicts.chain(&self.spoilt)),
         };
-        if self.order.relay {
-            return Ok(code);
+        if !self.order.relay {
+            results::write_run(&self.order.results, &self.run)?;
+            self.console.end(&self.run, &self.order.results, self.queue.len(), code);
         }
-        results::write_run(&self.order.results, &self.run)?;
-        self.console.end(&self.run, &self.order.results, self.queue.len(), code);
-        Ok(code)
+        Ok((self.run, code))
     }
 }
 
@@ -354,9 +395,11 @@ struct Worker {
 impl Worker {
     fn start(session: &Session, runner: &Runner) -> anyhow::Result<Worker> {
         let program = std::env::current_exe().context("our own path")?;
+        let server = runner.order.server.as_ref().map(|server| ("INFLIGHT", server));
         let mut child = Command::new(program)
             .arg("worker")
             .arg(session.root())
+            .envs(server)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)

@@ -21,7 +21,7 @@ use anyhow::Context;
 
 use crate::kit::interrupt;
 use crate::kit::kmsg;
-use crate::kit::verdict::{Class, Fault, Stop, not_run};
+use crate::kit::verdict::{Class, Fault, not_run, reason_not_run};
 use crate::mechanisms::Shown;
 use crate::run::guest::Guest;
 use crate::run::{INTERRUPTED, Order, Runner};
@@ -65,7 +65,7 @@ pub fn run(options: &Options, order: Order) -> anyhow::Result<i32> {
 /// That nothing could be run is an exit code.
 fn told(code: anyhow::Result<i32>) -> anyhow::Result<i32> {
     match code {
-        Err(error) if matches!(error.downcast_ref(), Some(Stop::NotRun(_))) => {
+        Err(error) if reason_not_run(&error).is_some() => {
             eprintln!("inflight-race: not run: {error}");
             Ok(NOTHING)
         }
@@ -119,7 +119,7 @@ fn attempt(options: &Options, order: Order) -> anyhow::Result<i32> {
         runner.forfeit(&lost.reason(&console, complaint.as_deref()), harm)?;
         runner.say(&format!("the guest's console is in {}", parts.console.display()));
     }
-    runner.finish()
+    runner.finish().map(|(_, code)| code)
 }
 
 /// Shows mechanisms in a machine; see [`crate::mechanisms`].

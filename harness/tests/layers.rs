@@ -13,7 +13,7 @@ const ROOMS: &[&[&str]] = &[
     &["cases"],
     &["matrix", "stress"],
     &["run"],
-    &["report", "observe"],
+    &["report"],
     &["mechanisms", "probe"],
     &["vm"],
     &["cli"],

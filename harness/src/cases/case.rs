@@ -57,9 +57,10 @@ impl Case {
     }
 
     /// Whether it belongs to a group. `all` is every case that is neither about the harness itself nor a stress run nor
-    /// the matrix.
+    /// the matrix nor facts of the machine.
     pub fn is_in(&self, group: &str) -> bool {
-        let is_extra = ["meta", "stress", "matrix"].iter().any(|extra| self.groups.contains(extra));
+        let extra = ["meta", "stress", "matrix", "facts"];
+        let is_extra = extra.iter().any(|extra| self.groups.contains(extra));
         (group == "all" && !is_extra) || self.groups.contains(&group)
     }
 }

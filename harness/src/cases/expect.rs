@@ -233,13 +233,8 @@ mod tests {
         reference: "somewhere",
     };
 
-    fn kernel(release: &str) -> Kernel {
-        let (build, machine) = (String::new(), String::new());
-        Kernel { release: release.to_owned(), build, machine }
-    }
-
     fn applies(release: &str, on: &str, variant: &str) -> bool {
-        ROW.applies(on, variant, "", &kernel(release)) == Applies::Must
+        ROW.applies(on, variant, "", &Kernel::of(release)) == Applies::Must
     }
 
     #[test]
@@ -258,7 +253,7 @@ mod tests {
     #[test]
     fn where_nobody_looked_a_row_allows_and_does_not_demand() {
         let row = Expected { must: Must::Series(&[(6, 16), (6, 17)]), ..ROW };
-        let of = |release| row.applies("inflight", "aio", "", &kernel(release));
+        let of = |release| row.applies("inflight", "aio", "", &Kernel::of(release));
         assert_eq!(
             (of("6.16.3"), of("6.18.10"), of("7.2")),
             (Applies::Must, Applies::May, Applies::No)
@@ -271,7 +266,7 @@ mod tests {
     #[test]
     fn options_of_the_run_count_as_those_of_the_variant() {
         let row = Expected { option: "direct_io", ..ROW };
-        let of = |options| row.applies("inflight", "aio", options, &kernel("6.18.44"));
+        let of = |options| row.applies("inflight", "aio", options, &Kernel::of("6.18.44"));
         assert_eq!(of("read=copy,direct_io"), Applies::Must);
         assert_eq!((of(""), of("no_direct_io")), (Applies::No, Applies::No));
     }

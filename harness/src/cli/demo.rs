@@ -2,14 +2,12 @@
 //! kernel, the zero page, the bugs that are live, and a table of it all.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
 
 use crate::cli::mutants;
-use crate::observe::races::Races;
 use crate::run::guest::Guest;
 use crate::run::plan::{self, Item, Wanted};
 use crate::run::results::{self, RUN_FILE, Run};
@@ -162,13 +160,12 @@ fn worst(codes: &[i32]) -> i32 {
 }
 
 /// What a run with a broken server counts for: it must fail, with exit code 1.
-fn caught(code: Option<i32>) -> (i32, Option<&'static str>) {
+fn caught(code: i32) -> (i32, Option<&'static str>) {
     match code {
-        Some(1) => (0, None),
-        Some(0) => (1, Some("The broken server was not caught: that is an error of the races.")),
-        Some(INTERRUPTED) => (INTERRUPTED, None),
-        Some(code) => (code, Some("The broken server was not raced as it should have been.")),
-        None => (3, Some("The races of the broken server were killed.")),
+        1 => (0, None),
+        0 => (1, Some("The broken server was not caught: that is an error of the races.")),
+        INTERRUPTED => (INTERRUPTED, None),
+        code => (code, Some("The broken server was not raced as it should have been.")),
     }
 }
 
@@ -208,14 +205,16 @@ impl Tour<'_> {
                 return Ok(NOTHING);
             }
         };
-        let results = self.folder.join(name);
-        let races = Races { results: &results, server: Some(&server), aloud: true };
-        let arguments = [PIPE_BACKED, "--seed", "1", "--options", "read=pipe-backed", "--scratch"];
-        let arguments = arguments.map(OsStr::new).into_iter().chain([self.scratch.as_os_str()]);
-        let (status, _) = races.play(arguments)?;
-        let (code, complaint) = caught(status.code());
+        let order = Order {
+            options: "read=pipe-backed".to_owned(),
+            target: Target::Inflight,
+            server: Some(server),
+            tour: BTreeMap::new(),
+            ..self.order(of(PIPE_BACKED)?, name)
+        };
+        let (code, complaint) = caught(run::run(order)?);
         if let Some(complaint) = complaint {
-            println!("{complaint} ({status})");
+            println!("{complaint}");
         }
         Ok(code)
     }
@@ -225,9 +224,7 @@ impl Tour<'_> {
         println!(
             "\nThe same fork under Linux 6.1, which took references and no pins, in a virtual machine.\n"
         );
-        let cases = vec![OLD_LOSES.to_owned()];
-        let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
-        let order = Order { tour: BTreeMap::new(), ..self.order(items, name) };
+        let order = Order { tour: BTreeMap::new(), ..self.order(of(OLD_LOSES)?, name) };
         let options = vm::Options { guest: Guest::of(OLD), accel: Accel::Auto };
         vm::run(&options, order)
     }
@@ -279,6 +276,11 @@ fn rows(run: &Run) -> Vec<String> {
     cases.into_iter().map(row).collect()
 }
 
+/// The variants of a case, named as for `run`.
+fn of(case: &str) -> anyhow::Result<Vec<Item>> {
+    plan::plan(&Wanted { cases: vec![case.to_owned()], ..Wanted::default() })
+}
+
 /// The variants of a part, in its order.
 ///
 /// # Errors
@@ -286,8 +288,7 @@ fn rows(run: &Run) -> Vec<String> {
 pub fn items(part: Part) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
     for stop in STOPS.iter().filter(|stop| stop.part == part) {
-        let cases = vec![format!("{}:{}", stop.case, stop.variants)];
-        items.extend(plan::plan(&Wanted { cases, ..Wanted::default() })?);
+        items.extend(of(&format!("{}:{}", stop.case, stop.variants))?);
     }
     for (number, item) in items.iter_mut().enumerate() {
         item.number = number as u64;
@@ -306,19 +307,18 @@ mod tests {
             assert!(items.iter().any(|item| item.case == stop.case), "{}", stop.case);
         }
         for cases in [PIPE_BACKED, OLD_LOSES] {
-            let cases = vec![cases.to_owned()];
-            assert!(!plan::plan(&Wanted { cases, ..Wanted::default() }).unwrap().is_empty());
+            assert!(!of(cases).unwrap().is_empty());
         }
     }
 
     #[test]
     fn a_broken_server_must_be_caught() {
-        assert_eq!(caught(Some(1)), (0, None));
-        for (code, counts) in [(Some(0), 1), (Some(3), 3), (Some(4), 4), (Some(6), 6), (None, 3)] {
+        assert_eq!(caught(1), (0, None));
+        for (code, counts) in [(0, 1), (3, 3), (4, 4), (6, 6)] {
             let (code, complaint) = caught(code);
             assert!(code == counts && complaint.is_some(), "{code} {counts}");
         }
-        assert_eq!(caught(Some(INTERRUPTED)), (INTERRUPTED, None));
+        assert_eq!(caught(INTERRUPTED), (INTERRUPTED, None));
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::USAGE;
-use crate::kit::verdict::{Stop, Verdict, exit_code};
-use crate::mechanisms::{ALL, Mechanism, Outcome, Show, Shown, check, document, named, show};
+use crate::kit::verdict::{Verdict, exit_code, reason_not_run};
+use crate::mechanisms::{
+    Mechanism, Outcome, Show, Shown, all as mechanisms, check, document, named, show,
+};
 use crate::run::guest::Guest;
 use crate::vm::machine::Accel;
 use crate::vm::{self, source};
@@ -91,9 +93,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<i32> {
 /// What a kernel that showed nothing came to.
 fn end(error: &anyhow::Error) -> Verdict {
     let reason = format!("{error:#}");
-    match error.downcast_ref() {
-        Some(Stop::NotRun(_)) => Verdict::Notrun { reason },
-        _ => Verdict::Broken { reason },
+    match reason_not_run(error) {
+        Some(_) => Verdict::Notrun { reason },
+        None => Verdict::Broken { reason },
     }
 }
 
@@ -107,8 +109,8 @@ fn code(all: &[Shown], ends: Vec<Verdict>) -> i32 {
 fn describe(mechanism: &Mechanism) {
     println!("{:<5} {}", mechanism.id, mechanism.what);
     println!("      reached by {}", mechanism.reach);
-    match mechanism.show {
-        Show::Nothing(reason) => println!("      not shown: {reason}"),
+    match &mechanism.show {
+        Show::Nothing { nothing } => println!("      not shown: {nothing}"),
         _ => println!("      shown by {}", mechanism.command()),
     }
 }
@@ -128,7 +130,7 @@ fn on(
         println!("{} {}", shown.kernel.release, shown.kernel.build);
     }
     for row in &shown.rows {
-        let mechanism = ALL.iter().find(|mechanism| mechanism.id == row.id);
+        let mechanism = mechanisms().find(|mechanism| mechanism.id == row.id);
         said(mechanism.context("a mechanism that the guest does not know")?, &row.outcome);
     }
     Ok(shown)
@@ -148,14 +150,13 @@ fn print(mechanism: &Mechanism, outcome: &Outcome) {
 mod tests {
     use super::*;
     use crate::kit::kernel::Kernel;
+    use crate::kit::seen::Seen;
     use crate::kit::verdict::not_run;
     use crate::mechanisms::Row;
-    use crate::observe::Seen;
 
     #[test]
     fn a_kernel_that_showed_nothing_counts() {
-        let release = "6.18.1".to_owned();
-        let kernel = Kernel { release, build: String::new(), machine: String::new() };
+        let kernel = Kernel::of("6.18.1");
         let shown = |outcome| {
             let rows = vec![Row { id: "0.1".to_owned(), outcome }];
             [Shown { kernel: kernel.clone(), rows }]

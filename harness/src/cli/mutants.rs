@@ -3,7 +3,6 @@
 //! A defect that no variant finds is a hole in the cases. The same variants must pass on the same server
 //! without a defect, so that it is the defect that they find.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -12,8 +11,9 @@ use anyhow::ensure;
 use inflight_splice::mutant::Mutant;
 
 use crate::kit::verdict::{Class, Verdict};
-use crate::observe::races::Races;
 use crate::run::results::Entry;
+use crate::run::{self, Order};
+use crate::target::Target;
 
 /// That a variant finds a defect, as harm of this class.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +92,7 @@ pub fn prove(scratch: &Path) -> anyhow::Result<i32> {
             return Ok(4);
         }
     };
-    let folder = tempfile::Builder::new().prefix("inflight-mutants.").tempdir_in(scratch)?;
-    let mut lab = Lab { server, scratch, folder: folder.path(), played: 0, not_run: None };
+    let mut lab = Lab { server, scratch, played: 0, not_run: None };
     println!("server {}", lab.server.display());
     let mut worst = lab.honest()?;
     for mutant in Mutant::RACES {
@@ -153,7 +152,6 @@ fn place() -> Result<PathBuf, String> {
 struct Lab<'a> {
     server: PathBuf,
     scratch: &'a Path,
-    folder: &'a Path,
     /// Variants that were played.
     played: usize,
     /// Why the first that was not could not be.
@@ -201,12 +199,16 @@ impl Lab<'_> {
     }
 
     fn play(&mut self, name: &str, options: &str, variants: &[&str]) -> anyhow::Result<Vec<Entry>> {
-        let results = tempfile::Builder::new().prefix(name).tempdir_in(self.folder)?;
-        let races = Races { results: results.path(), server: Some(&self.server), aloud: false };
-        let scratch = [OsStr::new("--scratch"), self.scratch.as_os_str()];
-        let arguments = ["--options", options].into_iter().chain(variants.iter().copied());
-        let (_, run) = races.play(scratch.into_iter().chain(arguments.map(OsStr::new)))?;
-        ensure!(run.variants.len() == variants.len(), "{name}: {} variants", run.variants.len());
+        let variants = variants.iter().map(|&variant| variant.to_owned()).collect();
+        let order = Order {
+            options: options.to_owned(),
+            scratch: self.scratch.to_owned(),
+            server: Some(self.server.clone()),
+            ..Order::of(Target::Inflight, variants)?
+        };
+        let wanted = order.items.len();
+        let run = run::silently(order)?;
+        ensure!(run.variants.len() == wanted, "{name}: {} variants", run.variants.len());
         for entry in &run.variants {
             match &entry.verdict {
                 Verdict::Notrun { reason } => {

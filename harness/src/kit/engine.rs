@@ -287,6 +287,15 @@ impl Engines {
         }
     }
 
+    /// The same of plain memory, which no kernel refuses: a pin for as long as it is registered.
+    ///
+    /// # Errors
+    /// As [`Engines::register`], or it was refused.
+    pub fn pin(&mut self, memory: *mut u8, len: usize) -> anyhow::Result<()> {
+        let registered = self.register(memory, len)?;
+        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))
+    }
+
     /// Takes the registration back.
     ///
     /// # Errors

@@ -41,6 +41,13 @@ impl Kernel {
         self.build.split_whitespace().skip_while(|word| *word != "Debian").nth(1)
     }
 
+    /// A kernel of this release, about which nothing else is known.
+    #[cfg(test)]
+    pub(crate) fn of(release: &str) -> Kernel {
+        let (build, machine) = (String::new(), String::new());
+        Kernel { release: release.to_owned(), build, machine }
+    }
+
     /// What its release says behind the numbers, e.g. `cloud-amd64`.
     pub fn flavour(&self) -> String {
         let is_number = |part: &&str| part.starts_with(|first: char| first.is_ascii_digit());
@@ -88,11 +95,8 @@ mod tests {
 
     #[test]
     fn the_version_comes_from_the_package_where_there_is_one() {
-        let kernel = |release: &str, build: &str| Kernel {
-            release: release.to_owned(),
-            build: build.to_owned(),
-            machine: String::new(),
-        };
+        let kernel =
+            |release, build: &str| Kernel { build: build.to_owned(), ..Kernel::of(release) };
         let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-08-01)";
         assert_eq!(kernel("6.1.0-53-amd64", debian).version(), Version(6, 1, 176));
         assert_eq!(kernel("6.1.0-53-amd64", debian).package(), Some("6.1.176-1"));

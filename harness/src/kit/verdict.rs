@@ -37,6 +37,8 @@ pub enum Class {
     Hang,
     /// The kernel complained.
     KernelLog,
+    /// A fact of the machine is not what it is known to be under such a kernel.
+    Differs,
 }
 
 impl Class {
@@ -53,6 +55,7 @@ impl Class {
             Class::Pins => "PINS",
             Class::Hang => "HANG",
             Class::KernelLog => "KERNEL-LOG",
+            Class::Differs => "DIFFERS",
         }
     }
 }
@@ -183,6 +186,14 @@ pub enum Stop {
 /// Ends a case that cannot be run here.
 pub fn not_run(reason: impl Into<String>) -> anyhow::Error {
     Stop::NotRun(reason.into()).into()
+}
+
+/// Why something that ended with an error cannot be run here, if that is what the error says.
+pub fn reason_not_run(error: &anyhow::Error) -> Option<&str> {
+    match error.downcast_ref() {
+        Some(Stop::NotRun(reason)) => Some(reason),
+        _ => None,
+    }
 }
 
 /// Ends a case whose window did not overlap.

@@ -2,15 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{ALL, Mechanism, Outcome, Show, Shown};
-
-const SEEDS: [(&str, &str); 5] = [
-    ("0", "block: Use page pinning (2023), and the splice work that it needed"),
-    ("1", "FOLL_PIN and FOLL_LONGTERM (2019)"),
-    ("2", "the callers of iov_iter_get_pages (2017)"),
-    ("3", "the zero page is not pinned (2023)"),
-    ("4", "cifs: iterators instead of pages (2023)"),
-];
+use super::table::SEEDS;
+use super::{Mechanism, Outcome, Show, Shown};
 
 /// Writes it from what was shown on several kernels, oldest first.
 pub fn document(shown: &[Shown]) -> String {
@@ -21,13 +14,13 @@ pub fn document(shown: &[Shown]) -> String {
         let kernel = &shown.kernel;
         let _ = writeln!(text, "* {}: {} {}", kernel.version(), kernel.release, kernel.build);
     }
-    for (seed, title) in SEEDS {
-        let _ = writeln!(text, "\n## {seed}. {title}\n");
+    for (number, seed) in SEEDS.iter().enumerate() {
+        let _ = writeln!(text, "\n## {number}. {}\n", seed.title);
         let names = kernels.iter().map(|shown| shown.kernel.version().to_string());
         let head = ["", "mechanism", "reached by"].map(str::to_owned);
         line(&mut text, head.into_iter().chain(names));
         let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(kernels.len()));
-        for mechanism in ALL.iter().filter(|mechanism| mechanism.id.starts_with(seed)) {
+        for mechanism in &seed.rows {
             row(&mut text, mechanism, &kernels);
         }
     }
@@ -51,30 +44,30 @@ const HEAD: &str = "\
 # The mechanisms, one by one
 
 Written by `inflight-race mechanisms --markdown`. Each row is a mechanism of the kernel that the project rests on; `inflight-race
-mechanisms ID` shows a row on the running kernel, and is an error when something else is seen than the table in
-`src/mechanisms/table.rs` expects. A dash means that it cannot be shown there; the reason is printed by the command.
+mechanisms ID` shows a row on the running kernel by the case that it names, and is an error when that is not what the case expects
+there. A dash means that it cannot be shown there; the reason is printed by the command.
 
 Kernels:
 
 ";
 
 fn row(text: &mut String, mechanism: &Mechanism, kernels: &[&Shown]) {
-    let what = match mechanism.show {
-        Show::Case(_, cases) => format!("{} (case {cases})", mechanism.what),
-        _ => mechanism.what.to_owned(),
+    let what = match &mechanism.show {
+        Show::Case { case, .. } => format!("{} (case {case})", mechanism.what),
+        _ => mechanism.what.clone(),
     };
-    let cells: Vec<String> = match mechanism.show {
-        Show::Nothing(reason) => {
+    let cells: Vec<String> = match &mechanism.show {
+        Show::Nothing { nothing } => {
             let mut cells = vec![String::new(); kernels.len()];
             if let Some(first) = cells.first_mut() {
-                *first = format!("not shown: {reason}");
+                *first = format!("not shown: {nothing}");
             }
             cells
         }
-        Show::Command(command) => vec![format!("`{command}`"); kernels.len()],
+        Show::Command { command } => vec![format!("`{command}`"); kernels.len()],
         _ => kernels.iter().map(|shown| cell(mechanism, shown)).collect(),
     };
-    let head = [mechanism.id.to_owned(), what, mechanism.reach.to_owned()];
+    let head = [mechanism.id.clone(), what, mechanism.reach.clone()];
     line(text, head.into_iter().chain(cells));
 }
 
@@ -94,17 +87,13 @@ fn cell(mechanism: &Mechanism, shown: &Shown) -> String {
 mod tests {
     use super::*;
     use crate::kit::kernel::Kernel;
-    use crate::mechanisms::Row;
-    use crate::observe::Seen;
+    use crate::kit::seen::Seen;
+    use crate::mechanisms::{Row, all};
 
     #[test]
     fn kernels_are_columns_and_what_differs_stands_out() {
         let shown = |release: &str, outcome| Shown {
-            kernel: Kernel {
-                release: release.to_owned(),
-                build: String::new(),
-                machine: String::new(),
-            },
+            kernel: Kernel::of(release),
             rows: vec![Row { id: "0.1".to_owned(), outcome }],
         };
         let young = shown("6.18.1", Outcome::Seen(Seen::new("gone", "")));
@@ -124,20 +113,16 @@ mod tests {
 
     #[test]
     fn every_line_of_a_table_has_as_many_cells_as_its_head() {
-        let kernel = |release: &str| {
-            let release = release.to_owned();
-            Kernel { release, build: String::new(), machine: String::new() }
-        };
         let outcome = || Outcome::Seen(Seen::new("FOLL_PIN|FOLL_LONGTERM", ""));
-        let rows = || ALL.iter().map(|one| Row { id: one.id.to_owned(), outcome: outcome() });
+        let rows = || all().map(|one| Row { id: one.id.clone(), outcome: outcome() });
         let shown = ["6.1.9", "6.18.1"]
-            .map(|release| Shown { kernel: kernel(release), rows: rows().collect() });
+            .map(|release| Shown { kernel: Kernel::of(release), rows: rows().collect() });
         let made = document(&shown);
         assert!(made.contains("FOLL_PIN\\|FOLL_LONGTERM, which"), "{made}");
         let kept = include_str!("../../MECHANISMS.md");
         for text in [&*made, kept] {
             let lines: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
-            assert!(lines.len() > ALL.len());
+            assert!(lines.len() > all().count());
             for line in &lines {
                 assert_eq!(cells(line), cells(lines[0]), "{line}");
             }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{Draws, Findings, Hold, Tried, probe};
-use crate::observe::alignment::Alignment;
+use super::{Findings, Tried, probe};
+use crate::cases::facts::{Alignment, Draws, Hold};
 
 /// Probes a directory and prints what was found.
 ///

@@ -52,7 +52,7 @@ impl Console {
     /// None in practice: the bar's template is wrong.
     pub fn new(order: &Order) -> anyhow::Result<Console> {
         let how = match order {
-            Order { relay: true, .. } => How::Silent,
+            Order { relay: true, .. } | Order { silent: true, .. } => How::Silent,
             Order { json: true, .. } => How::Json,
             Order { ktap: true, .. } => How::Ktap,
             Order { tour, .. } if !tour.is_empty() => How::Tour,

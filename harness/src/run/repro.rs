@@ -8,7 +8,9 @@ use super::{Item, Order, STRESS};
 pub fn line(order: &Order, item: &Item) -> String {
     let mut line = String::new();
     // Which server was raced is a part of it.
-    if let Some(server) = std::env::var("INFLIGHT").ok().filter(|_| order.target.is_gated()) {
+    let server = order.server.as_ref().map(|server| server.display().to_string());
+    let server = server.or_else(|| std::env::var("INFLIGHT").ok());
+    if let Some(server) = server.filter(|_| order.target.is_gated()) {
         write!(line, "INFLIGHT={} ", word(&server)).expect("a string takes what is written");
     }
     let mut words = vec!["inflight-race".to_owned()];

@@ -187,13 +187,8 @@ mod tests {
         let table = Table::new(true, &rows(text).unwrap());
         let case = plan::cases().iter().find(|case| case.id == "TR1").unwrap();
         let variant = &(case.variants)()[0];
-        let kernel = |release: &str| Kernel {
-            release: release.to_owned(),
-            build: String::new(),
-            machine: String::new(),
-        };
         let server = Target::Server(crate::target::Served::new("/bin/a-server {}", false).unwrap());
-        let speak = |release, on| table.rows(case, variant, on, "", &kernel(release));
+        let speak = |release, on| table.rows(case, variant, on, "", &Kernel::of(release));
         assert!(speak("6.11.0", &server).is_empty() && speak("7.0.0", &server).is_empty());
         assert!(speak("6.12.0", &Target::Inflight).is_empty(), "raw, and of another target");
         let rows = speak("6.12.0", &server);

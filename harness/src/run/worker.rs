@@ -21,6 +21,7 @@ use crate::kit::engine::Engines;
 use crate::kit::event::Event;
 use crate::kit::kernel::Kernel;
 use crate::kit::kmsg::KernelLog;
+use crate::kit::seen::Seen;
 use crate::kit::stacks;
 use crate::kit::strip::Strip;
 use crate::kit::verdict::{Class, Fault, Stop};
@@ -78,6 +79,9 @@ pub struct Played {
     /// Judged ranges in which there is harm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strips: Vec<Strip>,
+    /// What was seen of the kernel or the filesystem, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
     /// Remarks.
     pub notes: Vec<String>,
     /// Timeline of the race.
@@ -166,6 +170,7 @@ struct Act {
     result: Result<(), Stop>,
     faults: Vec<Fault>,
     strips: Vec<Strip>,
+    seen: Option<Seen>,
     notes: Vec<String>,
     events: Vec<Event>,
     records: Vec<Record>,
@@ -179,7 +184,7 @@ impl Played {
     /// Takes over what an act left; gives how it ended.
     fn tell(&mut self, act: Act) -> Result<(), Stop> {
         (self.faults, self.strips, self.notes) = (act.faults, act.strips, act.notes);
-        (self.events, self.records) = (act.events, act.records);
+        (self.seen, self.events, self.records) = (act.seen, act.events, act.records);
         self.gate_start_ns = act.gate_start_ns;
         act.result
     }
@@ -286,6 +291,7 @@ impl Worker {
             result: Ok(()),
             faults: Vec::new(),
             strips: Vec::new(),
+            seen: None,
             notes: Vec::new(),
             events: Vec::new(),
             records: Vec::new(),
@@ -317,7 +323,7 @@ impl Worker {
                 };
                 act.faults.extend(fixture.faults);
                 act.notes.extend(fixture.notes);
-                (act.strips, act.events) = (fixture.strips, fixture.events);
+                (act.strips, act.seen, act.events) = (fixture.strips, fixture.seen, fixture.events);
                 act.held_back = fixture.held_back;
             }
         }

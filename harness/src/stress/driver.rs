@@ -21,7 +21,7 @@ use crate::fixture::{Aside, Fixture, Open, Stamped, forget_pages};
 use crate::kit::bounds::bound;
 use crate::kit::engine::Done;
 use crate::kit::event::{Actor, Event, now_ns};
-use crate::kit::verdict::{Class, Fault, Stop, no_proof, not_run};
+use crate::kit::verdict::{Class, Fault, Stop, no_proof, not_run, reason_not_run};
 
 /// Parts of the file.
 pub const PARTS: usize = 64;
@@ -186,10 +186,7 @@ fn start(
 /// A lane that the machine cannot have is left out; one that fails ends the stress run.
 fn leave(board: &Board, name: &str, played: anyhow::Result<()>) -> anyhow::Result<Option<String>> {
     let Err(error) = played else { return Ok(None) };
-    let left_out = match error.downcast_ref() {
-        Some(Stop::NotRun(reason)) => Some(format!("without {name}: {reason}")),
-        _ => None,
-    };
+    let left_out = reason_not_run(&error).map(|reason| format!("without {name}: {reason}"));
     if left_out.is_none() {
         board.bursts.stop();
     }
@@ -389,10 +386,7 @@ fn in_turn(
         let how = if way.is_direct() { Open::Direct } else { Open::Buffered };
         match fixture.open(file, how).and_then(|file| Ok((way, Hand::new(way, file)?))) {
             Ok(hand) => hands.push(hand),
-            Err(error)
-                if error
-                    .downcast_ref::<Stop>()
-                    .is_some_and(|stop| matches!(stop, Stop::NotRun(_))) => {}
+            Err(error) if reason_not_run(&error).is_some() => {}
             Err(error) => return Err(error),
         }
     }
@@ -409,11 +403,7 @@ fn in_turn(
         let (who, text, parts) = match hands.get_mut(number) {
             Some((way, hand)) => match hand.play(board, *way, part, &mut rng) {
                 Ok(text) => (Who::Io(*way), text, part..part + 1),
-                Err(error)
-                    if error
-                        .downcast_ref::<Stop>()
-                        .is_some_and(|stop| matches!(stop, Stop::NotRun(_))) =>
-                {
+                Err(error) if reason_not_run(&error).is_some() => {
                     continue;
                 }
                 Err(error) => return Err(error).context(way.name()),
@@ -422,11 +412,7 @@ fn in_turn(
                 let action = workload.actions[number - hands.len()];
                 match actions::act(action, board, &handle, part, &mut rng) {
                     Ok((text, parts)) => (Who::Action(action), text, parts),
-                    Err(error)
-                        if error
-                            .downcast_ref::<Stop>()
-                            .is_some_and(|stop| matches!(stop, Stop::NotRun(_))) =>
-                    {
+                    Err(error) if reason_not_run(&error).is_some() => {
                         continue;
                     }
                     Err(error) => return Err(error).context(action.name()),

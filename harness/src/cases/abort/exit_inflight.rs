@@ -60,8 +60,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let engine = variant.engine_or_pread();
     if engine == Engine::Fixed {
         // The child cannot say why it was refused.
-        let registered = fixture.engines().register(buffer.ptr(), LEN)?;
-        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+        fixture.engines().pin(buffer.ptr(), LEN)?;
         fixture.engines().unregister()?;
     }
     // Behind a loop device the read may be cut up: it is enough to hold its first block.

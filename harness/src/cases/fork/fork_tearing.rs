@@ -60,8 +60,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let buffer = Buffer::new(Memory::Anon, 2 * PAGE)?;
     buffer.fill(0, 2 * PAGE, 0);
     if variant.act == "registered" {
-        let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
-        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+        fixture.engines().pin(buffer.ptr(), buffer.len())?;
     }
     let most = if fixture.race() { FORKS } else { QUIET_FORKS };
     fixture.event(Actor::Test, format!("up to {most} forks"));

@@ -83,8 +83,7 @@ fn transfers(
     let handle = fixture.open(file, how)?;
     let buffer = Buffer::new(Memory::Anon, LEN)?;
     if engine == Engine::Fixed {
-        let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
-        registered.map_err(|errno| not_run(format!("io_uring refuses the buffer: {errno}")))?;
+        fixture.engines().pin(buffer.ptr(), buffer.len())?;
     }
     let done = fixture.transfer(engine, Io::read(&handle, &buffer, 0..len, 0))?;
     if fixture.count("the read", done, len) {

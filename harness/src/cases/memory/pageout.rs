@@ -6,12 +6,14 @@ use inflight_gate::Phase;
 use nix::sys::mman::MmapAdvise;
 
 use crate::cases::case::{Case, Reach};
+use crate::cases::expect::{Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
+use crate::kit::kernel::Version;
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::verdict::not_run;
+use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
     id: "SW1",
@@ -25,7 +27,15 @@ pub const CASE: Case = Case {
             .into()
     },
     run,
-    expected: &[],
+    expected: &[Expected {
+        on: "inflight",
+        seen: &[Seen::Words(Class::Lost, "buffer: * are poison (never written); legal: *")],
+        until: Some(Version(6, 1, 0)),
+        // Not with every engine each time.
+        must: Must::Series(&[]),
+        reference: "a page that FUSE only refers to goes to swap; seen on 5.10.262, not on 6.1.192",
+        ..Expected::ALWAYS
+    }],
 };
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {

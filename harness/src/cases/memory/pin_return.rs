@@ -72,8 +72,7 @@ fn round(
     let Some(frames) = Frames::of("self", buffer.ptr() as usize, LEN)? else { return Ok(None) };
     let engine = variant.engine_or_pread();
     if engine == Engine::Fixed {
-        let registered = fixture.engines().register(buffer.ptr(), LEN)?;
-        registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+        fixture.engines().pin(buffer.ptr(), LEN)?;
     }
     let way = if variant.act == "read" { Way::Read } else { Way::Write };
     if way == Way::Write {

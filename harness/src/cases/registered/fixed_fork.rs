@@ -45,8 +45,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(8192)?;
     let handle = fixture.open(&file, Open::Direct)?;
     let buffer = Buffer::new(variant.memory_or_anon(), 8192)?;
-    let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
-    registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+    fixture.engines().pin(buffer.ptr(), buffer.len())?;
     let parked = fixture.park("read", &file, (0, half as u64), Phase::Received)?;
     let flight = fixture.start(Engine::Fixed, Io::read(&handle, &buffer, 0..half, 0))?;
     fixture.meet(parked, 1)?;

@@ -44,8 +44,7 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let handle = fixture.open(&file, Open::Direct)?;
     let mut buffer = Buffer::new(Memory::Anon, LEN)?;
-    let registered = fixture.engines().register(buffer.ptr(), buffer.len())?;
-    registered.map_err(|errno| anyhow::anyhow!("register the buffer: {errno}"))?;
+    fixture.engines().pin(buffer.ptr(), buffer.len())?;
     let frames = Frames::of("self", buffer.ptr() as usize, LEN)?;
     let phase = variant.phase_or_received();
     let held = if phase == Phase::Copying { LEN as u64 } else { 4096 };

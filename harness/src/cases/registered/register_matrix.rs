@@ -15,7 +15,8 @@ use crate::kit::engine::{Engine, Io, Way};
 use crate::kit::kernel::{Kernel, Version};
 use crate::kit::mapping::Mapping;
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::verdict::Class;
+use crate::kit::seen::Seen;
+use crate::kit::verdict::{Class, reason_not_run};
 use crate::target::Target;
 
 pub const CASE: Case = Case {
@@ -30,16 +31,21 @@ pub const CASE: Case = Case {
 };
 
 fn variants() -> Vec<Variant> {
-    let acts =
-        ["anon", "untouched", "memfd", "hugetlb", "file-shared", "file-private", "read-only"];
-    acts.map(Variant::new).into()
+    let of_memory = ["anon", "untouched", "thp", "hugetlb", "shared", "memfd"];
+    let of_files = ["file-shared", "file-private", "file-stored", "read-only"];
+    of_memory.into_iter().chain(of_files).map(Variant::new).collect()
 }
 
 const LEN: usize = 4096;
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     let source = fixture.file(LEN as u64)?;
-    let input = fixture.open(&source, Open::Direct)?;
+    // Registering is told also where nothing is read directly.
+    let input =
+        fixture.open(&source, Open::Direct).or_else(|error| match reason_not_run(&error) {
+            Some(_) => fixture.open(&source, Open::Buffered),
+            None => Err(error),
+        })?;
     // The control registers plain memory: the ring and the read work.
     let act = if fixture.race() { variant.act } else { "anon" };
     let target = fixture.file(LEN as u64)?;
@@ -48,10 +54,12 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     match act {
         "anon" => buffer = Some(Buffer::new(Memory::Anon, LEN)?),
         "untouched" => buffer = Some(Buffer::new(Memory::Zero, LEN)?),
+        "thp" => buffer = Some(Buffer::new(Memory::Thp, LEN)?),
+        "shared" => buffer = Some(Buffer::new(Memory::Shared, LEN)?),
         "memfd" => buffer = Some(Buffer::new(Memory::Memfd, LEN)?),
         "hugetlb" => buffer = Some(Buffer::new(Memory::Hugetlb, LEN)?),
         "file-shared" => mapping = Some(Mapping::shared(&handle, LEN)?),
-        "file-private" => mapping = Some(Mapping::private_writable(&handle, LEN)?),
+        "file-private" | "file-stored" => mapping = Some(Mapping::private_writable(&handle, LEN)?),
         _ => mapping = Some(Mapping::private(&handle, LEN)?),
     }
     let memory = match (&buffer, &mapping) {
@@ -59,8 +67,16 @@ fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
         (_, Some(mapping)) => mapping.address(0),
         _ => unreachable!("one of the two"),
     };
+    if act == "file-stored" {
+        // A page of its own, no longer the file's.
+        mapping.iter().for_each(|mapping| mapping.store(0, &[1]));
+    }
     let wanted = wanted(act, fixture.mounted().target(), &Kernel::running()?);
     let registered = fixture.engines().register(memory, LEN)?;
+    if fixture.race() {
+        let refused = |errno| format!("refused: {errno:?}");
+        fixture.see(Seen::new(registered.map_or_else(refused, |()| "accepted".to_owned()), ""));
+    }
     if !wanted.contains(&registered) {
         let text = format!("registering {act} memory: {registered:?}, must be one of {wanted:?}");
         fixture.fault(Class::Errno, text);
@@ -95,11 +111,13 @@ fn wanted(act: &str, target: &Target, kernel: &Kernel) -> Vec<Result<(), Errno>>
         ("read-only", _) if pins_refuse => vec![Err(Errno::EFAULT)],
         ("read-only", _) => vec![Err(Errno::EFAULT), by_old_ring],
         // shmem does not track dirty pages, and its pages may be pinned; overlayfs may be over it.
-        ("file-shared" | "file-private", Target::Tmpfs | Target::Overlay) => vec![Ok(())],
+        ("file-shared" | "file-private" | "file-stored", Target::Tmpfs | Target::Overlay) => {
+            vec![Ok(())]
+        }
         ("file-shared", Target::Dir(_)) => vec![Ok(()), Err(Errno::EFAULT), by_old_ring],
         ("file-shared", _) if pins_refuse => vec![Err(Errno::EFAULT)],
         ("file-shared", _) => vec![by_old_ring],
-        ("file-private", _) if !pins_refuse => vec![by_old_ring, Ok(())],
+        ("file-private" | "file-stored", _) if !pins_refuse => vec![by_old_ring, Ok(())],
         _ => vec![Ok(())],
     }
 }

@@ -1,31 +1,50 @@
-//! What fork(2) and write protection do to a page that the kernel holds, by page frame numbers.
+//! FA3: what becomes of a page that the kernel holds, by page frame numbers.
 //!
-//! Since 5.9 a pinned page is copied for the child at fork, so parent and child have different frames; a page
-//! that is only referenced is shared as ever, and the copy is made for whoever stores first.
+//! Since 5.9 a pinned page is copied for the child at fork, so parent and child have different frames (RB1 shows what that is
+//! for); a page that is only referenced, or not at all, is shared as ever. A page that is pinned for long cannot be moved, so
+//! it is first moved out of a movable zone (since d1e153fea2a8, 5.13; before only out of CMA), and it is never the zero page.
 
 use std::ops::Range;
 
-use nix::sys::mman::{MmapAdvise, ProtFlags};
+use nix::sys::mman::MmapAdvise;
 
-use super::Seen;
+use super::{V5_13, by_itself, fact};
+use crate::cases::case::{Case, Reach};
+use crate::cases::expect::EVER;
+use crate::cases::variant::Variant;
 use crate::kit::bounds::bound;
 use crate::kit::engine::Engines;
 use crate::kit::fork::{Task, child};
 use crate::kit::memory::{self, Buffer, HUGE, Memory, PAGE};
-use crate::kit::pagemap::{Held, Pagemap, compare};
+use crate::kit::pagemap::{self, Held, Pagemap, compare};
 use crate::kit::pipe::Pipe;
+use crate::kit::seen::Seen;
 use crate::kit::verdict::not_run;
+
+pub const CASE: Case = Case {
+    id: "FA3",
+    name: "held-pages",
+    claim: "fork shares a page that is not pinned, and a page that is pinned for long is the program's own and stays where it is",
+    groups: &["facts", "memory"],
+    reach: Reach::Any,
+    variants,
+    run: by_itself,
+    expected: &[],
+};
+
+fn variants() -> Vec<Variant> {
+    let movable = &[("*", EVER, "left there"), ("*", V5_13, "moved out")];
+    vec![
+        fact("plain", |_| of_plain(), &[("*", EVER, "shared")]),
+        fact("vmspliced", |_| of_vmspliced(), &[("*", EVER, "shared")]),
+        fact("collapse", |_| collapsed(), &[("*", EVER, "stays")]),
+        fact("movable", |_| out_of_movable(), movable),
+        fact("zero-page", |_| zero_page(), &[("*", EVER, "pages of its own")]),
+    ]
+}
 
 fn unknown() -> anyhow::Error {
     not_run("page frames are not readable (no CAP_SYS_ADMIN)")
-}
-
-/// A buffer of a kind, registered.
-fn registered(kind: Memory, engines: &mut Engines) -> anyhow::Result<Buffer> {
-    let buffer = Buffer::new(kind, PAGE)?;
-    let done = engines.register(buffer.ptr(), buffer.len())?;
-    done.map_err(|errno| not_run(format!("io_uring refuses the buffer: {errno}")))?;
-    Ok(buffer)
 }
 
 /// Forks and compares the frame at the buffer's start: `copied for the child` or `shared`.
@@ -40,56 +59,20 @@ fn compared(buffer: &Buffer) -> anyhow::Result<Seen> {
     }
 }
 
-/// A page that io_uring has pinned.
-///
-/// # Errors
-/// NOTRUN without io_uring, the kind of memory, or page frames.
-pub fn of_registered(kind: Memory) -> anyhow::Result<Seen> {
-    let mut engines = Engines::default();
-    compared(&registered(kind, &mut engines)?)
-}
-
 /// A page that a pipe refers to after vmsplice(2).
-///
-/// # Errors
-/// NOTRUN without page frames.
-pub fn of_vmspliced() -> anyhow::Result<Seen> {
+fn of_vmspliced() -> anyhow::Result<Seen> {
     let (buffer, pipe) = (Buffer::new(Memory::Anon, PAGE)?, Pipe::new()?);
     pipe.gift(buffer.ptr(), PAGE)?;
     compared(&buffer)
 }
 
 /// A page that nobody holds.
-///
-/// # Errors
-/// NOTRUN without page frames.
-pub fn of_plain() -> anyhow::Result<Seen> {
+fn of_plain() -> anyhow::Result<Seen> {
     compared(&Buffer::new(Memory::Anon, PAGE)?)
 }
 
-/// A pinned page that is write-protected, made writable and stored to, without any fork: `stays` since an
-/// anonymous page knows that it is exclusive (5.19); before, the store moved it away from the pin.
-///
-/// # Errors
-/// NOTRUN without io_uring or page frames.
-pub fn protected() -> anyhow::Result<Seen> {
-    let mut engines = Engines::default();
-    let buffer = registered(Memory::Anon, &mut engines)?;
-    let own = Pagemap::of("self")?;
-    let frame = || own.frame(buffer.ptr() as usize)?.ok_or_else(unknown);
-    let before = frame()?;
-    buffer.protect(ProtFlags::PROT_READ)?;
-    buffer.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
-    buffer.store(0, 1);
-    let word = if frame()? == before { "stays" } else { "moves" };
-    Ok(Seen::new(word, "frame before and after mprotect and a store"))
-}
-
-/// MADV_COLLAPSE of a range in which one page is pinned: it cannot move, so it must be refused.
-///
-/// # Errors
-/// NOTRUN without io_uring, or before 6.1.
-pub fn collapsed() -> anyhow::Result<Seen> {
+/// MADV_COLLAPSE (6.1) of a range in which one page is pinned: it cannot move, so it must be refused.
+fn collapsed() -> anyhow::Result<Seen> {
     let buffer = Buffer::new(Memory::Zero, 2 * HUGE)?;
     // Base pages, for now.
     buffer.fill(0, buffer.len(), 1);
@@ -97,12 +80,10 @@ pub fn collapsed() -> anyhow::Result<Seen> {
     let start = (buffer.ptr() as usize).next_multiple_of(HUGE);
     let mut engines = Engines::default();
     let pinned = (start - buffer.ptr() as usize) + 5 * PAGE;
-    let done = engines.register(buffer.at(pinned), PAGE)?;
-    done.map_err(|errno| not_run(format!("io_uring refuses the buffer: {errno}")))?;
+    engines.pin(buffer.at(pinned), PAGE)?;
     let held = memory::collapse(start, HUGE);
     engines.unregister()?;
-    let free = memory::collapse(start, HUGE);
-    if let Err(errno) = free {
+    if let Err(errno) = memory::collapse(start, HUGE) {
         return Err(not_run(format!("MADV_COLLAPSE without a pin: {errno}")));
     }
     Ok(match held {
@@ -111,14 +92,27 @@ pub fn collapsed() -> anyhow::Result<Seen> {
     })
 }
 
+/// Memory that was only read, when it is registered: a long pin for writing must not get the zero page.
+fn zero_page() -> anyhow::Result<Seen> {
+    let (buffer, mut engines) = (Buffer::new(Memory::Zero, PAGE)?, Engines::default());
+    let own = Pagemap::of("self")?;
+    let is_zero = || -> anyhow::Result<bool> {
+        let frame = own.frame(buffer.ptr() as usize)?;
+        pagemap::is_zero_page(frame.ok_or_else(unknown)?)
+    };
+    buffer.load(0);
+    let before = is_zero()?;
+    engines.pin(buffer.ptr(), buffer.len())?;
+    let after = is_zero()?;
+    let evidence = format!("zero page before: {before}, after: {after}");
+    Ok(Seen::new(if after { "the zero page" } else { "pages of its own" }, evidence))
+}
+
 /// Pages that are looked at for their zone.
 const LOOKED_AT: usize = 1024;
 
-/// A page in a movable zone that is pinned for long: it must be moved out first.
-///
-/// # Errors
-/// NOTRUN without a movable zone (boot with `movablecore=`) or page frames.
-pub fn out_of_movable() -> anyhow::Result<Seen> {
+/// Pages in a movable zone (boot with `movablecore=`), when they are registered.
+fn out_of_movable() -> anyhow::Result<Seen> {
     let zones = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
     let zones = movable(&zones);
     if zones.is_empty() {
@@ -126,25 +120,22 @@ pub fn out_of_movable() -> anyhow::Result<Seen> {
     }
     let buffer = Buffer::new(Memory::Anon, LOOKED_AT * PAGE)?;
     let own = Pagemap::of("self")?;
-    let frames = || -> anyhow::Result<Vec<u64>> {
+    let inside = || -> anyhow::Result<usize> {
         let frame = |page| own.frame(buffer.at(page * PAGE) as usize)?.ok_or_else(unknown);
-        (0..LOOKED_AT).map(frame).collect()
+        let frames = (0..LOOKED_AT).map(frame).collect::<anyhow::Result<Vec<u64>>>()?;
+        let is_inside = |frame: &&u64| zones.iter().any(|zone| zone.contains(frame));
+        Ok(frames.iter().filter(is_inside).count())
     };
-    let is_inside = |frame: &&u64| zones.iter().any(|zone| zone.contains(frame));
-    let inside = |frames: &[u64]| frames.iter().filter(is_inside).count();
-    let before = inside(&frames()?);
+    let before = inside()?;
     if before == 0 {
         return Err(not_run("no page of the buffer came from ZONE_MOVABLE"));
     }
     let mut engines = Engines::default();
-    let done = engines.register(buffer.ptr(), buffer.len())?;
-    done.map_err(|errno| not_run(format!("io_uring refuses the buffer: {errno}")))?;
-    let after = inside(&frames()?);
+    engines.pin(buffer.ptr(), buffer.len())?;
+    let after = inside()?;
     let word = if after == 0 { "moved out" } else { "left there" };
-    Ok(Seen::new(
-        word,
-        format!("{before} of {LOOKED_AT} pages in ZONE_MOVABLE before, {after} after"),
-    ))
+    let evidence = format!("{before} of {LOOKED_AT} pages in ZONE_MOVABLE before, {after} after");
+    Ok(Seen::new(word, evidence))
 }
 
 /// Frames of the movable zones that have any: each node has one.

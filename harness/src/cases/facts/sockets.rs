@@ -9,9 +9,9 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, accept, bind, socket};
 
-use super::Seen;
-use super::pins::{PAGES, counted};
+use super::pins_taken::{PAGES, PART, counted};
 use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::seen::Seen;
 use crate::kit::verdict::not_run;
 
 fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
@@ -25,9 +25,9 @@ fn set<T>(socket: i32, level: i32, name: i32, value: &T) -> Result<(), Errno> {
 ///
 /// # Errors
 /// NOTRUN without AF_XDP or the privilege.
-pub fn xdp() -> anyhow::Result<Seen> {
+pub(super) fn xdp() -> anyhow::Result<Seen> {
     let buffer = Buffer::new(Memory::Anon, PAGES * PAGE)?;
-    counted(PAGES, || {
+    counted(|| {
         // SAFETY: no memory operands.
         let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         let raw = Errno::result(raw).map_err(|errno| not_run(format!("AF_XDP: {errno}")))?;
@@ -46,8 +46,7 @@ pub fn xdp() -> anyhow::Result<Seen> {
 ///
 /// # Errors
 /// NOTRUN where it is refused.
-pub fn zerocopy() -> anyhow::Result<Seen> {
-    const PART: usize = 16 * PAGE;
+pub(super) fn zerocopy() -> anyhow::Result<Seen> {
     let listener =
         TcpListener::bind("127.0.0.1:0").map_err(|error| not_run(format!("lo: {error}")))?;
     let sender = TcpStream::connect(listener.local_addr()?)
@@ -57,7 +56,7 @@ pub fn zerocopy() -> anyhow::Result<Seen> {
         .map_err(|errno| not_run(format!("SO_ZEROCOPY: {errno}")))?;
     let buffer = Buffer::new(Memory::Anon, PART)?;
     let mut received = vec![0; PART];
-    counted(PAGES, || {
+    counted(|| {
         for _ in 0..PAGES * PAGE / PART {
             // SAFETY: the kernel reads the buffer, which stays mapped until all was received.
             let sent = unsafe {
@@ -74,8 +73,7 @@ pub fn zerocopy() -> anyhow::Result<Seen> {
 ///
 /// # Errors
 /// NOTRUN without AF_ALG.
-pub fn alg() -> anyhow::Result<Seen> {
-    const PART: usize = 16 * PAGE;
+pub(super) fn alg() -> anyhow::Result<Seen> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let alg = socket(AddressFamily::Alg, SockType::SeqPacket, flags, None)
         .map_err(|errno| not_run(format!("AF_ALG: {errno}")))?;
@@ -84,7 +82,7 @@ pub fn alg() -> anyhow::Result<Seen> {
     // SAFETY: accept gives a new descriptor, owned by nobody else.
     let hash = unsafe { OwnedFd::from_raw_fd(accept(alg.as_raw_fd()).context("accept")?) };
     let buffer = Buffer::new(Memory::Anon, PART)?;
-    counted(PAGES, || {
+    counted(|| {
         for _ in 0..PAGES * PAGE / PART {
             // SAFETY: the kernel reads the buffer during the call.
             let sent =

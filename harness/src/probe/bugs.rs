@@ -1,12 +1,10 @@
 //! Which known kernel bugs are live here: the cases that must fail somewhere, played now.
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::races::Races;
 use crate::kit::verdict::{Verdict, not_run};
-use crate::run::plan;
 use crate::run::results::{self, Run};
+use crate::run::{self, Order, plan};
 use crate::target::Target;
 
 /// A case that harmed something.
@@ -22,18 +20,6 @@ pub struct Bug {
     pub variants: (usize, usize),
 }
 
-/// Plays all variants of cases on a target and gives the results.
-///
-/// # Errors
-/// Nothing could be played at all.
-pub fn play(target: &str, cases: &[String]) -> anyhow::Result<Run> {
-    let folder = tempfile::tempdir().context("a folder for results")?;
-    let races = Races { results: folder.path(), server: None, aloud: false };
-    let (_, run) =
-        races.play(["--on", target].into_iter().chain(cases.iter().map(|case| &**case)))?;
-    Ok(run)
-}
-
 /// Known bugs that are live on a target.
 ///
 /// # Errors
@@ -41,7 +27,7 @@ pub fn play(target: &str, cases: &[String]) -> anyhow::Result<Run> {
 pub fn live(target: &str) -> anyhow::Result<Vec<Bug>> {
     let known = plan::cases().iter().filter(|case| !case.expected.is_empty() && case.is_in("all"));
     let names: Vec<String> = known.map(|case| case.id.to_owned()).collect();
-    let run = play(target, &names)?;
+    let run = run::silently(Order::of(Target::parse(target)?, names)?)?;
     let stopped = |entry: &results::Entry| match &entry.verdict {
         Verdict::Notrun { reason } | Verdict::Broken { reason } => Some(reason.clone()),
         _ => None,

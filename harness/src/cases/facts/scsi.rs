@@ -10,13 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::Seen;
-use super::pins::{PAGES, counted};
+use super::pins_taken::{PAGES, PART, counted};
 use crate::kit::memory::{Buffer, Memory, PAGE};
+use crate::kit::seen::Seen;
 use crate::kit::verdict::not_run;
 
-/// Bytes that one command reads: within what any device takes at once.
-const PART: usize = 16 * PAGE;
 /// Bytes of the kernel's own unit of sizes.
 const SECTOR: usize = 512;
 /// Milliseconds until the kernel aborts a command.
@@ -64,10 +62,10 @@ nix::ioctl_readwrite_bad!(
 ///
 /// # Errors
 /// NOTRUN without such a disk, or without the right to talk to it.
-pub fn command() -> anyhow::Result<Seen> {
+pub(super) fn command() -> anyhow::Result<Seen> {
     let disk = disk()?;
     let buffer = Buffer::new(Memory::Anon, PART)?;
-    counted(PAGES, || (0..PAGES * PAGE / PART).try_for_each(|_| disk.read(&buffer)))
+    counted(|| (0..PAGES * PAGE / PART).try_for_each(|_| disk.read(&buffer)))
 }
 
 struct Disk {
