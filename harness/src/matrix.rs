@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod buffer;
+mod cancel;
 pub mod case;
 pub mod io;
 mod judge;

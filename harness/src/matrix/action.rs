@@ -2,8 +2,8 @@
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -11,16 +11,14 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use super::buffer::{Held, Kind, SPACE};
-use super::io::Started;
 use super::{Cell, oracle};
 use crate::fixture::{Aside, Fixture, Stamped};
 use crate::kit::bounds::bound;
-use crate::kit::engine::Way;
+use crate::kit::engine::{Io, Way, once};
 use crate::kit::event::Actor;
 use crate::kit::fork::{Child, Task, sharer};
 use crate::kit::ksm;
 use crate::kit::memory::{Buffer, Memory};
-use crate::kit::pause::Pause;
 use crate::kit::stamp::CANARY;
 use crate::kit::verdict::not_run;
 
@@ -279,38 +277,23 @@ fn advise(buffer: &Buffer, advice: MmapAdvise) -> anyhow::Result<()> {
     buffer.advise(advice).map_err(refused)
 }
 
-fn errno_of(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
-/// Takes back an I/O that a ring has in flight. When it is over by that, its memory is filled with the canary at once.
-///
-/// # Errors
-/// NOTRUN where the kernel cannot cancel; or the ring is broken.
-pub fn cancel(
-    fixture: &mut Fixture<'_>,
-    started: &mut Started,
-    held: Option<&Held>,
-) -> anyhow::Result<After> {
-    /// How long a thread of the ring that was told may take to give up; it need not.
-    const MOMENT: Duration = Duration::from_millis(20);
-    let Started::Flight(flight) = started else { anyhow::bail!("nothing to cancel") };
-    fixture.event(Actor::Racer, "IORING_OP_ASYNC_CANCEL");
-    let said = fixture.engines().cancel(flight, bound())?;
-    if said == Err(Errno::EINVAL) {
-        return Err(not_run("this kernel's io_uring cannot cancel (5.5)"));
-    }
-    let (end, mut pause) = (Instant::now() + MOMENT, Pause::default());
-    let mut is_over = started.is_over(fixture)?;
-    while !is_over && said != Err(Errno::ENOENT) && Instant::now() < end {
-        pause.rest();
-        is_over = started.is_over(fixture)?;
-    }
-    fixture.note(format!("the cancel said {said:?}; the I/O was over then: {is_over}"));
-    if let Some(held) = held.filter(|_| is_over) {
-        held.buffer.fill(0, SPACE, CANARY);
-    }
-    Ok(After { canary: is_over && held.is_some(), ..After::default() })
+/// A write of the first half of a file, from memory that is aligned for direct I/O.
+fn overwrite(
+    file: &Stamped,
+    to: &File,
+) -> anyhow::Result<impl FnOnce() -> nix::Result<()> + Send + use<>> {
+    let memory = Buffer::new(Memory::Anon, oracle::HALF)?;
+    memory.write(0, &file.content(oracle::OVER, 0, oracle::HALF));
+    let write = once(Io::write(to, &memory, 0..oracle::HALF, 0));
+    Ok(move || {
+        let done = write();
+        drop(memory);
+        match done {
+            Ok(oracle::HALF) => Ok(()),
+            Ok(_) => Err(Errno::EIO),
+            Err(errno) => Err(errno),
+        }
+    })
 }
 
 /// Not every kernel has it for every kind of memory.
@@ -330,7 +313,10 @@ pub fn on_file(
 ) -> anyhow::Result<After> {
     let (action, len) = (cell.action, file.len as i64);
     let path = file.path.clone();
-    let content = file.content(oracle::OVER, 0, oracle::HALF);
+    let mut over = match action {
+        Action::Overwrite => Some(overwrite(file, &other)?),
+        _ => None,
+    };
     let call = move || {
         let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let half = oracle::HALF as i64;
@@ -346,7 +332,7 @@ pub fn on_file(
                 fallocate(other.as_fd(), FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, 0, half)
             }
             Action::Fsync => nix::unistd::fsync(&other),
-            Action::Overwrite => other.write_all_at(&content, 0).map_err(errno_of),
+            Action::Overwrite => over.take().map_or(Ok(()), |write| write()),
             _ => nix::unistd::unlink(&path),
         };
         // Closed later: before 6.18 a FUSE file's close waits for a write in flight.

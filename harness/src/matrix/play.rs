@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use super::Cell;
 use super::action::{self, Action, After};
 use super::buffer::{Held, Kind, SPACE};
+use super::cancel;
 use super::io::{Call, Outcome, Parts, Started};
 use super::oracle;
 use crate::fixture::{Aside, Change, Fixture, Open, Order, Parked, Stamped};
@@ -259,7 +260,7 @@ impl Set {
                 return Ok(After { close: Some(close), ..After::default() });
             }
             (Action::Cancel, started) => {
-                return action::cancel(fixture, started, self.held.as_ref());
+                return cancel::cancel(fixture, started, self.held.as_ref());
             }
             (Action::Kill, Started::Child(child)) => {
                 fixture.event(Actor::Racer, "SIGKILL");
