@@ -25,6 +25,7 @@ pub struct GateArgs {
 
 /// What to do with a gate.
 #[derive(Debug, Subcommand)]
+#[non_exhaustive]
 pub enum Command {
     /// Make a rule that parks (or delays, fails, shortens) matching requests.
     Park(ParkArgs),

@@ -35,6 +35,7 @@ pub struct FaultArgs {
 
 /// What is to go wrong, or right again.
 #[derive(Debug, Subcommand)]
+#[non_exhaustive]
 pub enum Command {
     /// Answer with an error.
     Fail {

@@ -14,6 +14,7 @@ use super::{Gate, GateError};
 /// A notification that a client has the server's side send (`fuse_notify_code` of linux/fuse.h).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Notice {
     /// Everything that was read and not answered is to be sent again (6.9). What is sent again has the highest bit of its
     /// `unique` set, and an answer under the old number comes to nobody.

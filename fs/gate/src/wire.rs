@@ -55,6 +55,7 @@ pub const LOG_MAX: usize = 4_096;
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Request {
     /// Opens the conversation.
     Hello {
@@ -159,6 +160,7 @@ pub enum Request {
 /// What the server answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Answer {
     /// To `hello`.
     Hello {
