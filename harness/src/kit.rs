@@ -9,6 +9,7 @@ pub mod image;
 pub mod interrupt;
 pub mod kernel;
 pub mod kmsg;
+pub mod loop_device;
 pub mod mapping;
 pub mod memlock;
 pub mod memory;
