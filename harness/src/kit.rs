@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod kernel;
 pub mod kmsg;
 pub mod ksm;
+pub mod loop_device;
 pub mod mapping;
 pub mod memlock;
 pub mod memory;

@@ -3,13 +3,14 @@
 pub mod console;
 pub mod guest;
 mod ktap;
+mod order;
 pub mod plan;
 mod repro;
 pub mod results;
 pub mod table;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -18,13 +19,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
+
+pub use order::{Order, bound};
 
 use console::Console;
-use guest::Guest;
-use plan::{Item, Wanted};
+use plan::Item;
 use results::{Entry, Run};
-use table::{Row, Table};
+use table::Table;
 use worker::{Job, Line, Played, Stopped};
 
 use crate::fixture::STRESS;
@@ -33,98 +34,10 @@ use crate::kit::interrupt;
 use crate::kit::kernel::Kernel;
 use crate::kit::pause::Pause;
 use crate::kit::verdict::{Class, Fault, Verdict, exit_code};
-use crate::target::Target;
 use crate::target::session::{self, Session};
 
 /// Exit code of an interrupted run.
 pub const INTERRUPTED: i32 = 130;
-
-/// What to run and where the results go.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Order {
-    /// The plan.
-    pub items: Vec<Item>,
-    /// On what.
-    pub target: Target,
-    /// Mount options of every mount.
-    pub options: String,
-    /// Seed.
-    pub seed: u64,
-    /// Folder for results.
-    pub results: PathBuf,
-    /// Folder below which images and mounts are made.
-    pub scratch: PathBuf,
-    /// Longest that one variant may take, its control included.
-    pub bound: Duration,
-    /// How long a stress run may last.
-    pub time: Duration,
-    /// Print only the summary and what is unexpected.
-    pub quiet: bool,
-    /// What is said before the first variant of a case, by its short name: a guided tour, which also prints what was
-    /// noted. None: no tour.
-    pub tour: BTreeMap<String, String>,
-    /// Print JSON, one object a line.
-    pub json: bool,
-    /// Print KTAP.
-    #[serde(default)]
-    pub ktap: bool,
-    /// Print nothing but what the workers say, line by line, and write no results: somebody else judges.
-    pub relay: bool,
-    /// Judge without the table of expected failures: every harm is a FAIL, and its absence a PASS.
-    #[serde(default)]
-    pub raw: bool,
-    /// Rows of one's own for that table.
-    #[serde(default)]
-    pub own: Vec<Row>,
-    /// The machine of its own that it runs in; none: this one.
-    pub vm: Option<Guest>,
-    /// Print nothing: whoever ordered it prints what he makes of the results.
-    #[serde(default)]
-    pub silent: bool,
-    /// The `inflight` program to race; none: the one that is found.
-    #[serde(default)]
-    pub server: Option<PathBuf>,
-}
-
-impl Order {
-    /// An order of cases, named as for `inflight-race run`, on a target.
-    ///
-    /// # Errors
-    /// A name that is not known.
-    pub fn of(target: Target, cases: Vec<String>) -> anyhow::Result<Order> {
-        let items = plan::plan(&Wanted { cases, ..Wanted::default() })?;
-        Ok(Order { items, ..Order::empty(target) })
-    }
-
-    /// An order of nothing on a target.
-    pub fn empty(target: Target) -> Order {
-        Order {
-            items: Vec::new(),
-            target,
-            options: String::new(),
-            seed: 0,
-            results: PathBuf::new(),
-            scratch: std::env::temp_dir(),
-            bound: bound(STRESS),
-            time: STRESS,
-            quiet: false,
-            tour: BTreeMap::new(),
-            json: false,
-            ktap: false,
-            relay: false,
-            raw: false,
-            own: Vec::new(),
-            vm: None,
-            silent: false,
-            server: None,
-        }
-    }
-}
-
-/// Longest that a variant may take unless told: a stress run takes its time, and its control and the quiet looks take some more.
-pub fn bound(time: Duration) -> Duration {
-    Duration::from_secs(60).max(time * 2 + Duration::from_secs(30))
-}
 
 /// That the user ended it: an error of whatever cannot go on without the results.
 #[derive(Debug, thiserror::Error)]

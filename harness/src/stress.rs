@@ -7,11 +7,20 @@
 
 pub mod actions;
 pub mod board;
+pub mod bursts;
 pub mod case;
 pub mod driver;
+mod hand;
 pub mod lane;
 pub mod oracle;
 pub mod readers;
 pub mod sampler;
 pub mod tally;
 pub mod writers;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is under a lock, also when a lane panicked with it: that ends the run by itself.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -3,6 +3,7 @@
 pub mod borrow;
 pub mod mounted;
 pub mod network;
+pub mod programs;
 pub mod server;
 pub mod session;
 

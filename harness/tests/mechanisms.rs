@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use inflight_race::target::mounted;
+use inflight_race::target::programs;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn json(arguments: &[&str]) -> Value {
 /// The exit code, all that was printed, and what of it is JSON.
 fn ended(arguments: &[&str]) -> (Option<i32>, String, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
-    if let Ok(program) = mounted::program() {
+    if let Ok(program) = programs::inflight() {
         command.env("INFLIGHT", program);
     }
     let output = command.args(arguments).output().unwrap();
@@ -115,7 +115,7 @@ fn pins_of_others_neither_fail_nor_pass_anything() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = Command::new(env!("CARGO_BIN_EXE_inflight-race"));
     run.args(["run", "ZP1:twice", "--scratch", ".", "--seed", "1"]).current_dir(folder.path());
-    if let Ok(program) = mounted::program() {
+    if let Ok(program) = programs::inflight() {
         run.env("INFLIGHT", program);
     }
     let ran = run.output().unwrap();

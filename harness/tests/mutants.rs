@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use inflight_race::target::mounted;
+use inflight_race::target::programs;
 
 fn mutants(server: &std::path::Path) -> Output {
     let program = env!("CARGO_BIN_EXE_inflight-race");
@@ -20,7 +20,7 @@ fn without_a_server_nothing_is_said_to_be_proved() {
 /// Nothing is mounted to find that out.
 #[test]
 fn a_server_without_defects_is_told_apart_from_one_whose_defects_survive() {
-    let Ok(server) = mounted::program() else {
+    let Ok(server) = programs::inflight() else {
         eprintln!("skipped: needs `inflight` beside the program");
         return;
     };

@@ -35,7 +35,7 @@ pub const CASES: &[Case] = &[
 
 /// What must be seen on some filesystems (a pattern of subjects) from a kernel on, as a pattern of words. The last row that
 /// speaks of a filesystem under a kernel counts. Rows say what was seen, and what a named commit changed.
-type Row = (&'static str, Version, &'static str);
+pub(super) type Row = (&'static str, Version, &'static str);
 
 const V5_13: Version = Version(5, 13, 0);
 const V6_1: Version = Version(6, 1, 0);
@@ -44,7 +44,7 @@ const V6_7: Version = Version(6, 7, 0);
 const V6_9: Version = Version(6, 9, 0);
 
 /// A variant that sees one fact.
-fn fact(
+pub(super) fn fact(
     name: &'static str,
     observe: impl Fn(&mut Fixture<'_>) -> anyhow::Result<Seen> + Send + Sync + 'static,
     rows: &'static [Row],
@@ -80,7 +80,7 @@ fn wanted(rows: &[Row], subject: &str, version: Version) -> Option<&'static str>
 }
 
 /// For [`fact`]: [`Case::run`] of cases all of whose variants are played by themselves.
-fn by_itself(_: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+pub(super) fn by_itself(_: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
     anyhow::bail!("{variant:?} has nothing to see")
 }
 

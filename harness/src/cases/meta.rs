@@ -3,6 +3,7 @@
 use super::case::Case;
 
 mod meta_control;
+mod meta_fact;
 mod meta_fail;
 mod meta_hang;
 mod meta_pages;
@@ -19,4 +20,5 @@ pub const CASES: &[Case] = &[
     meta_watchdog::CASE,
     meta_pages::CASE,
     meta_window::CASE,
+    meta_fact::CASE,
 ];

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::run::plan::{self, Item, Mode, Wanted};
 use crate::run::{self, Order, results, table};
-use crate::target::{Served, Target, mounted};
+use crate::target::{Served, Target, programs};
 
 /// Its command line.
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,7 @@ pub fn order(arguments: RunArguments) -> anyhow::Result<Order> {
     if let Some(mode) = arguments.mode {
         plan::check_mode(&once, mode)?;
     }
-    mounted::check_options(&target, &arguments.options)?;
+    programs::check_options(&target, &arguments.options)?;
     let count = once.len() as u64;
     let again = |round: u64| {
         let number =

@@ -2,6 +2,8 @@
 //! ends with `_exit`; it allocates nothing, takes no lock and runs no destructor.
 #![allow(unsafe_code)]
 
+mod task;
+
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -11,9 +13,10 @@ use anyhow::{Context, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
+pub use task::Task;
+
 use crate::kit::bounds::scaled;
-use crate::kit::engine::{Engine, Io};
-use crate::kit::memory::{Buffer, PAGE};
+use crate::kit::memory::Buffer;
 use crate::kit::pause::Pause;
 use crate::kit::stacks::Watch;
 use crate::kit::sys;
@@ -31,74 +34,6 @@ pub struct Child {
     reaped: bool,
 }
 
-/// What a child may do: look at memory and give a small number as its exit status.
-#[derive(Clone, Copy, Debug)]
-pub enum Task {
-    /// End at once.
-    Exit,
-    /// When told to go on: 1 when a byte of the range differs from `byte`, else 0.
-    Differs {
-        /// First byte.
-        start: *const u8,
-        /// Bytes.
-        len: usize,
-        /// What they all must be.
-        byte: u8,
-    },
-    /// Store a byte at once, then as `Exit` when told to go on.
-    Store {
-        /// Where.
-        at: *mut u8,
-        /// What.
-        byte: u8,
-    },
-    /// Store a byte to the first of each of some pages of a mapped file, then fsync(2) it, at once: 1 when that failed,
-    /// else 0.
-    StoreSync {
-        /// Beginning of the first page.
-        at: *mut u8,
-        /// Pages.
-        pages: usize,
-        /// What.
-        byte: u8,
-        /// The open file, which the parent keeps open.
-        file: i32,
-    },
-    /// At once: 0 when two counters of a writer that counts `first` and then `second` are as they may be at
-    /// some instant (equal, or `first` one ahead), else 1.
-    Ordered {
-        /// Counted first.
-        first: *const u64,
-        /// Counted second.
-        second: *const u64,
-    },
-    /// Look at private memory at once and again when told to go on: 1 when it has changed, else 0. Nobody but
-    /// the child itself may change its copy.
-    Steady {
-        /// First byte.
-        start: *const u8,
-        /// Bytes.
-        len: usize,
-    },
-    /// Change to a folder and end by SIGABRT, with a core dump of private anonymous memory.
-    Dump {
-        /// Its name, terminated.
-        folder: *const libc::c_char,
-        /// Longest core, in bytes.
-        limit: u64,
-    },
-    /// Start an I/O, and end when told to go on: by exit, or by execve(2) of `/bin/true`. With
-    /// [`Engine::Pread`] the child is in the system call until the I/O is over.
-    Transfer {
-        /// How.
-        engine: Engine,
-        /// The I/O.
-        io: Io,
-        /// Whether by execve(2).
-        exec: bool,
-    },
-}
-
 /// Makes a child that does `task`.
 ///
 /// # Errors
@@ -110,7 +45,7 @@ pub fn child(task: Task) -> anyhow::Result<Child> {
     if pid == 0 {
         // SAFETY: the child owns its copies of both ends.
         unsafe { libc::close(go.as_raw_fd()) };
-        run(task, wait.as_raw_fd());
+        task::run(task, wait.as_raw_fd());
     }
     let error = std::io::Error::last_os_error();
     // Fork copies a page that is pinned; for a huge page of the pool that takes a free one.
@@ -118,103 +53,20 @@ pub fn child(task: Task) -> anyhow::Result<Child> {
         return Err(not_run("fork: no memory, or no free huge page to copy a pinned one into"));
     }
     ensure!(pid > 0, "fork: {error}");
-    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-    // SAFETY: just made, and owned by nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd, go, reaped: false })
-}
-
-/// What happens in the child. Never returns.
-fn run(task: Task, wait: i32) -> ! {
-    let mut byte = 0u8;
-    let mut until_told = || {
-        // SAFETY: reads one byte into a local; returns at the latest when the parent is gone.
-        unsafe { libc::read(wait, (&raw mut byte).cast(), 1) };
-    };
-    let status = match task {
-        Task::Exit => 0,
-        Task::Differs { start, len, byte } => {
-            until_told();
-            // SAFETY: the caller's range is mapped in the parent, so in its copy here too.
-            let differs = |at| unsafe { start.add(at).read_volatile() } != byte;
-            i32::from((0..len).any(differs))
-        }
-        Task::Steady { start, len } => {
-            // FNV-1a, for nothing may be allocated here.
-            let sum = || {
-                (0..len).fold(0xCBF2_9CE4_8422_2325_u64, |sum, at| {
-                    // SAFETY: as above.
-                    let byte = unsafe { start.add(at).read_volatile() };
-                    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-                })
-            };
-            let before = sum();
-            until_told();
-            i32::from(sum() != before)
-        }
-        Task::Store { at, byte } => {
-            // SAFETY: as above.
-            unsafe { at.write_volatile(byte) };
-            until_told();
-            0
-        }
-        Task::StoreSync { at, pages, byte, file } => {
-            for page in 0..pages {
-                // SAFETY: as above.
-                unsafe { at.add(page * PAGE).write_volatile(byte) };
-            }
-            // SAFETY: a descriptor, no memory.
-            i32::from(unsafe { libc::fsync(file) } != 0)
-        }
-        Task::Ordered { first, second } => {
-            // SAFETY: as above.
-            let (first, second) = unsafe { (first.read_volatile(), second.read_volatile()) };
-            i32::from(first != second && first != second + 1)
-        }
-        Task::Dump { folder, limit } => dump(folder, limit),
-        Task::Transfer { engine, io, exec } => {
-            crate::kit::engine::start_alone(engine, &io);
-            until_told();
-            // SAFETY: the child's own copy, of which there is no other owner here. The parent sees it closed.
-            unsafe { libc::close(wait) };
-            i32::from(exec && !exec_true())
-        }
-    };
-    // SAFETY: ends this process without running anything of the parent's.
-    unsafe { libc::_exit(status) }
-}
-
-/// Dumps core into a folder. Never returns.
-fn dump(folder: *const libc::c_char, limit: u64) -> ! {
-    /// Only anonymous private memory (core(5)).
-    const FILTER: &[u8] = b"0x1";
-    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    // SAFETY: system calls only, on terminated names and locals.
-    unsafe {
-        libc::chdir(folder);
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const limits);
-        libc::prctl(libc::PR_SET_DUMPABLE, 1);
-        let filter = libc::open(c"/proc/self/coredump_filter".as_ptr(), libc::O_WRONLY);
-        libc::write(filter, FILTER.as_ptr().cast(), FILTER.len());
-        libc::signal(libc::SIGABRT, libc::SIG_DFL);
-        libc::kill(libc::getpid(), libc::SIGABRT);
-        libc::_exit(1)
-    }
-}
-
-/// Becomes `/bin/true`; `false` when it cannot.
-fn exec_true() -> bool {
-    let path = c"/bin/true";
-    let arguments = [path.as_ptr(), std::ptr::null()];
-    let environment = [std::ptr::null()];
-    // SAFETY: terminated arrays of terminated strings, read by the kernel before anything else is changed.
-    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
-    false
+    Child::of(pid, go)
 }
 
 impl Child {
+    /// A child that was just made, and goes on when `go` is written to or closed.
+    fn of(pid: i32, go: OwnedFd) -> anyhow::Result<Child> {
+        // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+        ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+        // SAFETY: just made, and owned by nobody else.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Child { pid, pidfd, go, reaped: false })
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -373,12 +225,7 @@ pub fn sharer(stack: &Buffer, vfork: bool) -> anyhow::Result<Child> {
         libc::clone(wait, top, flags, end as isize as *mut libc::c_void)
     };
     ensure!(pid > 0, "clone: {}", std::io::Error::last_os_error());
-    // SAFETY: pidfd_open has no memory operands; the result is a new descriptor or -1.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-    // SAFETY: just made, and owned by nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd, go, reaped: false })
+    Child::of(pid, go)
 }
 
 /// Makes a child as posix_spawn(3) does and waits for its end: it shares our memory until then.
@@ -402,14 +249,9 @@ pub fn spawn_and_wait(bound: Duration) -> anyhow::Result<()> {
         )
     };
     ensure!(error == 0, "posix_spawn: {}", std::io::Error::from_raw_os_error(error));
-    // SAFETY: no memory operands.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-    ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
     let (wait, go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     drop(wait);
-    // SAFETY: just made, and owned by nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Child { pid, pidfd, go, reaped: false }.finish(bound).map(drop)
+    Child::of(pid, go)?.finish(bound).map(drop)
 }
 
 #[cfg(test)]

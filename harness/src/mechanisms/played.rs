@@ -103,7 +103,10 @@ fn seen(entries: &[&Entry], what: &str) -> Outcome {
             Verdict::Fail { classes: more } => {
                 (harmed, unexpected) = (harmed + 1, unexpected + 1);
                 let fault = entry.played.faults.first();
-                first = first.or_else(|| Some(format!("{}: {}", entry.variant, fault?.text)));
+                first = first.or_else(|| {
+                    let line = fault?.text.lines().next()?;
+                    Some(format!("{}: {line}", entry.variant))
+                });
                 classes.extend(more);
             }
             Verdict::Xfail { classes: more, .. } => {

@@ -40,9 +40,10 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::lock;
 use crate::kit::stamp::{self, Legal};
 use crate::kit::strip::{Part, Seen, Strip};
 use crate::kit::verdict::{Class, Fault};
@@ -137,10 +138,6 @@ pub struct Harm {
     pub strips: Vec<Strip>,
     /// The changes of the part that are remembered, oldest first.
     pub history: Vec<String>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Oracle {

@@ -1,23 +1,26 @@
-//! A mounted: a mounted target with its gate, on which one variant after the other is played.
+//! A mounted target with its gate, on which one variant after the other is played.
+
+mod server;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use inflight_gate::Client;
 use nix::mount::{MsFlags, mount};
 
+use server::Server;
+
 use crate::kit::bounds::scaled;
-use crate::kit::sys;
+use crate::kit::loop_device::Attached;
 use crate::kit::verdict::not_run;
+use crate::target::Target;
 use crate::target::network::{Caching, Kind, Share};
+use crate::target::programs::{mkfs, run};
 use crate::target::session;
-use crate::target::{Served, Target};
 
 /// Longest that making or removing a mount may take.
 const BOUND: Duration = Duration::from_secs(30);
@@ -28,18 +31,6 @@ const IMAGE: &str = "512M";
 const LOOP_IMAGE: &str = "1G";
 const LOOP_FILE: u64 = 320 << 20;
 
-/// A FUSE mount with a gate.
-#[derive(Debug)]
-struct Server {
-    /// Of an Inflight mount.
-    image: Option<PathBuf>,
-    /// The proxy in front of somebody's server.
-    proxy: Option<Child>,
-    mountpoint: PathBuf,
-    socket: PathBuf,
-    gate: Client,
-}
-
 /// A mounted target.
 #[derive(Debug)]
 pub struct Mounted {
@@ -48,7 +39,7 @@ pub struct Mounted {
     top: PathBuf,
     target: Target,
     server: Option<Server>,
-    device: Option<PathBuf>,
+    device: Option<Attached>,
     /// Network filesystems beside it, made when they are asked for.
     shares: Vec<(Kind, Arc<Share>)>,
 }
@@ -122,8 +113,9 @@ impl Mounted {
         let backing = base.join("loop");
         let file = File::options().create_new(true).read(true).write(true).open(&backing)?;
         file.set_len(LOOP_FILE).context("size of the loop file")?;
-        let device = sys::attach_loop(&file).map_err(|error| not_run(format!("{error:#}")))?;
-        self.device = Some(device.clone());
+        let attached = Attached::to(&file)?;
+        let device = attached.path().to_owned();
+        self.device = Some(attached);
         let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let direct = fs::read_to_string(format!("/sys/block/{name}/loop/dio")).unwrap_or_default();
         ensure!(direct.trim() == "1", "{} has no direct I/O", device.display());
@@ -265,9 +257,7 @@ impl Mounted {
         let (base, above): (Vec<_>, Vec<_>) =
             mounts.into_iter().partition(|mount| mount.path.ends_with("base"));
         above.iter().for_each(session::unmount);
-        if let Some(device) = self.device.take() {
-            let _ = sys::detach_loop(&device);
-        }
+        drop(self.device.take());
         base.iter().for_each(session::unmount);
         if let Some(server) = self.server.take() {
             let pid = server.gate.server_pid() as i32;
@@ -279,147 +269,6 @@ impl Mounted {
             }
         }
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Server {
-    fn start(folder: &Path, at: &Path, size: &str, options: &str) -> anyhow::Result<Server> {
-        let program = program()?;
-        need_fuse()?;
-        let (image, socket) = (folder.join("image"), folder.join("gate"));
-        run(Command::new(&program).args(["mkfs", "--size", size]).arg(&image))?;
-        let mut command = Command::new(&program);
-        command.arg("mount").arg("--gate").arg(&socket);
-        if !options.is_empty() {
-            command.args(["-o", options]);
-        }
-        run(command.arg(&image).arg(at)).map_err(|error| {
-            // What is broken on purpose is there only in a server built for it.
-            let text = format!("{error:#}");
-            let is_unknown =
-                |option: &str| options.contains(option) && text.contains("mount option");
-            if is_unknown("pipe-backed") || is_unknown("mutant=") {
-                return not_run(format!("the server was built without --features mutants: {text}"));
-            }
-            error
-        })?;
-        let gate = Client::connect(&socket)?;
-        fs::write(folder.join("server.pid"), gate.server_pid().to_string())?;
-        Ok(Server { image: Some(image), proxy: None, mountpoint: at.to_owned(), socket, gate })
-    }
-
-    /// Somebody's server, with the gate in front of it. It ends by itself when it is unmounted.
-    fn behind_gate(
-        served: &Served,
-        folder: &Path,
-        at: &Path,
-        options: &str,
-    ) -> anyhow::Result<Server> {
-        let program = tool("inflight-gate", "INFLIGHT_GATE")?;
-        need_fuse()?;
-        let (data, log, socket) = (folder.join("data"), folder.join("log"), folder.join("gate"));
-        fs::create_dir(&data)?;
-        let line = served.command.replace("{dir}", &data.display().to_string());
-        let mut command = Command::new(program);
-        command.arg("--socket").arg(&socket);
-        if !options.is_empty() {
-            command.args(["-o", options]);
-        }
-        if served.intercept {
-            command.arg("--intercept");
-        }
-        command.arg(at).args(["--", "sh", "-c", &format!("exec {line}")]);
-        let mut proxy = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
-            .process_group(0)
-            .spawn()
-            .context("start inflight-gate")?;
-        // For the guard, if this process is lost.
-        fs::write(folder.join("server.pid"), proxy.id().to_string())?;
-        let mut said = String::new();
-        let output = proxy.stdout.take().context("no pipe")?;
-        // It says that it serves or ends, within a bound of its own.
-        BufReader::new(output).read_line(&mut said).context("hear inflight-gate")?;
-        if said.is_empty() {
-            let _ = proxy.wait();
-            bail!("{}: {}", served.command, fs::read_to_string(&log).unwrap_or_default().trim());
-        }
-        let gate = Client::connect(&socket)?;
-        Ok(Server { image: None, proxy: Some(proxy), mountpoint: at.to_owned(), socket, gate })
-    }
-}
-
-/// The `inflight` program: `$INFLIGHT`, the one beside this program, or the one in `$PATH`.
-///
-/// # Errors
-/// NOTRUN when there is none.
-pub fn program() -> anyhow::Result<PathBuf> {
-    tool("inflight", "INFLIGHT")
-}
-
-/// Asks whoever will mount a target whether it takes these options, before anything is mounted: a misspelt one is one error,
-/// and not one of each variant. Where that program is missing, nothing is said: the variants say that.
-///
-/// # Errors
-/// What it says of them; or the target is not mounted with options.
-pub fn check_options(target: &Target, options: &str) -> anyhow::Result<()> {
-    if options.is_empty() {
-        return Ok(());
-    }
-    ensure!(
-        target.is_gated(),
-        "-o {options}: these are options of Inflight mounts, and {} is none; leave -o out",
-        target.name()
-    );
-    let (name, variable) = match target {
-        Target::Server(_) => ("inflight-gate", "INFLIGHT_GATE"),
-        _ => ("inflight", "INFLIGHT"),
-    };
-    let Ok(program) = tool(name, variable) else { return Ok(()) };
-    let mut command = Command::new(program);
-    match target {
-        Target::Server(_) => command.args(["--fake", "-o", options, "/", "--", "true", "{}"]),
-        _ => command.args(["mount", "--fake", "--force", "-o", options, "/dev/null", "/"]),
-    };
-    let Ok(output) = command.stdin(Stdio::null()).output() else { return Ok(()) };
-    let said = String::from_utf8_lossy(&output.stderr);
-    // An older program does not know how to be asked.
-    if output.status.success() || said.contains("unexpected argument '--fake'") {
-        return Ok(());
-    }
-    bail!("-o {options}: {}", said.trim().trim_start_matches(name).trim_start_matches(": "))
-}
-
-/// A program of this project.
-fn tool(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
-    if let Some(program) = std::env::var_os(variable) {
-        return Ok(PathBuf::from(program));
-    }
-    let own = std::env::current_exe().context("our own path")?;
-    let beside = own.parent().into_iter().chain(own.parent().and_then(Path::parent));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        beside.map(Path::to_owned).chain(std::env::split_paths(&path)).collect();
-    let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.ok_or_else(|| {
-        not_run(format!(
-            "no `{name}` beside this program nor in $PATH; build it, or set ${variable}"
-        ))
-    })
-}
-
-/// The program that makes a target's filesystem on its loop device, if it lies on one.
-pub fn mkfs(target: &Target) -> Option<&'static str> {
-    match target {
-        Target::Ext4 => Some("mkfs.ext4"),
-        Target::Xfs => Some("mkfs.xfs"),
-        Target::Btrfs => Some("mkfs.btrfs"),
-        Target::Vfat => Some("mkfs.vfat"),
-        Target::Inflight | Target::Tmpfs | Target::Overlay | Target::Dir(_) | Target::Server(_) => {
-            None
-        }
     }
 }
 
@@ -439,27 +288,4 @@ fn need_root(what: &str) -> anyhow::Result<()> {
     } else {
         Err(not_run(format!("{what} needs root")))
     }
-}
-
-fn need_fuse() -> anyhow::Result<()> {
-    let opened = File::options().read(true).write(true).open("/dev/fuse");
-    opened.map(drop).map_err(|error| {
-        not_run(format!("/dev/fuse: {error}; `modprobe fuse` makes it, scripts/setup opens it"))
-    })
-}
-
-/// Runs a program to its end; its standard error is the error.
-fn run(command: &mut Command) -> anyhow::Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = match command.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(not_run(format!("{name} is not installed; scripts/setup --all brings it")));
-        }
-        other => other.with_context(|| name.clone())?,
-    };
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        bail!("{name}: {}: {}", output.status, text.trim());
-    }
-    Ok(output)
 }

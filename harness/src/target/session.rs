@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getpgid};
 
 use crate::kit::bounds::scaled;
 use crate::kit::pause::Pause;
-use crate::kit::sys;
+use crate::kit::{loop_device, sys};
 use crate::target::borrow::{borrow, give_back};
 
 /// Longest that a polite unmount may take before the connection is aborted.
@@ -288,7 +288,7 @@ fn detach_loops(root: &Path) {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
         if backing.is_ok_and(|backing| Path::new(backing.trim()).starts_with(root)) {
             let device = Path::new("/dev").join(entry.file_name());
-            within(polite(), move || drop(sys::detach_loop(&device)));
+            within(polite(), move || drop(loop_device::detach(&device)));
         }
     }
 }

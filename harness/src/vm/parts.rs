@@ -13,8 +13,8 @@ use crate::mechanisms;
 use crate::run::guest::Guest;
 use crate::run::plan;
 use crate::target::Target;
-use crate::target::mounted;
 use crate::target::network::{self, Kind};
+use crate::target::programs;
 use crate::vm::archive::Archive;
 use crate::vm::machine::Parts;
 use crate::vm::message::{Job, SCRATCH, TASK, Task, program};
@@ -189,9 +189,9 @@ fn initramfs(task: &Task, modules: &[PathBuf], network: &[Kind]) -> anyhow::Resu
 
 /// What the cases start.
 fn tools(archive: &mut Archive, job: &Job) -> anyhow::Result<()> {
-    archive.program("/bin/inflight", &mounted::program()?)?;
+    archive.program("/bin/inflight", &programs::inflight()?)?;
     // The fork cases start one child with posix_spawn(3): /bin/true.
-    let (mkfs, shown) = (mounted::mkfs(target(job)), mounted::mkfs(&Target::Vfat));
+    let (mkfs, shown) = (programs::mkfs(target(job)), programs::mkfs(&Target::Vfat));
     let shown = shown.filter(|_| matches!(job, Job::Mechanisms(_)));
     for tool in ["true"].into_iter().chain(mkfs).chain(shown) {
         match sys::find_program(tool) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use inflight_race::target::mounted;
+use inflight_race::target::programs;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_inflight-race");
@@ -69,7 +69,7 @@ pub fn inflight() -> Option<PathBuf> {
         skip("needs /dev/fuse");
         return None;
     }
-    let found = mounted::program();
+    let found = programs::inflight();
     Some(
         found.expect(
             "`inflight` beside the test: cargo build -p inflight, or cargo test --workspace",

@@ -22,9 +22,9 @@ use crate::kit::bounds::bound;
 use crate::kit::engine::{Engine, Io};
 use crate::kit::event::Actor;
 use crate::kit::fork::{self, Task};
+use crate::kit::loop_device::Attached;
 use crate::kit::memory::{Buffer, Memory};
 use crate::kit::pipe::Pipe;
-use crate::kit::sys;
 use crate::kit::verdict::{Class, not_run};
 
 pub const CASE: Case = Case {
@@ -143,19 +143,15 @@ fn splices(fixture: &mut Fixture<'_>) -> anyhow::Result<()> {
 fn loop_device(fixture: &mut Fixture<'_>) -> anyhow::Result<()> {
     let file = fixture.file(LEN as u64)?;
     let backing = fixture.open(&file, Open::Buffered)?;
-    let device = sys::attach_loop(&backing).map_err(|error| not_run(format!("{error:#}")))?;
-    let name = device.display().to_string();
-    fixture.event(Actor::Test, format!("{name} on the file"));
-    let moved = (|| -> anyhow::Result<Vec<u8>> {
-        let handle = std::fs::File::options().read(true).write(true).open(&device)?;
-        let mut bytes = vec![0; PAGES];
-        handle.read_exact_at(&mut bytes, 0).context("read the device")?;
-        handle.write_all_at(&file.content(2, 0, PAGES), 0).context("write the device")?;
-        handle.sync_all().context("fsync the device")?;
-        Ok(bytes)
-    })();
-    sys::detach_loop(&device)?;
-    fixture.judge("the device", &moved?, 0, &[file.generation(1)]);
+    let device = Attached::to(&backing)?;
+    fixture.event(Actor::Test, format!("{} on the file", device.path().display()));
+    let handle = std::fs::File::options().read(true).write(true).open(device.path())?;
+    let mut bytes = vec![0; PAGES];
+    handle.read_exact_at(&mut bytes, 0).context("read the device")?;
+    handle.write_all_at(&file.content(2, 0, PAGES), 0).context("write the device")?;
+    handle.sync_all().context("fsync the device")?;
+    drop((handle, device));
+    fixture.judge("the device", &bytes, 0, &[file.generation(1)]);
     check(fixture, &file, PAGES)
 }
 

@@ -6,7 +6,7 @@
 use inflight_gate::Phase;
 
 use crate::cases::case::{Case, Reach};
-use crate::cases::expect::{COPIED_AT_FORK, Expected};
+use crate::cases::expect::{COPIED_AT_FORK, Expected, Must, Seen};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open};
 use crate::kit::bounds::bound;
@@ -26,14 +26,27 @@ pub const CASE: Case = Case {
     reach: Reach::Gated,
     variants: || [Memory::Anon, Memory::Thp, Memory::Hugetlb].map(variant).into(),
     run,
-    expected: &[Expected {
-        on: "*",
-        variant: "*hugetlb",
-        seen: COPIED_AT_FORK,
-        until: Some(Version(5, 12, 0)),
-        reference: "hugetlb: early copy at fork, 4eae4efa2c29",
-        ..Expected::ALWAYS
-    }],
+    expected: &[
+        Expected {
+            on: "*",
+            variant: "*hugetlb",
+            seen: COPIED_AT_FORK,
+            until: Some(Version(5, 12, 0)),
+            reference: "hugetlb: early copy at fork, 4eae4efa2c29",
+            ..Expected::ALWAYS
+        },
+        Expected {
+            on: "*",
+            variant: "*hugetlb",
+            seen: &[Seen::Words(Class::KernelLog, "WARNING: *follow_hugetlb_page*")],
+            since: Version(6, 1, 0),
+            until: Some(Version(6, 12, 0)),
+            // Where the huge page lies in a movable zone.
+            must: Must::Series(&[]),
+            reference: "a long pin of a huge page in ZONE_MOVABLE; seen on 6.1.192, not on 6.12.117",
+            ..Expected::ALWAYS
+        },
+    ],
 };
 
 fn variant(memory: Memory) -> Variant {

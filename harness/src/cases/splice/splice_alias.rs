@@ -9,7 +9,7 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 
@@ -17,6 +17,7 @@ use crate::cases::case::{Case, Reach};
 use crate::cases::variant::Variant;
 use crate::fixture::{Fixture, Open, Stamped};
 use crate::kit::event::Actor;
+use crate::kit::loop_device::Attached;
 use crate::kit::passthrough::Passed;
 use crate::kit::pipe::Pipe;
 use crate::kit::seen::Seen;
@@ -47,7 +48,7 @@ fn variants() -> Vec<Variant> {
 
 /// What stands for the file, until this is dropped.
 enum Stand {
-    Device(PathBuf),
+    Device(Attached),
     Passed(Passed),
 }
 
@@ -55,11 +56,7 @@ impl Stand {
     fn of(fixture: &mut Fixture<'_>, file: &Stamped, how: &str) -> anyhow::Result<Option<Stand>> {
         Ok(match how {
             "" => None,
-            "device" => {
-                let handle = fixture.open(file, Open::Buffered)?;
-                let device = sys::attach_loop(&handle);
-                Some(Stand::Device(device.map_err(|error| not_run(format!("{error:#}")))?))
-            }
+            "device" => Some(Stand::Device(Attached::to(&fixture.open(file, Open::Buffered)?)?)),
             _ => {
                 let at = fixture.mounted().folder_beside(&format!("passed-{}", file.id));
                 Some(Stand::Passed(Passed::mount(fixture.open(file, Open::Buffered)?, &at)?))
@@ -69,7 +66,7 @@ impl Stand {
 
     fn path(&self) -> &Path {
         match self {
-            Stand::Device(path) => path,
+            Stand::Device(device) => device.path(),
             Stand::Passed(passed) => passed.path(),
         }
     }
@@ -84,14 +81,6 @@ impl Stand {
             0 => Ok(()),
             // It answers them with an error, which is all that there is to see behind it.
             reads => Err(no_proof(format!("{reads} READs reached the server"))),
-        }
-    }
-}
-
-impl Drop for Stand {
-    fn drop(&mut self) {
-        if let Stand::Device(path) = self {
-            let _ = sys::detach_loop(path);
         }
     }
 }
