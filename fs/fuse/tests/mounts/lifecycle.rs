@@ -165,7 +165,11 @@ fn a_spliced_answer_arrives_cut_as_it_was() {
         let mut receiver = channel.receiver();
         while let Ok(received) = receiver.receive() {
             let reply = splicing(&channel, &received.request).unwrap_or_else(Reply::Error);
-            received.ticket.reply(reply).unwrap();
+            match received.ticket.reply(reply) {
+                // The unmount ends the connection before the RELEASE is answered, for which nobody waits.
+                Ok(()) | Err(SendError::Gone) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     });
     let read = std::fs::File::open(folder.path().join("f")).and_then(|mut file| {
