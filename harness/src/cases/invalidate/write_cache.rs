@@ -7,6 +7,7 @@
 //! 0 for attributes: it asks, and sees another time). Passed through, the pages are those of the file below, and so are its bugs.
 
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
 
 use inflight_gate::Phase;
 
@@ -101,6 +102,10 @@ fn race(
     file: &Stamped,
 ) -> anyhow::Result<()> {
     let direct = fixture.open(file, Open::Direct)?;
+    if variant.act == "asked" {
+        // The write must bring another time than the one that the kernel knows, however coarse the clock is.
+        direct.set_modified(SystemTime::now() - Duration::from_secs(10))?;
+    }
     let reader = fixture.open(file, Open::Buffered)?;
     // Where read(2) bypasses the cache, only a mapping sees it.
     let mapping = Mapping::private(&reader, LEN)?;

@@ -51,6 +51,7 @@ const LEN: usize = 256 << 10;
 const MOMENT: Duration = Duration::from_millis(10);
 
 fn run(fixture: &mut Fixture<'_>, variant: &Variant) -> anyhow::Result<()> {
+    fixture.needs_interrupts()?;
     let file = fixture.file(LEN as u64)?;
     let handle = fixture.open(&file, Open::Direct)?;
     let ino = handle.metadata()?.ino();
