@@ -112,18 +112,14 @@ class Ntfs3g(Peer):
         return ["ntfs-3g", "-o", "no_detach,big_writes", self.image, self.dir]
 
 
-class Ext4(Peer):
-    """The kernel's ext4 on a loop device with direct I/O, so that pages are cached once."""
+class OnLoop(Peer):
+    """On a loop device with direct I/O, so that pages are cached once."""
 
     loop = None
 
-    def mkfs(self):
-        return ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image]
-
-    def mount(self):
+    def attach(self):
         if self.loop is None:
             self.loop = run("losetup", "--find", "--show", "--direct-io=on", self.image).strip()
-        run("mount", "-t", "ext4", self.loop, self.dir)
 
     def unmount(self):
         super().unmount()
@@ -138,6 +134,17 @@ class Ext4(Peer):
             self.loop = None
 
 
+class Ext4(OnLoop):
+    """The kernel's ext4."""
+
+    def mkfs(self):
+        return ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image]
+
+    def mount(self):
+        self.attach()
+        run("mount", "-t", "ext4", self.loop, self.dir)
+
+
 class Raw(Peer):
     """No filesystem: fio on a file beside the images."""
 
@@ -148,14 +155,18 @@ class Raw(Peer):
         pass
 
 
-class Exfat(Peer):
-    """exFAT behind FUSE."""
+class Exfat(OnLoop):
+    """exFAT behind FUSE, which root may mount from a block device only."""
 
     def mkfs(self):
         return ["mkfs.exfat", self.image]
 
+    def mount(self):
+        self.attach()
+        super().mount()
+
     def serve(self):
-        return ["mount.exfat-fuse", "-d", "-o", "nonempty", self.image, self.dir]
+        return ["mount.exfat-fuse", "-d", self.loop, self.dir]
 
 
 class Pread(Peer):
@@ -189,8 +200,8 @@ class Libfuse(Peer):
 
     def serve(self):
         ring = ["-o", "io_uring"] if self.name.endswith("-uring") else []
-        source = [self.source] if "passthrough" in self.name else []
-        return [self.program, "-f", *ring, *source, self.dir]
+        how = ["--foreground", *ring, self.source] if "passthrough" in self.name else ["-f", *ring]
+        return [self.program, *how, self.dir]
 
 
 OURS = ["inflight", "inflight-uring", "inflight-dev", "inflight-fuser"]

@@ -31,7 +31,8 @@ def number(value):
 def table(medians, rows, settings):
     """Ratios first, absolute numbers in brackets."""
     others = [p for p in settings.peers if p != "inflight"]
-    lines = [f"{'':36} {'unit':7} {'inflight':>9}" + "".join(f"{'vs ' + p:>18}" for p in others)]
+    wide = {p: max(18, len(p) + 5) for p in others}
+    lines = [f"{'':36} {'unit':7} {'inflight':>9}" + "".join(f"{'vs ' + p:>{wide[p]}}" for p in others)]
     for row, (title, unit, mark, _) in rows.items():
         found = medians.get(row, {})
         ours = found.get("inflight")
@@ -39,7 +40,7 @@ def table(medians, rows, settings):
         for peer in others:
             theirs = found.get(peer)
             shown = f"{ratio(unit, ours, theirs):.2f}x " if ours and theirs else ""
-            line += f"{shown + '(' + number(theirs) + ')' if theirs else '-':>18}"
+            line += f"{shown + '(' + number(theirs) + ')' if theirs else '-':>{wide[peer]}}"
         lines.append(line)
     return lines
 
@@ -68,10 +69,11 @@ def verdicts(medians, rows):
 
 def cpu_table(costs, rows, settings):
     """CPU seconds of the whole machine for a GiB, or for 10,000 operations or files."""
-    lines = [f"{'CPU seconds':36} {'for':7}" + "".join(f"{p:>14}" for p in settings.peers)]
+    wide = {p: max(14, len(p) + 2) for p in settings.peers}
+    lines = [f"{'CPU seconds':36} {'for':7}" + "".join(f"{p:>{wide[p]}}" for p in settings.peers)]
     for row, (title, unit, mark, _) in rows.items():
         found = costs.get(row, {})
-        shown = "".join(f"{number(found[p]) if p in found else '-':>14}" for p in settings.peers)
+        shown = "".join(f"{number(found[p]) if p in found else '-':>{wide[p]}}" for p in settings.peers)
         lines.append(f"{title + (' ' + mark if mark else ''):36} {'GiB' if unit == 'MiB/s' else '10,000':7}" + shown)
     return lines
 
