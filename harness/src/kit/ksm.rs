@@ -3,8 +3,12 @@
 //! Source: Documentation/admin-guide/mm/ksm.rst.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File, TryLockError};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use nix::sys::mman::MmapAdvise;
@@ -22,28 +26,51 @@ const EAGER: [(&str, &str); 3] =
 /// A page is merged when two passes found it unchanged; the first may have begun before it was there.
 const PASSES: i64 = 3;
 
-/// Puts back what was set before.
-struct Eager(Vec<(&'static str, String)>);
+/// What was set before is put back when this is dropped, or when this process ends, however it does: a shell waits for that. It
+/// holds a lock, so that nobody takes what is set here for what was there.
+struct Eager(Child);
 
 impl Eager {
     fn new() -> anyhow::Result<Eager> {
         let refused = |error| not_run(format!("{FOLDER}: {error}"));
-        let mut before = Eager(Vec::new());
-        for (name, value) in EAGER {
-            let file = Path::new(FOLDER).join(name);
-            before.0.push((name, fs::read_to_string(&file).map_err(refused)?));
-            fs::write(&file, value).map_err(refused)?;
+        let lock = locked()?;
+        let mut restore = "read -r _".to_owned();
+        for (name, _) in EAGER.iter().rev() {
+            let before = fs::read_to_string(Path::new(FOLDER).join(name)).map_err(refused)?;
+            write!(restore, "; echo {} > {FOLDER}/{name}", before.trim())?;
         }
-        Ok(before)
+        let mut shell = Command::new("sh");
+        // Not of our group: Ctrl-C is for us.
+        shell.args(["-c", &restore]).stdin(Stdio::piped()).stdout(lock).process_group(0);
+        let shell = shell.spawn().map_err(|error| not_run(format!("sh: {error}")))?;
+        let eager = Eager(shell);
+        for (name, value) in EAGER {
+            fs::write(Path::new(FOLDER).join(name), value).map_err(refused)?;
+        }
+        Ok(eager)
     }
 }
 
 impl Drop for Eager {
     fn drop(&mut self) {
-        for (name, value) in self.0.iter().rev() {
-            let _ = fs::write(Path::new(FOLDER).join(name), value.trim());
-        }
+        // By a line: a child that was forked meanwhile may have the other end of the pipe, too.
+        let _ = self.0.stdin.take().map(|mut pipe| writeln!(pipe));
+        let _ = self.0.wait();
     }
+}
+
+/// The lock of whoever changes KSM's settings; it lasts until its last descriptor is closed.
+fn locked() -> anyhow::Result<File> {
+    let file = Path::new(FOLDER).join("run");
+    let file = File::open(file).map_err(|error| not_run(format!("{FOLDER}: {error}")))?;
+    let (end, mut pause) = (Instant::now() + rendezvous(), Pause::default());
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if Instant::now() >= end {
+            return Err(not_run("another process changes the settings of KSM"));
+        }
+        pause.rest();
+    }
+    Ok(file)
 }
 
 fn number(name: &str) -> anyhow::Result<i64> {
@@ -94,6 +121,31 @@ fn shared(buffer: &Buffer) -> anyhow::Result<Option<usize>> {
 mod tests {
     use super::*;
     use crate::kit::stamp::POISON;
+    use crate::kit::verdict::reason_not_run;
+
+    fn settings() -> Vec<i64> {
+        EAGER.iter().map(|(name, _)| number(name).unwrap()).collect()
+    }
+
+    /// The kernel closes the pipe of a process that is killed.
+    #[test]
+    fn what_was_set_is_put_back_when_the_process_is_gone() {
+        // Nobody else changes them, or has changed them, while this is held.
+        let before = match locked() {
+            Ok(lock) => (settings(), lock).0,
+            Err(error) => return println!("skipped: {error:#}"),
+        };
+        let mut eager = match Eager::new() {
+            Ok(eager) => eager,
+            Err(error) => return println!("skipped: {error:#}"),
+        };
+        assert_eq!(settings(), [0, 10_000, 1]);
+        drop(eager.0.stdin.take());
+        assert!(eager.0.wait().unwrap().success());
+        let lock = locked().unwrap();
+        assert_eq!(settings(), before);
+        drop(lock);
+    }
 
     #[test]
     fn equal_pages_are_merged_and_come_apart_when_one_is_stored_to() {
@@ -101,7 +153,10 @@ mod tests {
         buffer.advise(MmapAdvise::MADV_MERGEABLE).unwrap();
         match merge(&buffer) {
             Ok(merged) => assert_eq!(merged, 3, "4 pages are equal"),
-            Err(error) => return println!("skipped: {error:#}"),
+            Err(error) if reason_not_run(&error).is_some() => {
+                return println!("skipped: {error:#}");
+            }
+            Err(error) => panic!("{error:#}"),
         }
         buffer.store(PAGE, 1);
         assert_eq!((buffer.load(PAGE), buffer.load(0), buffer.load(2 * PAGE)), (1, POISON, POISON));
