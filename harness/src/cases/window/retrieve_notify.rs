@@ -63,15 +63,15 @@ fn retrieve(fixture: &mut Fixture<'_>, node: u64, legal: &[Legal]) -> anyhow::Re
     Ok(bytes.len())
 }
 
-/// Nothing is raced where nothing was cached.
-fn must_bring(fixture: &mut Fixture<'_>, count: usize) -> anyhow::Result<()> {
-    match count {
+/// The same of what was read just now. Nothing is judged where nothing is cached any more.
+fn retrieve_cached(fixture: &mut Fixture<'_>, node: u64, legal: &[Legal]) -> anyhow::Result<()> {
+    match retrieve(fixture, node, legal)? {
         LEN => Ok(()),
         0 if fixture.race() => {
-            fixture.note("the page cache had nothing while the request was parked");
+            fixture.note("the page cache had lost what was read just before");
             Ok(())
         }
-        _ => Err(Stop::Broken(format!("{count} of {LEN} cached bytes were retrieved")).into()),
+        count => Err(Stop::Broken(format!("{count} of {LEN} cached bytes were retrieved")).into()),
     }
 }
 
@@ -84,9 +84,7 @@ fn truncate(
     let handle = fixture.open(file, Open::Buffered)?;
     let other = fixture.open(file, Open::Buffered)?;
     fixture.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
-    let old = [file.generation(1)];
-    let count = retrieve(fixture, node, &old)?;
-    must_bring(fixture, count)?;
+    retrieve_cached(fixture, node, &[file.generation(1)])?;
     if !fixture.race() {
         return Ok(());
     }
@@ -100,8 +98,7 @@ fn truncate(
     nix::unistd::ftruncate(handle.as_fd(), LEN as i64)?;
     let bytes = fixture.read(&handle, 0, LEN)?.map_err(anyhow::Error::from)?;
     fixture.count("the read", Ok(bytes.len()), LEN);
-    let count = retrieve(fixture, node, &[file.hole()])?;
-    must_bring(fixture, count)
+    retrieve_cached(fixture, node, &[file.hole()])
 }
 
 fn write(
@@ -120,8 +117,7 @@ fn write(
     if fixture.race() {
         // The kernel dropped the pages before it sent the write: a reader fills them again, with what the server has.
         fixture.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
-        let count = retrieve(fixture, node, &[file.generation(1), file.generation(2)])?;
-        must_bring(fixture, count)?;
+        retrieve_cached(fixture, node, &[file.generation(1), file.generation(2)])?;
     }
     fixture.release(parked)?;
     write.join()??;
@@ -130,8 +126,7 @@ fn write(
     retrieve(fixture, node, &new)?;
     let bytes = fixture.read(&reader, 0, LEN)?.map_err(anyhow::Error::from)?;
     fixture.judge("the page cache", &bytes, 0, &new);
-    let count = retrieve(fixture, node, &new)?;
-    must_bring(fixture, count)
+    retrieve_cached(fixture, node, &new)
 }
 
 /// What happens to the pages needs no request, while the reply that has them is read by nobody.
