@@ -14,8 +14,9 @@ use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-/// How often a terminal is shown how far it is.
+/// How often a terminal is shown that something goes on, and how often how far it is.
 const TICK: Duration = Duration::from_millis(100);
+const COUNT: Duration = Duration::from_secs(1);
 
 /// What to unmount.
 #[derive(Debug, Args)]
@@ -66,9 +67,10 @@ fn watching<T>(image: &File, wait: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         let (waiting, over) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
-            while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            // Counting looks at every cached folio of the image: seldom, and the wheel turns by itself.
+            bar.enable_steady_tick(TICK);
+            while over.recv_timeout(COUNT) == Err(RecvTimeoutError::Timeout) {
                 bar.set_message(left(image));
-                bar.tick();
             }
             bar.finish_and_clear();
         });

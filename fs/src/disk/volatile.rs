@@ -44,8 +44,8 @@ impl VolatileDisk {
     pub fn cut(&self, mut survives: impl FnMut(u64) -> bool) -> io::Result<MemoryDisk> {
         let state = self.state.lock();
         let left = state.platter.fork();
-        let kept = sectors(&state.dirty).filter(|sector| survives(*sector));
-        kept.into_iter().try_for_each(|sector| copy(&self.seen, &left, sector))?;
+        let mut kept = sectors(&state.dirty).filter(|sector| survives(*sector));
+        kept.try_for_each(|sector| copy(&self.seen, &left, sector))?;
         Ok(left)
     }
 
